@@ -1,0 +1,45 @@
+"""WGS84 degrees and local metres. Knows nothing of rasters or galleries."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dphr_infer.types import GeoPoint
+
+_SEMI_MAJOR_M = 6378137.0
+_FLATTENING = 1 / 298.257223563
+_E2 = _FLATTENING * (2 - _FLATTENING)
+
+
+def metres_per_degree(latitude_deg: float) -> tuple[float, float]:
+    """Length of one degree of latitude and of longitude at a latitude, in metres, on the WGS84 ellipsoid."""
+    latitude = math.radians(latitude_deg)
+    w2 = 1 - _E2 * math.sin(latitude) ** 2
+    meridian = _SEMI_MAJOR_M * (1 - _E2) / w2**1.5
+    normal = _SEMI_MAJOR_M / math.sqrt(w2)
+    return math.radians(meridian), math.radians(normal * math.cos(latitude))
+
+
+def offset(point: GeoPoint, east_m: float, north_m: float) -> GeoPoint:
+    """The point `east_m` and `north_m` away, in the tangent plane: good to centimetres over a kilometre."""
+    per_lat, per_lon = metres_per_degree(point.latitude_deg)
+    return GeoPoint(point.latitude_deg + north_m / per_lat, point.longitude_deg + east_m / per_lon)
+
+
+def east_north_m(
+    origin: GeoPoint, latitude_deg: NDArray[np.float64], longitude_deg: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Metres east and north of `origin` for arrays of degrees, in the tangent plane at `origin`."""
+    per_lat, per_lon = metres_per_degree(origin.latitude_deg)
+    east_deg = (np.asarray(longitude_deg) - origin.longitude_deg + 180.0) % 360.0 - 180.0
+    return east_deg * per_lon, (np.asarray(latitude_deg) - origin.latitude_deg) * per_lat
+
+
+def distance_m(a: GeoPoint, b: GeoPoint) -> float:
+    """Distance between two points in metres, in the tangent plane at their middle latitude (short distances)."""
+    per_lat, per_lon = metres_per_degree((a.latitude_deg + b.latitude_deg) / 2)
+    east_deg = (b.longitude_deg - a.longitude_deg + 180.0) % 360.0 - 180.0
+    return math.hypot(east_deg * per_lon, (b.latitude_deg - a.latitude_deg) * per_lat)

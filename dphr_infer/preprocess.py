@@ -1,0 +1,132 @@
+"""Image -> uint8 (h, w, 3) at model size. Training, indexing and flight all pass here, so they cannot differ."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dphr_infer.errors import ConfigError, ImageError
+
+Interpolation = Literal["box", "bilinear", "bicubic"]
+Fit = Literal["crop", "stretch"]
+
+MIN_SIDE_PX = 16
+MAX_PIXELS = 120_000_000
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+
+_RESAMPLING = {
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How any image becomes model input; it is stored in every checkpoint and bundle.
+
+    Attributes:
+        height_px, width_px: model input size.
+        interpolation: an antialiased resize of Pillow.
+        fit: "crop" takes the largest centred part with the model's aspect ratio; "stretch" resizes the whole image.
+    """
+
+    height_px: int
+    width_px: int
+    interpolation: Interpolation = "bilinear"
+    fit: Fit = "crop"
+
+    def __post_init__(self) -> None:
+        if min(self.height_px, self.width_px) < MIN_SIDE_PX:
+            raise ConfigError(
+                f"Model input is {self.width_px}x{self.height_px} px; each side needs at least {MIN_SIDE_PX} px."
+            )
+        if self.interpolation not in _RESAMPLING:
+            raise ConfigError(
+                f"Interpolation {self.interpolation!r} is unknown; choose one of {', '.join(_RESAMPLING)}."
+            )
+        if self.fit not in ("crop", "stretch"):
+            raise ConfigError(f"Fit {self.fit!r} is unknown; choose crop or stretch.")
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bring one image to model size.
+
+        Args:
+            image: uint8 (H, W, 3), RGB, any size.
+
+        Returns:
+            uint8 (height_px, width_px, 3), C-contiguous.
+        """
+        height, width = image.shape[:2]
+        left, top, right, bottom = 0.0, 0.0, float(width), float(height)
+        if self.fit == "crop":
+            scale = min(width / self.width_px, height / self.height_px)
+            crop_w, crop_h = self.width_px * scale, self.height_px * scale
+            left, top = (width - crop_w) / 2, (height - crop_h) / 2
+            right, bottom = left + crop_w, top + crop_h
+        resized = Image.fromarray(image).resize(
+            (self.width_px, self.height_px), _RESAMPLING[self.interpolation], box=(left, top, right, bottom)
+        )
+        return np.asarray(resized)
+
+
+def check_image_size(width: int, height: int, name: str) -> None:
+    """Refuse sizes that hold no picture or would fill the memory.
+
+    Raises:
+        ImageError: a side below 16 px, or more than 120 megapixels.
+    """
+    if min(width, height) < MIN_SIDE_PX:
+        raise ImageError(f"{name} is {width}x{height} px; at least {MIN_SIDE_PX} px a side are needed to locate it.")
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} is {width}x{height} px = {width * height / 1e6:.0f} megapixels, above the limit of "
+            f"{MAX_PIXELS / 1e6:.0f}: reduce it first."
+        )
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Decode a picture to RGB, upright by its EXIF orientation.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        ImageError: missing, truncated, not a picture, below 16 px a side or above 120 megapixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                check_image_size(image.width, image.height, str(path))
+                # np.array copies: the result outlives the file and may be written to.
+                return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError:
+        raise ImageError(f"{path} does not exist.") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} is refused: {error}. Reduce it first.") from error
+    except UnidentifiedImageError:
+        raise ImageError(f"{path} is not a picture that Pillow can read ({', '.join(IMAGE_SUFFIXES)}).") from None
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise ImageError(f"{path} is damaged or cut short ({error}). Copy it again from its source.") from error
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The pictures directly in a folder, by name.
+
+    Raises:
+        ImageError: the folder does not exist or holds none.
+    """
+    if not folder.is_dir():
+        raise ImageError(f"{folder} is not a folder.")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise ImageError(f"{folder} holds no picture ({', '.join(IMAGE_SUFFIXES)}).")
+    return found

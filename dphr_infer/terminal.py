@@ -1,0 +1,95 @@
+"""What every command shares: a user's error as one line with exit code 2, and a progress bar that reads well in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TextIO, TypeVar
+
+from dphr_infer.errors import DphrError
+
+T = TypeVar("T")
+
+_LOG_INTERVAL_S = 15.0
+_SCREEN_INTERVAL_S = 0.2
+
+
+def run_command(program: str, main: Callable[[], None]) -> int:
+    """Run a command; a DphrError becomes one line on stderr and exit code 2, an interrupt 130."""
+    try:
+        main()
+    except DphrError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as 0:07, 2:05 or 1:02:05."""
+    whole = int(seconds + 0.5)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """A bar with rate and time left: redrawn in place on a terminal, a line every 15 s in a log.
+
+    Used as a context manager; `advance` may carry a short text such as "loss 3.21".
+    """
+
+    def __init__(self, label: str, total: int, unit: str = "", stream: TextIO | None = None) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._stream = stream if stream is not None else sys.stderr
+        self._live = self._stream.isatty()
+        self._started = self._shown = time.monotonic()
+        self._done = self._first = 0
+        self._text = ""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._draw(last=True)
+
+    def resume_at(self, done: int) -> None:
+        """State that `done` steps were finished by an earlier run, so that rate and time left stay honest."""
+        self._done = self._first = done
+
+    def advance(self, steps: int = 1, text: str = "") -> None:
+        """Count `steps` more and redraw when it is time to."""
+        self._done += steps
+        self._text = text or self._text
+        interval = _SCREEN_INTERVAL_S if self._live else _LOG_INTERVAL_S
+        if time.monotonic() - self._shown >= interval:
+            self._draw(last=False)
+
+    def _draw(self, last: bool) -> None:
+        self._shown = time.monotonic()
+        elapsed = self._shown - self._started
+        rate = (self._done - self._first) / elapsed if elapsed > 0 else 0.0
+        left = f", {format_duration((self._total - self._done) / rate)} left" if rate > 0 and not last else ""
+        share = self._done / self._total if self._total else 1.0
+        line = (
+            f"{self._label} {self._done}/{self._total} ({share:4.0%}) {rate:.1f} {self._unit}/s, "
+            f"{format_duration(elapsed)} elapsed{left}{'  ' + self._text if self._text else ''}"
+        )
+        if self._live:
+            self._stream.write(f"\r\x1b[K{line}" + ("\n" if last else ""))
+        else:
+            self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def track(items: Iterable[T], label: str, total: int, unit: str = "") -> Iterator[T]:
+    """Yield the items and show how far it is."""
+    with Progress(label, total, unit) as progress:
+        for item in items:
+            yield item
+            progress.advance()
