@@ -1,4 +1,4 @@
-"""What every command shares: a user's error as one line with exit code 2, and a progress bar that reads well in a log."""
+"""What every command shares: an error of the user's as one line, exit code 2, and a progress bar fit for a log."""
 
 from __future__ import annotations
 
