@@ -1,7 +1,8 @@
 """A bundle is one folder that holds everything a model needs to fly. This file knows which file is where.
 
-    manifest.json            what the model is, how images reach it, the sha256 of every other file (schema below)
-    model.fp32.onnx          uint8 (B, height_px, width_px, 3) RGB "images" -> float32 (B, dim) "embeddings", unit length
+    manifest.json            what the model is, how images reach it, the sha256 of every other file (below)
+    model.fp32.onnx          uint8 (B, height_px, width_px, 3) RGB "images" -> float32 (B, dim) "embeddings", of
+                             unit length
     model.fp16.onnx          the same, half-precision body
     selftest/images/*.png    real pictures at model size
     selftest/embeddings.safetensors   tensor "embeddings", float32 (n, dim): torch's answer for them, in file-name order

@@ -9,7 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dphr_infer.errors import GalleryError
 from dphr_infer.types import Matches
+
+UNIT_TOLERANCE = 5e-3
 
 
 class Matcher(Protocol):
@@ -34,8 +37,59 @@ class Matcher(Protocol):
             queries: float32 (Q, D), C-contiguous, unit length.
             k: neighbours a query, 1 <= k <= number of allowed rows.
             row_ranges: half-open [start, stop) ranges, sorted and disjoint, that may be matched; None allows all rows.
+                A range with start == stop is empty and harmless.
 
         Raises:
             GalleryError: D differs, a query is not finite or not unit length, k or a range is out of bounds.
         """
         ...
+
+
+def check_queries(queries: NDArray[np.float32], dim: int) -> None:
+    """Refuse queries that a matcher would answer wrongly.
+
+    Raises:
+        GalleryError: not float32 (Q, dim), not finite, or not unit length.
+    """
+    if queries.ndim != 2 or queries.dtype != np.float32:
+        raise GalleryError(f"Query embeddings are {queries.dtype} {queries.shape}; a matcher takes float32 (Q, {dim}).")
+    if queries.shape[1] != dim:
+        raise GalleryError(
+            f"Query embeddings have {queries.shape[1]} dimensions but the gallery has {dim}. They come from different "
+            "models: rebuild the gallery with the bundle that made the query."
+        )
+    if not np.isfinite(queries).all():
+        bad = int((~np.isfinite(queries)).any(axis=1).sum())
+        raise GalleryError(
+            f"{bad} of {len(queries)} query embeddings are not finite: the model that made them is damaged."
+        )
+    lengths = np.linalg.norm(queries, axis=1)
+    far = np.abs(lengths - 1) > UNIT_TOLERANCE
+    if far.any():
+        raise GalleryError(
+            f"{int(far.sum())} of {len(queries)} query embeddings are not of unit length (one has "
+            f"{float(lengths[far][0]):.4f}). Normalise them: only then is the inner product a cosine similarity."
+        )
+
+
+def check_ranges(row_ranges: Sequence[tuple[int, int]] | None, n_rows: int, k: int) -> tuple[tuple[int, int], ...]:
+    """The ranges to search, without empty ones; all rows for None.
+
+    Raises:
+        GalleryError: a range lies outside 0..n_rows, they are unsorted or overlap, or fewer than k rows are allowed.
+    """
+    ranges = ((0, n_rows),) if row_ranges is None else tuple((int(start), int(stop)) for start, stop in row_ranges)
+    end = 0
+    for start, stop in ranges:
+        if not 0 <= start <= stop <= n_rows:
+            raise GalleryError(f"Row range [{start}, {stop}) lies outside the gallery's {n_rows} rows.")
+        if start < end:
+            raise GalleryError(
+                f"Row range [{start}, {stop}) begins before row {end}, where an earlier one ends: ranges must be "
+                "sorted and disjoint."
+            )
+        end = stop
+    allowed = sum(stop - start for start, stop in ranges)
+    if not 1 <= k <= allowed:
+        raise GalleryError(f"k is {k}, but {allowed} gallery rows may be matched: choose k in 1..{allowed}.")
+    return tuple((start, stop) for start, stop in ranges if start < stop)

@@ -1,0 +1,150 @@
+"""ONNX Runtime on the CPU. The only file that imports onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dphr_infer.errors import EngineError, MissingPackageError
+
+INPUT_NAME = "images"
+OUTPUT_NAME = "embeddings"
+
+_PROVIDER = "CPUExecutionProvider"
+# A tensor kept outside the file has a StringStringEntryProto with the key "location": field 1, length 8, then field 2.
+_EXTERNAL_DATA_MARK = b"\x0a\x08location\x12"
+
+
+def onnxruntime_version() -> tuple[str, tuple[str, ...]]:
+    """Version of the installed ONNX Runtime, and the providers that it offers.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    ort = _import_onnxruntime()
+    return str(ort.__version__), tuple(ort.get_available_providers())
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError("onnxruntime", "cpu", "Running a model on the CPU") from error
+    return onnxruntime
+
+
+class OnnxRuntimeEngine:
+    """Runs one .onnx file on the CPU. See `Engine` for what it promises.
+
+    The file must hold one input "images", uint8 (B, height, width, 3) with a free B, one output "embeddings",
+    float32 (B, dim), and all of its weights. `dim`, `height_px` and `width_px` are 0 until `__enter__` has read them.
+
+    Args:
+        model_path: the .onnx file.
+        name: engine and device, for reports.
+        threads: threads within an operator; 0 leaves the choice to ONNX Runtime (all cores).
+    """
+
+    def __init__(self, model_path: Path, name: str, threads: int = 0) -> None:
+        if threads < 0:
+            raise EngineError(f"threads is {threads}; give 0 for all cores, or a count of at least 1.")
+        self.name = name
+        self.dim = self.height_px = self.width_px = 0
+        self._path, self._threads = model_path, threads
+        self._session: Any = None
+
+    def __enter__(self) -> OnnxRuntimeEngine:
+        session = self._open_session()
+        self.height_px, self.width_px = self._check_input(session.get_inputs())
+        self.dim = self._check_output(session.get_outputs())
+        self._session = session
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session = None
+
+    def _open_session(self) -> Any:
+        ort = _import_onnxruntime()
+        try:
+            model = self._path.read_bytes()
+        except OSError as error:
+            raise EngineError(f"{self._path} cannot be read: {error.strerror}.") from error
+        if _EXTERNAL_DATA_MARK in model:
+            raise EngineError(
+                f"{self._path} keeps weights in other files, which no digest covers. "
+                "Export it with external_data=False."
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            session = ort.InferenceSession(model, options, providers=[_PROVIDER])
+        except Exception as error:  # ONNX Runtime raises a dozen classes without a common base.
+            raise EngineError(f"{self._path} is not a model that ONNX Runtime can run: {_one_line(error)}") from error
+        if session.get_providers() != [_PROVIDER]:
+            raise EngineError(
+                f"ONNX Runtime was asked for {_PROVIDER} and opened {', '.join(session.get_providers())}. "
+                "Reinstall it: pip install --force-reinstall onnxruntime"
+            )
+        return session
+
+    def _check_input(self, inputs: list[Any]) -> tuple[int, int]:
+        found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+        shape = inputs[0].shape if len(inputs) == 1 else []
+        sized = len(shape) == 4 and isinstance(shape[1], int) and isinstance(shape[2], int) and shape[3] == 3
+        named = sized and (inputs[0].name, inputs[0].type) == (INPUT_NAME, "tensor(uint8)")
+        if not named or isinstance(shape[0], int):
+            raise EngineError(
+                f'{self._path} takes {found}; this runtime feeds "{INPUT_NAME}" tensor(uint8) [B, height, width, 3] '
+                "with a free B. Export the model with dphr-export."
+            )
+        return int(shape[1]), int(shape[2])
+
+    def _check_output(self, outputs: list[Any]) -> int:
+        found = ", ".join(f"{o.name} {o.type} {o.shape}" for o in outputs)
+        shape = outputs[0].shape if len(outputs) == 1 else []
+        sized = len(shape) == 2 and isinstance(shape[1], int)
+        if not sized or (outputs[0].name, outputs[0].type) != (OUTPUT_NAME, "tensor(float)"):
+            raise EngineError(
+                f'{self._path} gives {found}; this runtime expects one output "{OUTPUT_NAME}" tensor(float) [B, dim]. '
+                "Export the model with dphr-export."
+            )
+        return int(shape[1])
+
+    def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed a batch; see `Engine.embed`.
+
+        Raises:
+            EngineError: not open, another shape or dtype, or an output that is not finite.
+        """
+        if self._session is None:
+            raise EngineError(f"{self.name} is not open: use it inside a with statement.")
+        expected = (self.height_px, self.width_px, 3)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected or len(images) == 0:
+            raise EngineError(
+                f"{self.name} was given {images.dtype} {images.shape}; it takes uint8 (B, {self.height_px}, "
+                f"{self.width_px}, 3) with B >= 1. Bring images to model size with the bundle's Preprocess."
+            )
+        try:
+            (output,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: np.ascontiguousarray(images)})
+        except Exception as error:  # see _open_session
+            raise EngineError(f"{self.name} could not run a batch of {len(images)}: {_one_line(error)}") from error
+        embeddings: NDArray[np.float32] = output
+        if not np.isfinite(embeddings).all():
+            bad = int((~np.isfinite(embeddings)).any(axis=1).sum())
+            raise EngineError(
+                f"{self._path} is damaged: {bad} of {len(images)} embeddings hold values that are not finite. "
+                "Its weights are not usable; export the bundle again."
+            )
+        return embeddings
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,33 @@
+"""The one place where a device name becomes an engine."""
+
+from __future__ import annotations
+
+from dphr_infer.bundle import PRECISIONS, Bundle, Precision
+from dphr_infer.engines.base import Engine
+from dphr_infer.engines.onnxrt import OnnxRuntimeEngine
+from dphr_infer.errors import EngineError
+
+DEVICES = ("cpu",)
+
+
+def open_engine(bundle: Bundle, precision: Precision = "fp32", device: str = "cpu", threads: int = 0) -> Engine:
+    """The engine that runs a bundle's model on a device; enter it before use.
+
+    Args:
+        bundle: an opened bundle.
+        precision: which of the bundle's models; there is no fallback to another.
+        device: "cpu" is ONNX Runtime.
+        threads: CPU threads; 0 takes all cores.
+
+    Raises:
+        EngineError: the precision or the device is unknown, or not available here.
+        BundleError: the bundle has no model in this precision.
+    """
+    if precision not in PRECISIONS:
+        raise EngineError(f"Precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}.")
+    if device not in DEVICES:
+        raise EngineError(
+            f"Device {device!r} is not available: this runtime has an engine for {', '.join(DEVICES)} and does not "
+            "fall back silently. Choose one of these."
+        )
+    return OnnxRuntimeEngine(bundle.model_path(precision), f"onnxruntime CPU {precision}", threads)

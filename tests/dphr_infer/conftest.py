@@ -1,0 +1,126 @@
+"""A real bundle of a few kilobytes: its model averages the picture over a grid and normalises the centred means."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from safetensors.numpy import save_file
+
+from dphr_infer.bundle import Bundle, Manifest, Parity, digest_files, open_bundle
+from dphr_infer.preprocess import Preprocess
+
+SIDE_PX = 32
+GRID = 4
+DIM = GRID * GRID * 3
+
+
+def reference_embedding(images: np.ndarray) -> np.ndarray:
+    """What the test model computes, in NumPy: uint8 (B, 32, 32, 3) -> float32 (B, 48)."""
+    cell = SIDE_PX // GRID
+    cells = images.astype(np.float64).reshape(-1, GRID, cell, GRID, cell, 3).mean(axis=(2, 4))
+    centred = (cells - cells.mean(axis=(1, 2), keepdims=True)).transpose(0, 3, 1, 2).reshape(-1, DIM)
+    centred[:, 0] += 1.0  # a plain picture has an embedding too
+    return (centred / np.linalg.norm(centred, axis=1, keepdims=True)).astype(np.float32)
+
+
+def grid_model(
+    path: Path,
+    *,
+    input_name: str = "images",
+    output_name: str = "embeddings",
+    batch: str | int = "batch",
+    bias: float = 1.0,
+    normalise: bool = True,
+) -> None:
+    """Write the test model as ONNX."""
+    first = np.zeros((1, DIM), np.float32)
+    first[0, 0] = bias
+    initializers = [
+        numpy_helper.from_array(first, "first"),
+        numpy_helper.from_array(np.array([0, DIM], np.int64), "flat"),
+        numpy_helper.from_array(np.array([2, 3], np.int64), "space"),
+        numpy_helper.from_array(np.array([1], np.int64), "last"),
+    ]
+    cell = SIDE_PX // GRID
+    nodes = [
+        helper.make_node("Cast", [input_name], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["nchw"], ["cells"], kernel_shape=[cell, cell], strides=[cell, cell]),
+        helper.make_node("ReduceMean", ["cells", "space"], ["mean"]),
+        helper.make_node("Sub", ["cells", "mean"], ["centred"]),
+        helper.make_node("Reshape", ["centred", "flat"], ["rows"]),
+        helper.make_node("Add", ["rows", "first"], ["biased"]),
+        helper.make_node("ReduceL2", ["biased", "last"], ["length"]),
+        helper.make_node("Div" if normalise else "Mul", ["biased", "length"], [output_name]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "grid",
+        [helper.make_tensor_value_info(input_name, TensorProto.UINT8, [batch, SIDE_PX, SIDE_PX, 3])],
+        [helper.make_tensor_value_info(output_name, TensorProto.FLOAT, [batch, DIM])],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A picture without repetition: smooth coloured noise, uint8 (height, width, 3)."""
+    noise = np.random.default_rng(seed).integers(0, 256, (max(2, height // 8), max(2, width // 8), 3), np.uint8)
+    return np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def write_bundle(folder: Path, *, encoder: str = "grid", preprocess: Preprocess | None = None) -> Bundle:
+    """Write and open a bundle around the test model."""
+    (folder / "selftest/images").mkdir(parents=True)
+    grid_model(folder / "model.fp32.onnx")
+    images = np.stack([texture(SIDE_PX, SIDE_PX, seed) for seed in range(3)])
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"selftest/images/{number}.png")
+    save_file({"embeddings": reference_embedding(images)}, folder / "selftest/embeddings.safetensors")
+    manifest = Manifest(
+        encoder=encoder,
+        dim=DIM,
+        max_batch=16,
+        preprocess=preprocess or Preprocess(SIDE_PX, SIDE_PX, "bilinear"),
+        files=digest_files(folder),
+        parity={"fp32": Parity(1.0, 1.0, 0.0, 3)},
+        origin={"made_by": "tests"},
+    )
+    (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+    return open_bundle(folder)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The test bundle."""
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "grid")
+
+
+@pytest.fixture(scope="session")
+def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same model under another name, hence with another digest."""
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "other", encoder="another grid")
+
+
+@pytest.fixture
+def with_model(bundle: Bundle, tmp_path: Path) -> Callable[..., Bundle]:
+    """A function that gives the test bundle with another model file, its digests in order."""
+
+    def build(**options: object) -> Bundle:
+        folder = tmp_path / f"bundle{len(list(tmp_path.glob('bundle*')))}"
+        write_bundle(folder)
+        grid_model(folder / "model.fp32.onnx", **options)  # type: ignore[arg-type]
+        manifest = dataclasses.replace(bundle.manifest, files=digest_files(folder))
+        (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+        return open_bundle(folder)
+
+    return build
