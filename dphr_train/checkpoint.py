@@ -1,0 +1,138 @@
+"""A checkpoint is one safetensors file with everything that the next step depends on.
+
+Tensors: "encoder.*", "objective.*" (the temperature), "optimizer.<parameter number>.<name>", "rng".
+Metadata "dphr", JSON: format, version, config, step, palw (state of the progressive balance), scaler, metrics.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from dphr_infer.atomic import atomic_file
+from dphr_infer.errors import CheckpointError
+from dphr_infer.preprocess import Preprocess
+from dphr_train.config import TrainConfig, config_from_json, config_to_json
+from dphr_train.encoder import Encoder, load_exactly
+
+_FORMAT, _VERSION = "dphr-checkpoint", 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """The state of a run after `step` steps.
+
+    Attributes:
+        encoder: the encoder's state dict.
+        objective: the loss's learned state (the temperature).
+        optimizer: {parameter number: {name: tensor}}.
+        rng: torch's generator state, uint8.
+        palw: state of losses.dphr.ProgressiveBalance.
+        scaler: state of the fp16 loss scaler; empty where none is used.
+        metrics: what evaluations measured, for people.
+    """
+
+    config: TrainConfig
+    step: int
+    encoder: dict[str, Tensor]
+    objective: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    rng: Tensor | None = None
+    palw: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    tensors = {f"encoder.{name}": value for name, value in checkpoint.encoder.items()}
+    tensors |= {f"objective.{name}": value for name, value in checkpoint.objective.items()}
+    for number, state in checkpoint.optimizer.items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+    if checkpoint.rng is not None:
+        tensors["rng"] = checkpoint.rng
+    header = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "config": config_to_json(checkpoint.config),
+        "step": checkpoint.step,
+        "palw": checkpoint.palw,
+        "scaler": checkpoint.scaler,
+        "metrics": checkpoint.metrics,
+    }
+    content = save(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+        metadata={"dphr": json.dumps(header, sort_keys=True)},
+    )
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: missing, cut short, of another format, or with values that are not finite.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"The checkpoint {path} does not exist.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        header = json.loads(metadata["dphr"])
+        if header["format"] != _FORMAT or header["version"] != _VERSION:
+            raise CheckpointError(
+                f"{path} is {header['format']} version {header['version']}; this release reads {_FORMAT} {_VERSION}."
+            )
+        config = config_from_json(header["config"])
+    except KeyError as error:
+        raise CheckpointError(f"{path} is no checkpoint of dphr-train: its header lacks {error}.") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or cut short ({error}). Copy it again or train again.") from error
+    for name, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(f"{path} holds NaN or infinity in {name}: the run that made it diverged.")
+    optimizer: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".", 2)
+            optimizer.setdefault(int(number), {})[key] = value
+    return Checkpoint(
+        config=config,
+        step=int(header["step"]),
+        encoder=_part(tensors, "encoder."),
+        objective=_part(tensors, "objective."),
+        optimizer=optimizer,
+        rng=tensors.get("rng"),
+        palw=header["palw"],
+        scaler=header["scaler"],
+        metrics=header["metrics"],
+    )
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def load_encoder(path: Path) -> tuple[Encoder, Preprocess]:
+    """The encoder of a checkpoint, in evaluation mode and float32, and how images must reach it.
+
+    Raises:
+        CheckpointError: as read_checkpoint, or the weights do not fit the architecture that the file names.
+    """
+    checkpoint = read_checkpoint(path)
+    encoder = Encoder(checkpoint.config.model, checkpoint.config.data.image_px)
+    load_exactly(encoder, checkpoint.encoder, str(path))
+    return encoder.eval(), checkpoint.config.data.preprocess()

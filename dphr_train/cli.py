@@ -1,0 +1,101 @@
+"""dphr-train: render cities, fit an encoder, evaluate it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from dphr_infer.atomic import atomic_file
+from dphr_infer.terminal import run_command
+from dphr_train.cities.config import CitiesConfig
+from dphr_train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Cities:
+    """Render the generated benchmark: a data set in a real one's folder layout, or a flight over its unseen city."""
+
+    kind: tyro.conf.Positional[Literal["university1652", "sues200", "flight"]]
+    out: tyro.conf.Positional[Path]
+    frames: int = 60
+    """Photos of a flight."""
+    config: Annotated[CitiesConfig, tyro.conf.arg(name="")] = field(default_factory=CitiesConfig)
+
+    def run(self) -> None:
+        """Write the images."""
+        if self.kind == "flight":
+            from dphr_train.cities.flight_writer import write_flight
+
+            write_flight(self.config, self.out, self.frames)
+        elif self.kind == "sues200":
+            from dphr_train.cities.sues import write_sues200
+
+            write_sues200(self.config, self.out)
+        else:
+            from dphr_train.cities.university import write_university1652
+
+            write_university1652(self.config, self.out)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Train an encoder on a folder in University-1652's layout."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    resume: bool = False
+    """Continue the run in --out exactly where its last checkpoint stands."""
+
+    def run(self) -> None:
+        """Train to the end."""
+        from dphr_train.trainer import Trainer
+
+        Trainer(self.config, self.resume).run()
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure recall and average precision of a checkpoint, in both directions and under both gallery protocols."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A checkpoint file or a run's folder."""
+    data: Path
+    """A folder with a test split in University-1652's layout."""
+    out: Path | None = None
+    """Write the figures as JSON."""
+    failures: Path | None = None
+    """Write a PNG of the worst failures: query, truth, top 5."""
+    device: str = "cpu"
+
+    def run(self) -> None:
+        """Print the table; write what was asked for."""
+        from dphr_train.checkpoint import load_encoder
+        from dphr_train.evaluate import directions_to_json, evaluate, format_table
+        from dphr_train.failures import draw_failures
+        from dphr_train.trainer import last_checkpoint
+
+        encoder, preprocess = load_encoder(last_checkpoint(self.checkpoint))
+        directions = evaluate(encoder.to(self.device), preprocess, self.data, self.device)
+        print(format_table(directions))
+        if self.out is not None:
+            with atomic_file(self.out) as temporary:
+                temporary.write_text(json.dumps(directions_to_json(directions), indent=2) + "\n")
+        if self.failures is not None:
+            draw_failures(directions[0], self.failures)
+
+
+_COMMANDS = {"cities": Cities, "fit": Fit, "evaluate": Evaluate}
+
+
+def _run() -> None:
+    command = tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog="dphr-train", description=__doc__)
+    command.run()
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_command("dphr-train", _run))

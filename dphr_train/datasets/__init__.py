@@ -1,0 +1,1 @@
+"""One benchmark's folder layout, one file."""

@@ -1,0 +1,86 @@
+"""Training pairs as batches of tensors: decoded once, brought to model size, augmented reproducibly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dphr_infer.preprocess import Preprocess, read_image
+from dphr_train.augment import augment_pair
+from dphr_train.config import AugmentConfig, DataConfig
+from dphr_train.datasets.university1652 import TrainPair
+from dphr_train.samplers.exclusive import ExclusiveSampler
+
+PairBatch = tuple[Tensor, Tensor, Tensor]
+"""drone and satellite images, uint8 (B, H, W, 3), and place ids, int64 (B,)."""
+
+
+class ImageCache:
+    """Images at model size; keeps what it has read where `keep` is set. Each worker process has its own."""
+
+    def __init__(self, preprocess: Preprocess, keep: bool) -> None:
+        self._preprocess, self._keep = preprocess, keep
+        self._images: dict[Path, NDArray[np.uint8]] = {}
+
+    def read(self, path: Path) -> NDArray[np.uint8]:
+        """The image, uint8 (height_px, width_px, 3)."""
+        image = self._images.get(path)
+        if image is None:
+            image = self._preprocess(read_image(path))
+            if self._keep:
+                self._images[path] = image
+        return image
+
+
+class PairDataset(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]):
+    """Maps (epoch, pair number) to an augmented pair; the same key always gives the same pixels."""
+
+    def __init__(self, pairs: Sequence[TrainPair], data: DataConfig, augment: AugmentConfig, seed: int) -> None:
+        self.pairs = list(pairs)
+        self._cache = ImageCache(data.preprocess(), data.cache)
+        self._augment, self._seed = augment, seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int]:
+        epoch, number = key
+        pair = self.pairs[number]
+        random = np.random.default_rng([self._seed, epoch, number])
+        drone, satellite = self._cache.read(pair.drone), self._cache.read(pair.satellite)
+        return *augment_pair(drone, satellite, self._augment, random), pair.place_id
+
+
+class _StepSampler(Sampler[list[tuple[int, int]]]):
+    """ExclusiveSampler's steps first..last-1 in the form that DataLoader takes."""
+
+    def __init__(self, sampler: ExclusiveSampler, first: int, last: int) -> None:
+        self._sampler, self._first, self._last = sampler, first, last
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self._sampler.steps(self._first, self._last)
+
+    def __len__(self) -> int:
+        return self._last - self._first
+
+
+def _collate(samples: list[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]) -> PairBatch:
+    drones, satellites, places = zip(*samples, strict=True)
+    return torch.from_numpy(np.stack(drones)), torch.from_numpy(np.stack(satellites)), torch.tensor(places)
+
+
+def load_steps(dataset: PairDataset, sampler: ExclusiveSampler, first: int, last: int, workers: int) -> DataLoader:
+    """A loader of the batches of steps first..last-1."""
+    return DataLoader(
+        dataset,
+        batch_sampler=_StepSampler(sampler, first, last),
+        num_workers=workers,
+        collate_fn=_collate,
+        persistent_workers=workers > 0,
+    )

@@ -1,0 +1,83 @@
+"""What a run leaves for people: metrics.jsonl, TensorBoard events, curves.png."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+from dphr_infer.atomic import atomic_file, storage_error
+
+
+class RunLog:
+    """Writes each step's terms to metrics.jsonl and TensorBoard. A context manager."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._path = folder / "metrics.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._keep_before(first_step)
+            self._file = self._path.open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        except OSError as error:
+            raise storage_error(folder, error) from error
+
+    def _keep_before(self, step: int) -> None:
+        """Drop the lines of steps that will be run again."""
+        kept = [line for line in read_metrics(self._path) if line["step"] < step]
+        with atomic_file(self._path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+    def write(self, step: int, terms: dict[str, float]) -> None:
+        """Record one step."""
+        self._file.write(json.dumps({"step": step, **terms}) + "\n")
+        self._file.flush()
+        for name, value in terms.items():
+            self._board.add_scalar(name, value, step)
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The whole lines of a metrics.jsonl; a last line that was cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+_PANELS = (
+    ("loss", ("loss", "infonce")),
+    ("triplet terms", ("triplet", "weighted_triplet")),
+    ("PALW", ("lambda", "alpha")),
+    ("mean weight", ("mean_weight",)),
+    ("learning rate", ("learning_rate",)),
+    ("images/s", ("images_per_s",)),
+)
+
+
+def draw_curves(metrics: list[dict[str, float]], path: Path) -> None:
+    """Write the curves of a run as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
+        for name in names:
+            points = [(line["step"], line[name]) for line in metrics if name in line]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+                axes.legend(fontsize=8)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step", fontsize=8)
+        axes.grid(alpha=0.3)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
