@@ -1,0 +1,213 @@
+"""The gate: a shipped model must give torch's embeddings, on real images, at every batch size that it may meet.
+
+It runs the bytes that ship through the engine that flies. Two limits, because each sees what the other misses: a
+cosine per image finds one image that moved, recall finds many that moved a little in the same direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dphr_infer.bundle import Parity, Precision
+from dphr_infer.errors import ExportError
+from dphr_infer.metrics import report_retrieval
+from dphr_infer.preprocess import Preprocess, read_image
+from dphr_infer.terminal import Progress
+from dphr_train.encoder import Encoder, normalise
+from export.evaluation_set import EvaluationSet
+
+Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+SMALL_BATCHES = (1, 2, 7)
+MAX_BATCH = 16
+MIN_COSINE: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.9999}
+MAX_RECALL_DROP = 0.002
+MAX_LENGTH_ERROR = 1e-3
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MovedImage:
+    """An image and the cosine between torch's embedding of it and the shipped model's, at its worst batch size."""
+
+    name: str
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """What the gate measured for one precision.
+
+    Attributes:
+        min_cosine, mean_cosine: over images and batch sizes, against torch in float32.
+        recall_drop: torch's recall@1 minus the shipped model's, a fraction; negative where the shipped one is better.
+        recall_at_1: torch's.
+        max_length_error: largest |length - 1| of a shipped embedding.
+        moved: the images with the lowest cosine, worst first.
+    """
+
+    precision: Precision
+    min_cosine: float
+    mean_cosine: float
+    recall_drop: float
+    recall_at_1: float
+    max_length_error: float
+    n_images: int
+    moved: tuple[MovedImage, ...]
+
+    def failures(self) -> list[str]:
+        """One clause for every limit that is broken; a value that is not a number breaks it."""
+        broken = []
+        if not self.min_cosine >= MIN_COSINE[self.precision]:
+            moved = ", ".join(f"{image.name} ({image.cosine:.6f})" for image in self.moved)
+            broken.append(
+                f"the smallest cosine is {self.min_cosine:.6f}, the limit is {MIN_COSINE[self.precision]} "
+                f"(moved most: {moved})"
+            )
+        if not self.recall_drop <= MAX_RECALL_DROP:
+            broken.append(
+                f"recall@1 falls by {100 * self.recall_drop:.2f} points from {100 * self.recall_at_1:.2f}, "
+                f"the limit is {100 * MAX_RECALL_DROP:.1f}"
+            )
+        if not self.max_length_error <= MAX_LENGTH_ERROR:
+            broken.append(
+                f"an embedding's length is off 1 by {self.max_length_error:.2g}, the limit is {MAX_LENGTH_ERROR:.0e}"
+            )
+        return broken
+
+    @property
+    def passed(self) -> bool:
+        """True when no limit is broken."""
+        return not self.failures()
+
+    def to_manifest(self) -> Parity:
+        """The part of it that travels in the bundle."""
+        return Parity(self.min_cosine, self.mean_cosine, self.recall_drop, self.n_images)
+
+    def require(self) -> None:
+        """Let a good model pass.
+
+        Raises:
+            ExportError: a limit is broken; names them all and the images that moved most.
+        """
+        if not self.passed:
+            raise ExportError(
+                f"The {self.precision} model does not agree with torch on {self.n_images} images: "
+                f"{'; '.join(self.failures())}. No bundle was written. "
+                + (
+                    "Export without fp16 (--precisions fp32), or train with weights that half precision can hold."
+                    if self.precision == "fp16"
+                    else "Report it with the versions of torch and onnx: the export changed the model."
+                )
+            )
+
+
+def torch_embedder(encoder: Encoder) -> Embed:
+    """The reference: the encoder in float32, as validation runs it.
+
+    Returns:
+        A function from uint8 (B, H, W, 3) to float32 (B, dim).
+    """
+
+    def embed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            pixels = normalise(torch.from_numpy(images), encoder.mean, encoder.std)
+            embeddings: NDArray[np.float32] = encoder(pixels).numpy()
+        return embeddings
+
+    return embed
+
+
+def embed_in_batches(embed: Embed, images: NDArray[np.uint8], batch: int) -> NDArray[np.float32]:
+    """Embed `images` `batch` at a time; the last batch may be smaller."""
+    return np.concatenate([embed(images[start : start + batch]) for start in range(0, len(images), batch)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings:
+    """What one embedder made of the evaluation set.
+
+    Attributes:
+        all: float32 (n_images, dim), queries then gallery, in batches of MAX_BATCH.
+        first_by_batch: {batch size: float32 (MAX_BATCH, dim)}, the first images again at the small batch sizes.
+    """
+
+    all: NDArray[np.float32]
+    first_by_batch: dict[int, NDArray[np.float32]]
+
+
+def embed_evaluation_set(
+    data: EvaluationSet, preprocess: Preprocess, embedders: dict[str, Embed]
+) -> dict[str, Embeddings]:
+    """Decode every image once and embed it with every embedder; memory holds one batch of pixels at a time.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    images = data.images()
+    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in embedders}
+    first: dict[str, dict[int, NDArray[np.float32]]] = {name: {} for name in embedders}
+    with Progress("parity gate", len(images), "images") as progress:
+        for start in range(0, len(images), MAX_BATCH):
+            chunk = images[start : start + MAX_BATCH]
+            pixels = np.stack([preprocess(read_image(image.path)) for image in chunk])
+            for name, embed in embedders.items():
+                parts[name].append(embed(pixels))
+                if start == 0:
+                    first[name] = {batch: embed_in_batches(embed, pixels, batch) for batch in SMALL_BATCHES}
+            progress.advance(len(chunk))
+    return {name: Embeddings(np.concatenate(parts[name]), first[name]) for name in embedders}
+
+
+def _cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
+    """float64 (n,), the cosine between rows of the same number; NaN where a row has no direction."""
+    a, b = left.astype(np.float64), right.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.einsum("nd,nd->n", a, b) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+
+
+def recall_at_1(embeddings: NDArray[np.float32], data: EvaluationSet) -> float:
+    """Share of the queries whose most similar gallery image shows their place."""
+    split = len(data.queries)
+    report = report_retrieval(embeddings[:split], data.query_ids(), embeddings[split:], data.gallery_ids())
+    return report.recall_at[1]
+
+
+def compare(precision: Precision, reference: Embeddings, shipped: Embeddings, data: EvaluationSet) -> ParityReport:
+    """Measure how far a shipped model is from the reference.
+
+    Raises:
+        ExportError: the two differ in the length of an embedding.
+    """
+    if reference.all.shape != shipped.all.shape:
+        raise ExportError(
+            f"The {precision} model gives embeddings of length {shipped.all.shape[1]}, torch of length "
+            f"{reference.all.shape[1]}: the exported graph is not this encoder."
+        )
+    cosines = _cosines(reference.all, shipped.all)
+    seen = [cosines]
+    worst = cosines.copy()
+    for batch in SMALL_BATCHES:
+        again = shipped.first_by_batch[batch]
+        seen.append(_cosines(reference.all[: len(again)], again))
+        worst[: len(again)] = np.minimum(worst[: len(again)], seen[-1])
+    lengths = np.concatenate([np.linalg.norm(part, axis=1) for part in (shipped.all, *shipped.first_by_batch.values())])
+    finite = bool(np.isfinite(worst).all())
+    names: Sequence[str] = [data.name(image) for image in data.images()]
+    order = np.argsort(np.where(np.isfinite(worst), worst, -2.0), kind="stable")[:_NAMED]
+    torch_recall = recall_at_1(reference.all, data)
+    return ParityReport(
+        precision=precision,
+        min_cosine=float(worst.min()),
+        mean_cosine=float(np.concatenate(seen).mean()),
+        recall_drop=torch_recall - recall_at_1(shipped.all, data) if finite else float("nan"),
+        recall_at_1=torch_recall,
+        max_length_error=float(np.abs(lengths - 1).max()),
+        n_images=len(names),
+        moved=tuple(MovedImage(names[row], float(worst[row])) for row in order),
+    )

@@ -1,0 +1,85 @@
+"""A small trained-looking checkpoint and a small data set in University-1652's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dphr_infer.preprocess import Preprocess
+from dphr_train.checkpoint import Checkpoint, write_checkpoint
+from dphr_train.config import DataConfig, ModelConfig, TrainConfig
+from dphr_train.encoder import Encoder
+
+IMAGE_PX = 32
+PLACES = 6
+DRONE_IMAGES = 3
+MODEL = ModelConfig(name="test_efficientnet", weights="random", pooling="gem", projection_dim=24)
+
+
+def make_encoder(seed: int = 0) -> Encoder:
+    """A tiny encoder whose batch norms have seen data, as after training."""
+    torch.manual_seed(seed)
+    encoder = Encoder(MODEL, IMAGE_PX).train()
+    with torch.no_grad():
+        for _ in range(10):
+            encoder(torch.randn(8, 3, IMAGE_PX, IMAGE_PX))
+    return encoder.eval()
+
+
+def write_places(root: Path, places: int, drone_images: int = DRONE_IMAGES, distractors: int = 0) -> Path:
+    """A test split: each place has its own colours; drone images are its satellite image with noise."""
+    rng = np.random.default_rng(5)
+    for place in range(places + distractors):
+        base = np.kron(rng.integers(0, 256, (5, 5, 3)), np.ones((8, 8, 1)))
+        views = [("gallery_satellite", 1)]
+        if place < places:
+            views.append(("query_drone", drone_images))
+        for view, count in views:
+            folder = root / "test" / view / f"{place:04d}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = np.clip(base + rng.normal(0, 6, base.shape), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Encoder:
+    return make_encoder()
+
+
+@pytest.fixture(scope="session")
+def preprocess() -> Preprocess:
+    return Preprocess(IMAGE_PX, IMAGE_PX)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "last.safetensors"
+    config = TrainConfig(
+        out=Path("/home/somebody/run"), seed=11, data=DataConfig(root=Path("/home/x"), image_px=IMAGE_PX), model=MODEL
+    )
+    write_checkpoint(path, Checkpoint(config, 40, encoder.state_dict()))
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_places() -> Callable[..., Path]:
+    return write_places
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_places(tmp_path_factory.mktemp("data"), PLACES, distractors=2)
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """uint8 (16, 32, 32, 3), smooth."""
+    rng = np.random.default_rng(1)
+    return np.stack([np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(16)])
