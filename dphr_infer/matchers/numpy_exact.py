@@ -53,7 +53,7 @@ class NumpyExactMatcher:
 
     Args:
         gallery: float16 or float32 (N, D), rows of unit length; float16 is widened block by block.
-        block_bytes: memory for one block's float32 rows, similarities and keys, whatever N and Q are.
+        block_bytes: memory for one block's widened rows, similarities and keys, whatever N and Q are.
     """
 
     name = "numpy exact"
@@ -116,8 +116,12 @@ class NumpyExactMatcher:
         return np.sort(best, axis=1)[:, ::-1]
 
     def _blocks(self, ranges: Sequence[tuple[int, int]], n_queries: int) -> Iterator[tuple[int, int]]:
-        """Cut the ranges so that a block's rows (4 D bytes), similarities and keys (about 40 Q) fit in the budget."""
-        step = max(1, self._block_bytes // (4 * self._gallery.shape[1] + 40 * n_queries))
+        """Cut the ranges so that a block fits in the budget.
+
+        A row costs about 40 Q bytes for similarities and keys, and 4 D where it has to be widened to float32.
+        """
+        widened_bytes = 4 * self._gallery.shape[1] if self._gallery.dtype == np.float16 else 0
+        step = max(1, self._block_bytes // (widened_bytes + 40 * n_queries))
         for start, stop in ranges:
             for first in range(start, stop, step):
                 yield first, min(first + step, stop)
