@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,7 +78,7 @@ class Encoder(nn.Module):
         if config.drop_path:
             options["drop_path_rate"] = config.drop_path
         if not timm.is_model(config.name):
-            near = ", ".join(timm.list_models(f"*{config.name[:8]}*")[:5]) or "timm.list_models() lists them"
+            near = ", ".join(difflib.get_close_matches(config.name, timm.list_models())) or "see timm.list_models()"
             raise ConfigError(f"timm {timm.__version__} has no model {config.name!r}. Near names: {near}.")
         try:
             self.backbone = timm.create_model(config.name, img_size=image_px, **options)

@@ -188,6 +188,10 @@ class Trainer:
         load_exactly(self.objective, checkpoint.objective, source)
         state = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**state, "state": checkpoint.optimizer})
+        for parameter, moments in self.optimizer.state.items():  # in the parameters' memory order, or steps are slow
+            for name, value in moments.items():
+                if value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter).copy_(value)
         if self.objective.dphr is not None:
             self.objective.dphr.palw.load_state(checkpoint.palw)
         if checkpoint.scaler:

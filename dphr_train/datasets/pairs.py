@@ -76,11 +76,16 @@ def _collate(samples: list[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]) ->
 
 
 def load_steps(dataset: PairDataset, sampler: ExclusiveSampler, first: int, last: int, workers: int) -> DataLoader:
-    """A loader of the batches of steps first..last-1."""
+    """A loader of the batches of steps first..last-1.
+
+    It has a generator of its own: DataLoader draws a seed at its start, and from torch's global generator that draw
+    would make a resumed run differ from an uninterrupted one.
+    """
     return DataLoader(
         dataset,
         batch_sampler=_StepSampler(sampler, first, last),
         num_workers=workers,
         collate_fn=_collate,
         persistent_workers=workers > 0,
+        generator=torch.Generator(),
     )

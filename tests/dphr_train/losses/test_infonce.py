@@ -1,0 +1,49 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dphr_train.losses.infonce import SymmetricInfoNCE
+
+
+def plain_infonce(queries, references, scale, smoothing):
+    """Double loop over rows and columns, label smoothing written out."""
+
+    def cross_entropy(logits, target):
+        log_sum = math.log(sum(math.exp(value) for value in logits))
+        losses = [log_sum - value for value in logits]
+        n = len(logits)
+        return sum(((1 - smoothing) * (k == target) + smoothing / n) * losses[k] for k in range(n))
+
+    n = len(queries)
+    logits = [[scale * float(q @ p) for p in references] for q in queries]
+    rows = sum(cross_entropy(logits[i], i) for i in range(n)) / n
+    columns = sum(cross_entropy([logits[i][j] for i in range(n)], j) for j in range(n)) / n
+    return (rows + columns) / 2
+
+
+def test_two_orthogonal_pairs_by_hand():
+    # Logits are 2 on the diagonal and 0 elsewhere: each cross entropy is ln(1 + e^-2).
+    loss = SymmetricInfoNCE(temperature=0.5, label_smoothing=0.0)
+    unit = torch.eye(2)
+    assert loss(unit, unit).item() == pytest.approx(math.log(1 + math.exp(-2)), abs=1e-6)
+
+
+def test_equal_embeddings_give_the_logarithm_of_the_batch():
+    same = F.normalize(torch.ones(5, 3), dim=1)
+    assert SymmetricInfoNCE()(same, same).item() == pytest.approx(math.log(5), abs=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_infonce_equals_the_plain_double_loop(smoothing):
+    generator = torch.Generator().manual_seed(3)
+    q, p = (F.normalize(torch.randn(6, 4, generator=generator, dtype=torch.float64), dim=1) for _ in range(2))
+    loss = SymmetricInfoNCE(0.07, smoothing).double()
+    assert loss(q, p).item() == pytest.approx(plain_infonce(q, p, 1 / 0.07, smoothing), rel=1e-6)
+
+
+def test_the_temperature_is_learned():
+    loss = SymmetricInfoNCE()
+    loss(F.normalize(torch.randn(4, 3), dim=1), F.normalize(torch.randn(4, 3), dim=1)).backward()
+    assert loss.logit_scale.grad is not None and float(loss.logit_scale.grad) != 0

@@ -1,0 +1,158 @@
+import dataclasses
+import json
+import math
+import shutil
+
+import pytest
+import torch
+
+from dphr_infer.errors import CheckpointError, ConfigError, TrainingError
+from dphr_train.checkpoint import load_encoder, read_checkpoint
+from dphr_train.config import AugmentConfig, DataConfig, DphrConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from dphr_train.run_log import read_metrics
+from dphr_train.trainer import CollapseWatch, Trainer, learning_rate_at
+
+
+def run_config(root, out, steps=6, **changes):
+    config = TrainConfig(
+        out=out,
+        checkpoint_every=3,
+        data=DataConfig(root=root, image_px=32),
+        model=ModelConfig(name="test_resnet", weights="random", drop_path=0.1),
+        loss=LossConfig(dphr=DphrConfig(window=2, beta=0.5)),
+        optim=OptimConfig(batch_size=4, steps=steps, learning_rate=2e-3),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def losses(out):
+    return [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tiny_root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    metrics = Trainer(run_config(tiny_root, out)).run()
+    return out, metrics
+
+
+def test_a_resumed_run_has_exactly_the_same_next_losses(whole_run, tiny_root, tmp_path):
+    out = tmp_path / "split"
+
+    class Interrupted(Exception):
+        pass
+
+    trainer = Trainer(run_config(tiny_root, out))
+    step, plain = trainer.train_step, []
+
+    def stop_in_the_fifth(batch):
+        if len(plain) == 4:
+            raise Interrupted
+        plain.append(1)
+        return step(batch)
+
+    trainer.train_step = stop_in_the_fifth
+    with pytest.raises(Interrupted):
+        trainer.run()
+    assert read_checkpoint(out / "last.safetensors").step == 3
+    Trainer(run_config(tiny_root, out), resume=True).run()
+    assert losses(out) == losses(whole_run[0])
+    one, two = (read_checkpoint(run / "last.safetensors") for run in (out, whole_run[0]))
+    assert all(torch.equal(one.encoder[name], two.encoder[name]) for name in two.encoder)
+    assert one.palw == two.palw and one.step == two.step == 6
+
+
+def test_every_term_is_logged_each_step(whole_run):
+    lines = read_metrics(whole_run[0] / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(6))
+    names = {"loss", "infonce", "triplet", "weighted_triplet", "lambda", "alpha", "mean_weight", "learning_rate"}
+    assert all(names <= line.keys() for line in lines)
+    assert lines[0]["loss"] == pytest.approx(lines[0]["infonce"] + lines[0]["triplet"])
+
+
+def test_a_run_leaves_its_config_curves_and_tensorboard_events(whole_run):
+    out, metrics = whole_run
+    assert json.loads((out / "config.json").read_text())["optim"]["batch_size"] == 4
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((out / "tensorboard").glob("events*"))
+    report = metrics["evaluations"]["6"]["drone->satellite"]
+    assert report["full"]["n_gallery"] == 6 and report["matched"]["n_gallery"] == 4
+
+
+def test_training_teaches_the_tiny_set(tiny_root, tmp_path):
+    config = run_config(tiny_root, tmp_path / "learn", steps=80, augment=AugmentConfig(0, 0, 0, 0, 0, 0, False))
+    Trainer(config).run()
+    values = losses(tmp_path / "learn")
+    assert sum(values[-10:]) / 10 < 0.8 * sum(values[:10]) / 10
+
+
+def test_the_checkpoint_gives_back_the_trained_encoder(whole_run):
+    encoder, preprocess = load_encoder(whole_run[0] / "last.safetensors")
+    assert (preprocess.height_px, preprocess.width_px) == (32, 32)
+    assert not encoder.training
+    out = encoder(torch.zeros(1, 3, 32, 32))
+    assert out.shape == (1, encoder.dim) and torch.isfinite(out).all()
+
+
+def test_a_damaged_checkpoint_is_refused(whole_run, tmp_path):
+    whole = (whole_run[0] / "last.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="damaged or cut short"):
+        load_encoder(tmp_path / "cut.safetensors")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tiny_root, tmp_path):
+    trainer = Trainer(run_config(tiny_root, tmp_path / "nan"))
+    forward = trainer.encoder.forward
+    trainer.encoder.forward = lambda images: forward(images) * (math.nan if trainer.step == 4 else 1.0)
+    with pytest.raises(TrainingError, match=r"nan at step 4 of 6"):
+        trainer.run()
+    checkpoint = read_checkpoint(tmp_path / "nan" / "last.safetensors")
+    assert checkpoint.step == 3
+
+
+def test_resuming_under_another_setting_is_refused_by_name(whole_run, tiny_root, tmp_path):
+    out = shutil.copytree(whole_run[0], tmp_path / "run")
+    config = run_config(tiny_root, out)
+    changed = dataclasses.replace(config, optim=dataclasses.replace(config.optim, learning_rate=0.5))
+    with pytest.raises(ConfigError, match=r"optim.learning_rate is 0.5, the checkpoint has 0.002"):
+        Trainer(changed, resume=True)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(whole_run, tiny_root):
+    with pytest.raises(ConfigError, match="--resume"):
+        Trainer(run_config(tiny_root, whole_run[0]))
+
+
+def test_fp16_without_cuda_is_refused(tiny_root, tmp_path):
+    optim = OptimConfig(batch_size=4, precision="fp16")
+    with pytest.raises(ConfigError, match="fp16 needs a CUDA device"):
+        Trainer(run_config(tiny_root, tmp_path, optim=optim))
+
+
+def test_bf16_trains(tiny_root, tmp_path):
+    optim = OptimConfig(batch_size=4, steps=2, precision="bf16")
+    Trainer(run_config(tiny_root, tmp_path / "bf16", optim=optim)).run()
+    assert all(math.isfinite(value) for value in losses(tmp_path / "bf16"))
+
+
+def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine():
+    rates = [learning_rate_at(step, 100, 1.0, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
+    assert rates[10] == pytest.approx(1.0) and rates[55] == pytest.approx(0.5)
+    assert rates[99] < 1e-3
+
+
+def test_collapse_is_noticed_after_fifty_steps_at_the_logarithm_of_the_batch():
+    stuck, learning = CollapseWatch(16), CollapseWatch(16)
+    assert [stuck.update(math.log(16) - 0.01) for _ in range(50)] == [False] * 49 + [True]
+    assert not any(learning.update(math.log(16) * (1 - step / 200)) for step in range(100))
+
+
+def test_a_collapsed_run_says_so(tiny_root, tmp_path, capsys):
+    trainer = Trainer(run_config(tiny_root, tmp_path / "flat", steps=51))
+    flat = torch.nn.functional.normalize(torch.ones(1, trainer.encoder.dim), dim=1)
+    trainer.encoder.forward = lambda images: flat.expand(len(images), -1) + 0 * trainer.encoder.features(images)
+    metrics = trainer.run()
+    assert metrics["collapsed"] == 50
+    assert "ln(batch) = 1.39" in capsys.readouterr().err
