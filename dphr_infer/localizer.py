@@ -42,8 +42,8 @@ class AcceptRule:
     """When to believe an estimate, so that a lost drone stays silent.
 
     A match agrees with the best one if its tile centre lies at most one tile side from the best match's. An estimate is
-    accepted if, among the top k, at least `agreeing` matches agree, the best one included, and the best similarity is at
-    least `min_similarity`. Matches of one place lie side by side; matches of no place scatter over the map.
+    accepted if, among the top k, at least `agreeing` matches agree, the best one included, and the best similarity is
+    at least `min_similarity`. Matches of one place lie side by side; matches of no place scatter over the map.
 
     Attributes:
         agreeing: matches that must agree, the best one included; 1 accepts always.
@@ -59,18 +59,6 @@ class AcceptRule:
                 f"The rule asks for {self.agreeing} agreeing matches and a similarity of {self.min_similarity}; the "
                 "first must be at least 1, the second lie in [-1, 1]."
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Prior:
-    """Where the photo must have been taken: only tiles whose centre lies within the radius are matched."""
-
-    point: GeoPoint
-    radius_m: float
-
-    def __post_init__(self) -> None:
-        if not self.radius_m > 0:
-            raise ConfigError(f"The radius around the prior is {self.radius_m} m; it must be above 0.")
 
 
 class Localizer:
@@ -159,19 +147,31 @@ class Localizer:
         """Views at model size, uint8 (n, height_px, width_px, 3) -> float32 (n, D), unit length."""
         return self._embedder.embed_prepared(views)
 
-    def match(self, embeddings: NDArray[np.float32], prior: Prior | None = None) -> Matches:
-        """The most similar gallery rows of each embedding, float32 (n, D), among those that the prior allows.
+    def match(
+        self, embeddings: NDArray[np.float32], near: GeoPoint | None = None, within_m: float | None = None
+    ) -> Matches:
+        """The most similar gallery rows of each embedding.
+
+        Args:
+            embeddings: float32 (n, D), unit length.
+            near, within_m: where the photo must have been taken of: only tiles whose centre lies at most `within_m`
+                from `near` are matched. Both or neither.
 
         Raises:
-            GalleryError: the prior allows no tile.
+            GalleryError: no tile lies there.
+            ConfigError: one of the two is missing, or the radius is not above 0.
         """
-        ranges = None if prior is None else self._gallery.rows_within(prior.point, prior.radius_m)
-        allowed = len(self._gallery) if ranges is None else sum(stop - start for start, stop in ranges)
-        if prior is not None and allowed == 0:
-            nearest_m = float(self._gallery.distances_m(prior.point).min())
+        if near is None and within_m is None:
+            return self._matcher.match(embeddings, min(self._top_k, len(self._gallery)))
+        if near is None or within_m is None or not within_m > 0:
+            raise ConfigError(f"A prior needs a point and a radius above 0 m; it is {near} within {within_m} m.")
+        ranges = self._gallery.rows_within(near, within_m)
+        allowed = sum(stop - start for start, stop in ranges)
+        if allowed == 0:
+            nearest_m = float(self._gallery.distances_m(near).min())
             raise GalleryError(
-                f"No tile of the gallery lies within {prior.radius_m:g} m of {prior.point.latitude_deg:.6f},"
-                f"{prior.point.longitude_deg:.6f}; the nearest is {nearest_m:.0f} m away. Widen the radius, or take the "
+                f"No tile of the gallery lies within {within_m:g} m of {near.latitude_deg:.6f},"
+                f"{near.longitude_deg:.6f}; the nearest is {nearest_m:.0f} m away. Widen the radius, or take the "
                 "gallery of that region."
             )
         return self._matcher.match(embeddings, min(self._top_k, allowed), ranges)
@@ -217,35 +217,40 @@ class Localizer:
         )
 
     def locate(
-        self, image: NDArray[np.uint8], yaw_deg: float | None = None, prior: Prior | None = None
+        self,
+        image: NDArray[np.uint8],
+        yaw_deg: float | None = None,
+        near: GeoPoint | None = None,
+        within_m: float | None = None,
     ) -> LocationEstimate:
         """Where a photo, uint8 (H, W, 3), was taken of: prepare, embed, match, estimate.
 
         Raises:
-            ImageError, GalleryError, EngineError: as the four stages.
+            ImageError, GalleryError, EngineError, ConfigError: as the four stages.
         """
-        return self.estimate(self.match(self.embed(self.prepare(image, yaw_deg)), prior), yaw_deg)
+        matches = self.match(self.embed(self.prepare(image, yaw_deg)), near, within_m)
+        return self.estimate(matches, yaw_deg)
 
     def locate_many(
         self,
         images: Sequence[NDArray[np.uint8]],
         yaws_deg: Sequence[float | None] | None = None,
-        prior: Prior | None = None,
+        near: GeoPoint | None = None,
+        within_m: float | None = None,
     ) -> list[LocationEstimate]:
         """Several photos at once, under one prior; the engine and the matcher see them as one batch.
 
         Raises:
-            ImageError, GalleryError, EngineError: as `locate`, for the first photo that is at fault.
+            ImageError, GalleryError, EngineError, ConfigError: as `locate`, for the first photo that is at fault.
         """
         if not images:
             return []
         yaws = [None] * len(images) if yaws_deg is None else list(yaws_deg)
         views = np.concatenate([self.prepare(image, yaw) for image, yaw in zip(images, yaws, strict=True)])
-        found = self.match(self.embed(views), prior)
+        found = self.match(self.embed(views), near, within_m)
         each = len(views) // len(images)
+        parts = [slice(i * each, (i + 1) * each) for i in range(len(images))]
         return [
-            self.estimate(
-                Matches(found.rows[i * each : (i + 1) * each], found.similarity[i * each : (i + 1) * each]), yaw
-            )
-            for i, yaw in enumerate(yaws)
+            self.estimate(Matches(found.rows[part], found.similarity[part]), yaw)
+            for part, yaw in zip(parts, yaws, strict=True)
         ]

@@ -22,8 +22,7 @@ from dphr_infer.bundle import Bundle, Precision, file_digest
 from dphr_infer.embedder import DEFAULT_BATCH, Embedder
 from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import MapError, MissingPackageError
-from dphr_infer.gallery import GalleryOrigin
-from dphr_infer.gallery_writer import GalleryDtype, GalleryWriter
+from dphr_infer.gallery import GalleryDtype, GalleryOrigin, GalleryWriter
 from dphr_infer.geo import metres_per_degree
 from dphr_infer.terminal import Progress
 from dphr_infer.tiling import GridRow, PixelBox, Tile, TileSpot, compose_tile, pixel_box, plan_rows

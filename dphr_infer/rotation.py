@@ -44,8 +44,8 @@ def rotate_square(image: NDArray[np.uint8], clockwise_deg: float, model_side_px:
     side = inscribed_side_px(width, height, clockwise_deg)
     if side < MIN_SIDE_PX:
         raise ImageError(
-            f"The image is {width}x{height} px; turned by {clockwise_deg:.0f} degrees, {side:.0f} px a side are left, and "
-            f"{MIN_SIDE_PX} are needed."
+            f"The image is {width}x{height} px; turned by {clockwise_deg:.0f} degrees, {side:.0f} px a side are "
+            f"left, and {MIN_SIDE_PX} are needed."
         )
     picture = Image.fromarray(image)
     factor = int(side // (2 * model_side_px))
