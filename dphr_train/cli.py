@@ -6,14 +6,20 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from dphr_infer.atomic import atomic_file
+from dphr_infer.bundle import MANIFEST_NAME, open_bundle
+from dphr_infer.embedder import Embedder
+from dphr_infer.engines.open import open_engine
 from dphr_infer.terminal import run_command
 from dphr_train.cities.config import CitiesConfig
 from dphr_train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from dphr_train.evaluate import Direction
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure recall and average precision of a checkpoint, in both directions and under both gallery protocols."""
+    """Measure recall and average precision in both directions and under both gallery protocols."""
 
-    checkpoint: tyro.conf.Positional[Path]
-    """A checkpoint file or a run's folder."""
+    model: tyro.conf.Positional[Path]
+    """A checkpoint, a run's folder, or a bundle."""
     data: Path
     """A folder with a test split in University-1652's layout."""
     out: Path | None = None
@@ -73,19 +79,28 @@ class Evaluate:
 
     def run(self) -> None:
         """Print the table; write what was asked for."""
-        from dphr_train.checkpoint import load_encoder
-        from dphr_train.evaluate import directions_to_json, evaluate, format_table
+        from dphr_train.evaluate import directions_to_json, format_table
         from dphr_train.failures import draw_failures
-        from dphr_train.trainer import last_checkpoint
 
-        encoder, preprocess = load_encoder(last_checkpoint(self.checkpoint))
-        directions = evaluate(encoder.to(self.device), preprocess, self.data, self.device)
+        directions = self._evaluate()
         print(format_table(directions))
         if self.out is not None:
             with atomic_file(self.out) as temporary:
                 temporary.write_text(json.dumps(directions_to_json(directions), indent=2) + "\n")
         if self.failures is not None:
             draw_failures(directions[0], self.failures)
+
+    def _evaluate(self) -> list[Direction]:
+        from dphr_train.checkpoint import load_encoder
+        from dphr_train.evaluate import bundle_embedder, evaluate, network_embedder
+        from dphr_train.trainer import last_checkpoint
+
+        if (self.model / MANIFEST_NAME).is_file():
+            bundle = open_bundle(self.model)
+            with open_engine(bundle, device=self.device) as engine:
+                return evaluate(bundle_embedder(Embedder(bundle.manifest.preprocess, engine)), self.data)
+        encoder, preprocess = load_encoder(last_checkpoint(self.model))
+        return evaluate(network_embedder(encoder.to(self.device), preprocess, self.device), self.data)
 
 
 _COMMANDS = {"cities": Cities, "fit": Fit, "evaluate": Evaluate}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dphr_infer.embedder import Embedder
 from dphr_infer.metrics import report_retrieval
 from dphr_infer.preprocess import Preprocess, read_image
 from dphr_infer.terminal import Progress
-from dphr_infer.types import RetrievalReport
+from dphr_infer.types import GalleryProtocol, RetrievalReport
 from dphr_train.datasets.university1652 import PlaceImage, University1652, View
 from dphr_train.encoder import Encoder, normalise
 
 _BATCH = 64
-PROTOCOLS = ("full", "matched")
+PROTOCOLS: tuple[GalleryProtocol, ...] = ("full", "matched")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,24 +47,47 @@ class Direction:
     reports: dict[str, RetrievalReport]
 
 
-def embed_images(
-    encoder: Encoder, preprocess: Preprocess, paths: Sequence[Path], label: str, device: str = "cpu"
+EmbedFiles = Callable[[Sequence[Path], str], NDArray[np.float32]]
+"""Image files and a label for the progress bar -> float32 (n, dim), unit length: a network in training or a bundle."""
+
+
+def embed_files(
+    embed: Callable[[list[NDArray[np.uint8]]], NDArray[np.float32]], paths: Sequence[Path], label: str
 ) -> NDArray[np.float32]:
-    """Embed image files in evaluation mode, float32 (n, dim); the encoder's mode is restored afterwards."""
-    training = encoder.training
-    encoder.eval()
+    """Read and embed files in batches, with progress."""
     rows: list[NDArray[np.float32]] = []
-    with torch.inference_mode(), Progress(label, len(paths), "images") as progress:
+    with Progress(label, len(paths), "images") as progress:
         for start in range(0, len(paths), _BATCH):
-            images = np.stack([preprocess(read_image(path)) for path in paths[start : start + _BATCH]])
-            pixels = torch.from_numpy(images).to(device)
-            rows.append(encoder(normalise(pixels, encoder.mean, encoder.std)).float().cpu().numpy())
-            progress.advance(len(images))
-    encoder.train(training)
+            rows.append(embed([read_image(path) for path in paths[start : start + _BATCH]]))
+            progress.advance(len(rows[-1]))
     return np.concatenate(rows)
 
 
-def evaluate(encoder: Encoder, preprocess: Preprocess, root: Path, device: str = "cpu") -> list[Direction]:
+def network_embedder(encoder: Encoder, preprocess: Preprocess, device: str) -> EmbedFiles:
+    """Embed with a torch encoder in evaluation mode; its mode is restored afterwards."""
+
+    def embed(images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        pixels = torch.from_numpy(np.stack([preprocess(image) for image in images])).to(device)
+        with torch.inference_mode():
+            return encoder(normalise(pixels, encoder.mean, encoder.std)).float().cpu().numpy()
+
+    def embed_paths(paths: Sequence[Path], label: str) -> NDArray[np.float32]:
+        training = encoder.training
+        encoder.eval()
+        try:
+            return embed_files(embed, paths, label)
+        finally:
+            encoder.train(training)
+
+    return embed_paths
+
+
+def bundle_embedder(embedder: Embedder) -> EmbedFiles:
+    """Embed with the model of a bundle, as it flies."""
+    return lambda paths, label: embed_files(embedder.embed_images, paths, label)
+
+
+def evaluate(embed: EmbedFiles, root: Path) -> list[Direction]:
     """Evaluate drone -> satellite and satellite -> drone on the test split of a University-1652 layout.
 
     Raises:
@@ -73,14 +97,8 @@ def evaluate(encoder: Encoder, preprocess: Preprocess, root: Path, device: str =
     views: tuple[tuple[View, View], ...] = (("drone", "satellite"), ("satellite", "drone"))
     directions = []
     for query_view, gallery_view in views:
-        sides = []
-        for role, view in (("query", query_view), ("gallery", gallery_view)):
-            images = data.test_images(role, view)
-            paths = [image.path for image in images]
-            sides.append(
-                EmbeddedImages(images, embed_images(encoder, preprocess, paths, f"embed {role}_{view}", device))
-            )
-        queries, gallery = sides
+        queries = _embed_side(embed, data.test_images("query", query_view), f"embed query_{query_view}")
+        gallery = _embed_side(embed, data.test_images("gallery", gallery_view), f"embed gallery_{gallery_view}")
         reports = {
             protocol: report_retrieval(
                 queries.embeddings, queries.place_ids, gallery.embeddings, gallery.place_ids, protocol
@@ -89,6 +107,10 @@ def evaluate(encoder: Encoder, preprocess: Preprocess, root: Path, device: str =
         }
         directions.append(Direction(f"{query_view}->{gallery_view}", queries, gallery, reports))
     return directions
+
+
+def _embed_side(embed: EmbedFiles, images: list[PlaceImage], label: str) -> EmbeddedImages:
+    return EmbeddedImages(images, embed([image.path for image in images], label))
 
 
 def directions_to_json(directions: Sequence[Direction]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from dphr_train.config import TrainConfig, config_to_json
 from dphr_train.datasets.pairs import PairBatch, PairDataset, load_steps
 from dphr_train.datasets.university1652 import University1652
 from dphr_train.encoder import Encoder, load_exactly, load_pretrained, normalise
-from dphr_train.evaluate import directions_to_json, evaluate
+from dphr_train.evaluate import directions_to_json, evaluate, network_embedder
 from dphr_train.objective import Objective
 from dphr_train.run_log import RunLog, draw_curves, read_metrics
 from dphr_train.samplers.exclusive import ExclusiveSampler
@@ -203,7 +203,8 @@ class Trainer:
     def _evaluate(self) -> None:
         if not University1652(self.config.data.root).has_test_split():
             return
-        directions = evaluate(self.encoder, self.config.data.preprocess(), self.config.data.root, self.config.device)
+        embed = network_embedder(self.encoder, self.config.data.preprocess(), self.config.device)
+        directions = evaluate(embed, self.config.data.root)
         self.metrics.setdefault("evaluations", {})[str(self.step)] = directions_to_json(directions)
         report = directions[0].reports["full"]
         print(

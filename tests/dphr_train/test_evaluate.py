@@ -6,7 +6,7 @@ from dphr_infer.preprocess import Preprocess
 from dphr_train.config import ModelConfig
 from dphr_train.datasets.university1652 import PlaceImage
 from dphr_train.encoder import Encoder
-from dphr_train.evaluate import Direction, EmbeddedImages, evaluate, format_table
+from dphr_train.evaluate import Direction, EmbeddedImages, evaluate, format_table, network_embedder
 from dphr_train.failures import draw_failures, worst_queries
 
 
@@ -43,7 +43,7 @@ def test_the_picture_of_failures_holds_one_line_a_query(tiny_root, tmp_path):
 
 def test_evaluate_reports_both_directions_and_protocols(tiny_root):
     encoder = Encoder(ModelConfig(name="test_resnet", weights="random"), 32).train()
-    directions = evaluate(encoder, Preprocess(32, 32), tiny_root)
+    directions = evaluate(network_embedder(encoder, Preprocess(32, 32), "cpu"), tiny_root)
     sizes = {
         (direction.name, protocol): (report.n_queries, report.n_gallery)
         for direction in directions
