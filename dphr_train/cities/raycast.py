@@ -1,0 +1,161 @@
+"""The ray caster: rays through a height field, block by block where nothing is high enough, cell by cell elsewhere."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from dphr_train.cities.acquisition import BLOCK_CELLS, Acquisition
+from dphr_train.cities.camera import Rays
+from dphr_train.cities.layout import CELL_M
+from dphr_train.cities.noise import fractal_noise
+from dphr_train.cities.shading import Hit, Rgb, shade, through_haze
+
+_NUDGE_M = 1e-4  # past a cell's border, so that the next step is in the next cell
+_MAX_STEPS = 4000
+_HORIZON = -0.02  # rays flatter than this see haze only
+_PARALLEL_HAZE = 0.12  # haze of a satellite picture, in haze lengths
+
+
+class Ray(NamedTuple):
+    """Start (m), unit direction, and what its horizontal parts divide by."""
+
+    x: float
+    y: float
+    z: float
+    dx: float
+    dy: float
+    dz: float
+    inverse_dx: float
+    inverse_dy: float
+
+
+class Contact(NamedTuple):
+    """Where a ray met the city: whether it did, after how many metres, in which cell, through its side or its top."""
+
+    hit: bool
+    t: float
+    row: int
+    column: int
+    side: bool
+
+
+@njit(cache=True, error_model="numpy")
+def _exit(start, inverse, border_low, border_high):
+    """Ray length at which a coordinate leaves [border_low, border_high]; `inverse` is 1 / its direction."""
+    return ((border_high if inverse > 0 else border_low) - start) * inverse
+
+
+@njit(cache=True, error_model="numpy")
+def _march(height, coarse, ray, highest_m):
+    """Follow a ray that points down until it meets the height field or leaves it."""
+    rows, columns = height.shape
+    ground = -ray.z / ray.dz
+    t = (highest_m - ray.z) / ray.dz if ray.z > highest_m else 0.0
+    side = False
+    block_m = BLOCK_CELLS * CELL_M
+    for _ in range(_MAX_STEPS):
+        column, row = int(math.floor((ray.x + ray.dx * t) / CELL_M)), int(math.floor((ray.y + ray.dy * t) / CELL_M))
+        if column < 0 or row < 0 or column >= columns or row >= rows:
+            break
+        block_row, block_column = row // BLOCK_CELLS, column // BLOCK_CELLS
+        leave = min(
+            _exit(ray.x, ray.inverse_dx, block_column * block_m, (block_column + 1) * block_m),
+            _exit(ray.y, ray.inverse_dy, block_row * block_m, (block_row + 1) * block_m),
+        )
+        if leave < ground and ray.z + ray.dz * leave > coarse[block_row, block_column]:
+            t, side = leave + _NUDGE_M, True
+            continue
+        top = height[row, column]
+        if ray.z + ray.dz * t <= top:
+            return Contact(True, t, row, column, side)
+        leave = min(
+            _exit(ray.x, ray.inverse_dx, column * CELL_M, (column + 1) * CELL_M),
+            _exit(ray.y, ray.inverse_dy, row * CELL_M, (row + 1) * CELL_M),
+        )
+        if ray.z + ray.dz * leave <= top:
+            return Contact(True, (top - ray.z) / ray.dz, row, column, False)
+        t, side = leave + _NUDGE_M, True
+    return Contact(False, ground, 0, 0, False)
+
+
+@njit(cache=True, error_model="numpy")
+def _countryside(ray, t, light):
+    """What lies outside the city: fields, as fine as haze lets them be."""
+    x, y = ray.x + ray.dx * t + light.origin_x, ray.y + ray.dy * t + light.origin_y
+    tone = 0.55 + 0.5 * fractal_noise(x / 30, y / 30, 5)
+    return through_haze(100 * tone, 106 * tone, 88 * tone, t, light)
+
+
+@njit(cache=True, error_model="numpy")
+def _radiance(scene, light, ray, perspective, pixel):
+    """Colour along one ray; `pixel` is its size in metres, per metre of distance for a perspective camera."""
+    if ray.dz > _HORIZON:
+        return Rgb(light.haze_red, light.haze_green, light.haze_blue)
+    contact = _march(scene.height, scene.coarse_m, ray, light.highest_m)
+    if not contact.hit:
+        return _countryside(ray, contact.t, light)
+    t = contact.t
+    distance, pixel_m = (t, t * pixel) if perspective else (light.haze_m * _PARALLEL_HAZE, pixel)
+    hit = Hit(
+        contact.row, contact.column, ray.x + ray.dx * t, ray.y + ray.dy * t, ray.z + ray.dz * t,
+        contact.side, ray.dx, ray.dy, distance, pixel_m,
+    )  # fmt: skip
+    return shade(scene, light, hit)
+
+
+@njit(cache=True, error_model="numpy")
+def _inverse(value):
+    """1 / value, finite for a ray that runs along an axis."""
+    return 1.0 / (math.copysign(1e-7, value) if abs(value) < 1e-7 else value)
+
+
+@njit(cache=True, error_model="numpy")
+def _ray(start, forward, right, down, u, v, perspective):
+    x, y, z = start[0], start[1], start[2]
+    dx, dy, dz = forward[0], forward[1], forward[2]
+    if perspective:
+        dx, dy, dz = dx + u * right[0] + v * down[0], dy + u * right[1] + v * down[1], dz + u * right[2] + v * down[2]
+        length = math.sqrt(dx * dx + dy * dy + dz * dz)
+        dx, dy, dz = dx / length, dy / length, dz / length
+    else:
+        x, y, z = x + u * right[0] + v * down[0], y + u * right[1] + v * down[1], z + u * right[2] + v * down[2]
+    return Ray(x, y, z, dx, dy, dz, _inverse(dx), _inverse(dy))
+
+
+@njit(cache=True, error_model="numpy")
+def _cast(scene, light, start, forward, right, down, scale, perspective, samples, image):
+    """Fill image float32 (H, W, 3) with the mean of samples x samples rays per pixel."""
+    rows, columns = image.shape[0], image.shape[1]
+    pixel = scale * 2.0 / columns / samples
+    for row in range(rows):
+        for column in range(columns):
+            red, green, blue = 0.0, 0.0, 0.0
+            for k in range(samples * samples):
+                u = ((column + (k % samples + 0.5) / samples) / columns * 2.0 - 1.0) * scale
+                v = ((row + (k // samples + 0.5) / samples) / rows * 2.0 - 1.0) * scale * rows / columns
+                ray = _ray(start, forward, right, down, u, v, perspective)
+                colour = _radiance(scene, light, ray, perspective, pixel)
+                red, green, blue = red + colour.red, green + colour.green, blue + colour.blue
+            share = 1.0 / (samples * samples)
+            image[row, column, 0] = red * share
+            image[row, column, 1] = green * share
+            image[row, column, 2] = blue * share
+
+
+def render(
+    acquisition: Acquisition, rays: Rays, width_px: int, height_px: int, supersampling: int
+) -> NDArray[np.float32]:
+    """Radiance float32 (height_px, width_px, 3), about 0..255, of the rays through an acquisition."""
+    light = acquisition.light
+    start = rays.start - np.array((light.origin_x, light.origin_y, 0.0))
+    image = np.zeros((height_px, width_px, 3), np.float32)
+    _cast(
+        acquisition.scene, light, start, rays.forward, rays.right, rays.down,
+        float(rays.scale), rays.perspective, supersampling, image,
+    )  # fmt: skip
+    return image

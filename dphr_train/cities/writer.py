@@ -1,0 +1,115 @@
+"""A benchmark folder on disk: its settings, what is there already, its pictures and its metadata."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dphr_infer.atomic import atomic_file
+from dphr_infer.errors import DatasetError
+from dphr_infer.terminal import Progress
+from dphr_train.cities.city import City
+from dphr_train.cities.config import CitiesConfig
+from dphr_train.cities.metadata import METADATA_FILE, MetadataRow, place_rows, write_rows
+from dphr_train.cities.places import (
+    PlacePlan,
+    Role,
+    open_city,
+    open_studio,
+    render_place,
+    satellite_conditions,
+)
+from dphr_train.cities.workers import each_forked
+
+SETTINGS_FILE = "cities.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CityTask:
+    """The places of one city: the city's role and number, and how its plans are drawn."""
+
+    role: Role
+    index: int
+    places: int
+    plan: Callable[[City], list[PlacePlan]]
+
+
+def write_benchmark(config: CitiesConfig, root: Path, layout: str, tasks: list[CityTask]) -> None:
+    """Build city by city, render what is missing, and end with the metadata.
+
+    Raises:
+        DatasetError: the folder holds something else, or was begun with other settings.
+        ConfigError: a city has no room for its places.
+        StorageError: the disk refused.
+    """
+    claim_folder(root, layout, config)
+    if _is_complete(root):
+        return
+    rows: list[MetadataRow] = []
+    with Progress(layout, sum(task.places for task in tasks), "places") as progress:
+        for task in tasks:
+            city = open_city(config, task.role, task.index)
+            plans = task.plan(city)
+            for plan in plans:
+                rows += place_rows(city, plan, satellite_conditions(city))
+            missing = [plan for plan in plans if not all((root / target).exists() for target in plan.targets())]
+            progress.advance(len(plans) - len(missing), f"{task.role} city {task.index}")
+            if missing:
+                studio = open_studio(config, city, root)
+                for _ in each_forked(render_place, studio, missing, config.workers):
+                    progress.advance()
+    write_rows(root / METADATA_FILE, rows)
+
+
+def claim_folder(root: Path, layout: str, config: CitiesConfig) -> None:
+    """Note the settings in a new folder; in one that was begun, check that they are the same.
+
+    Raises:
+        DatasetError: other settings, or a folder with other contents.
+    """
+    settings = {"format": FORMAT_VERSION, "layout": layout, **asdict(config)}
+    del settings["workers"]
+    path = root / SETTINGS_FILE
+    if path.exists():
+        _compare(path, settings)
+        for leftover in root.rglob(".*.part"):  # of a run that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+        return
+    if root.exists() and any(root.iterdir()):
+        raise DatasetError(
+            f"{root} holds files but no {SETTINGS_FILE}, so it was not begun by this command. Choose an empty folder."
+        )
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _compare(path: Path, settings: dict[str, object]) -> None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read ({error}). Choose an empty folder.") from error
+    if not isinstance(found, dict):
+        raise DatasetError(f"{path} holds no settings. Choose an empty folder.")
+    names = [*settings, *(name for name in found if name not in settings)]
+    other = [
+        f"{name} is {found.get(name)!r} there and {settings.get(name)!r} here"
+        for name in names
+        if found.get(name) != settings.get(name)
+    ]
+    if other:
+        raise DatasetError(
+            f"{path.parent} was begun with other settings: {'; '.join(other)}. Pictures of both would mix: choose "
+            f"another folder, or the same settings to continue."
+        )
+
+
+def _is_complete(root: Path) -> bool:
+    path = root / METADATA_FILE
+    if not path.exists():
+        return False
+    with path.open(encoding="utf-8", newline="") as file:
+        return all((root / row["path"]).exists() for row in csv.DictReader(file))
