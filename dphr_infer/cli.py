@@ -1,0 +1,169 @@
+"""dphr-infer: index a map, locate photos on it, look into bundles and galleries, and check the installation."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from dphr_infer import commands
+from dphr_infer.bundle import PRECISIONS
+from dphr_infer.embedder import DEFAULT_BATCH
+from dphr_infer.gallery import GALLERY_DTYPES
+from dphr_infer.listing import FORMATS
+from dphr_infer.localizer import DEFAULT_ROTATIONS, DEFAULT_TOP_K, HEADINGS, AcceptRule
+from dphr_infer.mapping import DEFAULT_MAX_NODATA
+from dphr_infer.terminal import run_command
+from dphr_infer.types import GeoPoint
+
+PROGRAM = "dphr-infer"
+
+
+def _geo_point(text: str) -> GeoPoint:
+    try:
+        latitude, longitude = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LAT,LON in degrees, e.g. 46.8426,-91.9946") from None
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
+        raise argparse.ArgumentTypeError(f"{text!r} lies outside latitude ±90, longitude ±180")
+    return GeoPoint(latitude, longitude)
+
+
+def _add_index(commands_parser: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands_parser.add_parser("index", help="embed the tiles of a georeferenced map into a gallery")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by dphr-export")
+    parser.add_argument("map", type=Path, metavar="MAP.tif", help="georeferenced raster, 8 bits, 3 bands or more")
+    parser.add_argument("--tile-m", type=float, required=True, metavar="M", help="side of a tile in true metres")
+    parser.add_argument("--stride-m", type=float, required=True, metavar="M", help="distance between tile centres")
+    parser.add_argument("--out", type=Path, required=True, metavar="GALLERY", help="the gallery file to write")
+    parser.add_argument(
+        "--dtype", choices=GALLERY_DTYPES, default="fp16", help="how embeddings are stored (%(default)s)"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the model (%(default)s)")
+    parser.add_argument(
+        "--max-nodata",
+        type=float,
+        default=DEFAULT_MAX_NODATA,
+        metavar="SHARE",
+        help="skip a tile with a larger share of pixels without data (%(default)s)",
+    )
+    parser.add_argument("--batch", type=int, default=DEFAULT_BATCH, metavar="N", help="tiles at once (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0 takes all cores (%(default)s)")
+
+
+def _add_locate(commands_parser: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    rule = AcceptRule()
+    parser = commands_parser.add_parser("locate", help="locate photos on a gallery")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle that made the gallery")
+    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="file made by dphr-infer index")
+    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="photos, or folders of photos")
+    parser.add_argument("--top-k", type=int, default=DEFAULT_TOP_K, metavar="K", help="matches a photo (%(default)s)")
+    parser.add_argument(
+        "--heading",
+        choices=HEADINGS,
+        default="as-is",
+        help="take the photo as it is, turn north up by its yaw, or search over rotations (%(default)s)",
+    )
+    parser.add_argument(
+        "--rotations", type=int, default=DEFAULT_ROTATIONS, metavar="N", help="tried by --heading search (%(default)s)"
+    )
+    parser.add_argument("--near", type=_geo_point, metavar="LAT,LON", help="match only tiles around this place")
+    parser.add_argument("--within", type=float, metavar="M", help="radius around --near in metres")
+    parser.add_argument(
+        "--agreeing",
+        type=int,
+        metavar="N",
+        help=f"accept a photo if so many of its matches lie within a tile of the best ({rule.agreeing})",
+    )
+    parser.add_argument(
+        "--min-similarity",
+        type=float,
+        default=rule.min_similarity,
+        metavar="S",
+        help="and if the best similarity is at least this (%(default)s)",
+    )
+    parser.add_argument("--refine", action="store_true", help="average the matches around the best")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the model (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0 takes all cores (%(default)s)")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="of the list of photos (%(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the list there instead of printing it")
+    parser.add_argument("--truth", type=Path, metavar="CSV", help="columns photo,latitude_deg,longitude_deg[,corner…]")
+    parser.add_argument("--summary", type=Path, metavar="JSON", help="write the summary's numbers there")
+    parser.add_argument("--picture", type=Path, metavar="DIR", help="draw the map, and each photo beside its matches")
+    parser.add_argument("--map", type=Path, metavar="MAP.tif", help="the gallery's map, for --picture")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all four commands."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+    commands_parser = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_index(commands_parser)
+    _add_locate(commands_parser)
+    inspect = commands_parser.add_parser("inspect", help="say what a bundle or a gallery holds")
+    inspect.add_argument("path", type=Path, metavar="BUNDLE|GALLERY")
+    doctor = commands_parser.add_parser("doctor", help="say what is installed, and run a bundle's self-test")
+    doctor.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE")
+    return parser
+
+
+def _index(arguments: argparse.Namespace) -> None:
+    commands.index(
+        arguments.bundle,
+        arguments.map,
+        arguments.out,
+        tile_m=arguments.tile_m,
+        stride_m=arguments.stride_m,
+        precision=arguments.precision,
+        dtype=arguments.dtype,
+        max_nodata=arguments.max_nodata,
+        batch=arguments.batch,
+        threads=arguments.threads,
+    )
+
+
+def _locate(arguments: argparse.Namespace) -> None:
+    agreeing = min(AcceptRule().agreeing, arguments.top_k) if arguments.agreeing is None else arguments.agreeing
+    commands.locate(
+        commands.LocateRequest(
+            bundle=arguments.bundle,
+            gallery=arguments.gallery,
+            photos=tuple(arguments.photos),
+            top_k=arguments.top_k,
+            heading=arguments.heading,
+            rotations=arguments.rotations,
+            near=arguments.near,
+            within_m=arguments.within,
+            accept=AcceptRule(agreeing, arguments.min_similarity),
+            refine=arguments.refine,
+            precision=arguments.precision,
+            threads=arguments.threads,
+            form=arguments.format,
+            out=arguments.out,
+            truth=arguments.truth,
+            summary=arguments.summary,
+            picture=arguments.picture,
+            map=arguments.map,
+        )
+    )
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "index":
+        _index(arguments)
+    elif arguments.command == "locate":
+        _locate(arguments)
+    elif arguments.command == "inspect":
+        commands.inspect(arguments.path)
+    else:
+        commands.doctor(arguments.bundle)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run dphr-infer; see `terminal.run_command` for the exit code."""
+    return run_command(PROGRAM, partial(_run, build_parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

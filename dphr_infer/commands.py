@@ -1,0 +1,246 @@
+"""What the commands of dphr-infer do, once their arguments are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dphr_infer import doctor as examination
+from dphr_infer.atomic import atomic_file
+from dphr_infer.bundle import MANIFEST_NAME, Bundle, Precision, file_digest, open_bundle
+from dphr_infer.engines.open import open_engine
+from dphr_infer.errors import ConfigError, EngineError, ImageError
+from dphr_infer.gallery import Gallery, GalleryDtype, open_gallery
+from dphr_infer.listing import Format, summary_lines, to_text
+from dphr_infer.localizer import AcceptRule, Heading, Localizer
+from dphr_infer.mapping import MapRaster, index_map
+from dphr_infer.matchers.open import open_matcher
+from dphr_infer.photo import read_photo_metadata
+from dphr_infer.picture import draw_map, draw_matches
+from dphr_infer.preprocess import list_images, read_image
+from dphr_infer.scoring import LocatedPhoto, LocateSummary, summarise
+from dphr_infer.terminal import Progress
+from dphr_infer.truth import Truth, read_truth, truth_of
+from dphr_infer.types import GeoPoint
+
+
+@dataclass(frozen=True, slots=True)
+class LocateRequest:
+    """What `locate` was asked for. See `Localizer` for the meaning of its part."""
+
+    bundle: Path
+    gallery: Path
+    photos: tuple[Path, ...]
+    top_k: int
+    heading: Heading
+    rotations: int
+    near: GeoPoint | None
+    within_m: float | None
+    accept: AcceptRule
+    refine: bool
+    precision: Precision
+    threads: int
+    form: Format
+    out: Path | None
+    truth: Path | None
+    summary: Path | None
+    picture: Path | None
+    map: Path | None
+
+    def __post_init__(self) -> None:
+        if (self.near is None) != (self.within_m is None):
+            raise ConfigError("--near and --within belong together: a place, and the radius around it in metres.")
+        if self.picture is not None and self.map is None:
+            raise ConfigError("--picture needs --map, the map that the gallery was made from.")
+
+
+def index(
+    bundle: Path,
+    map_path: Path,
+    out: Path,
+    *,
+    tile_m: float,
+    stride_m: float,
+    precision: Precision,
+    dtype: GalleryDtype,
+    max_nodata: float,
+    batch: int,
+    threads: int,
+) -> None:
+    """Index a map and say what came of it."""
+    report = index_map(
+        open_bundle(bundle),
+        map_path,
+        out,
+        tile_m=tile_m,
+        stride_m=stride_m,
+        precision=precision,
+        dtype=dtype,
+        max_nodata=max_nodata,
+        batch=batch,
+        threads=threads,
+    )
+    skipped = f", {report.skipped} skipped (more than {max_nodata:.0%} without data)" if report.skipped else ""
+    print(f"{out}: {report.indexed} tiles of {tile_m:g} m{skipped}, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _list_photos(paths: Sequence[Path]) -> list[Path]:
+    return [photo for path in paths for photo in (list_images(path) if path.is_dir() else [path])]
+
+
+def locate(request: LocateRequest) -> None:
+    """Locate photos, print or write the list and the summary, draw the pictures.
+
+    A photo that cannot be read or located is named in one line on stderr, the others go on.
+
+    Raises:
+        ImageError: at the end, if any photo failed.
+        ConfigError: the map is not the gallery's.
+    """
+    bundle, gallery = open_bundle(request.bundle), open_gallery(request.gallery)
+    truths = {} if request.truth is None else read_truth(request.truth)
+    paths = _list_photos(request.photos)
+    if request.map is not None:
+        _check_map(request.map, gallery)
+    with (
+        open_engine(bundle, request.precision, threads=request.threads) as engine,
+        open_matcher(gallery.embeddings) as matcher,
+    ):
+        localizer = Localizer(
+            bundle,
+            gallery,
+            engine,
+            matcher,
+            top_k=request.top_k,
+            heading=request.heading,
+            rotations=request.rotations,
+            accept=request.accept,
+            refine=request.refine,
+        )
+        photos = list(_locate_each(localizer, paths, truths, request))
+    summary = summarise(photos, gallery.origin.tile_m)
+    if photos:
+        _deliver(photos, summary, request)
+    if request.picture is not None and request.map is not None:
+        _draw(photos, gallery, request.map, request.heading, request.picture)
+    if len(photos) < len(paths):
+        raise ImageError(f"{len(paths) - len(photos)} of {len(paths)} photos could not be located; see above.")
+
+
+def _locate_each(
+    localizer: Localizer, paths: Sequence[Path], truths: dict[str, Truth], request: LocateRequest
+) -> Iterator[LocatedPhoto]:
+    with Progress("photos", len(paths), "photos") as progress:
+        for path in paths:
+            try:
+                metadata = read_photo_metadata(path)
+                estimate = localizer.locate(read_image(path), metadata.yaw_deg, request.near, request.within_m)
+                yield LocatedPhoto(path, metadata, estimate, truth_of(path, metadata, truths))
+            except ImageError as error:
+                text = str(error)
+                print(text if str(path) in text else f"{path}: {text}", file=sys.stderr)
+            progress.advance()
+
+
+def _deliver(photos: Sequence[LocatedPhoto], summary: LocateSummary, request: LocateRequest) -> None:
+    text = to_text(photos, request.form)
+    if request.out is None:
+        sys.stdout.write(text)
+    else:
+        _write_text(request.out, text)
+    # A list in CSV or GeoJSON on stdout is for a program: the summary must not run into it.
+    stream = sys.stdout if request.form == "table" or request.out is not None else sys.stderr
+    print("\n".join(summary_lines(summary)), file=stream)
+    if request.summary is not None:
+        _write_text(request.summary, json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _check_map(map_path: Path, gallery: Gallery) -> None:
+    if not map_path.is_file():
+        raise ConfigError(f"{map_path} does not exist.")
+    found = file_digest(map_path)
+    if found != gallery.origin.map_sha256:
+        raise ConfigError(
+            f"{map_path} is not the map of {gallery.path}: its sha256 is {found[:12]}…, the gallery was made from "
+            f"{gallery.origin.map_name} with {gallery.origin.map_sha256[:12]}…. Give that map."
+        )
+
+
+def _draw(photos: Sequence[LocatedPhoto], gallery: Gallery, map_path: Path, heading: Heading, folder: Path) -> None:
+    with MapRaster(map_path) as raster, Progress("pictures", len(photos) + 1, "pictures") as progress:
+        for photo in photos:
+            image = read_image(photo.path)
+            draw_matches(photo, image, raster, gallery.origin.tile_m, heading, folder / f"{photo.path.stem}.png")
+            progress.advance()
+        draw_map(photos, raster, folder / "map.png")
+        progress.advance()
+    print(f"{folder}: {len(photos) + 1} pictures")
+
+
+def inspect(path: Path) -> None:
+    """Say what a bundle (a folder) or a gallery (a file) holds."""
+    lines = _bundle_lines(open_bundle(path)) if path.is_dir() else _gallery_lines(open_gallery(path))
+    print("\n".join(lines))
+
+
+def _bundle_lines(bundle: Bundle) -> list[str]:
+    manifest, size = bundle.manifest, bundle.manifest.preprocess
+    lines = [
+        f"bundle      {bundle.folder}",
+        f"digest      {bundle.digest}",
+        f"encoder     {manifest.encoder}, {manifest.dim} values an embedding",
+        f"input       {size.width_px}x{size.height_px} px, {size.interpolation}, {size.fit}",
+    ]
+    for precision, parity in manifest.parity.items():
+        lines.append(
+            f"parity      {precision}: min cosine {parity.min_cosine:.6f}, recall drop {parity.recall_drop:.4f}, "
+            f"{parity.n_images} images"
+        )
+    lines += [f"origin      {key}: {value}" for key, value in sorted(manifest.origin.items())]
+    files = [bundle.folder / name for name in (MANIFEST_NAME, *sorted(manifest.files))]
+    lines += [f"file        {path.relative_to(bundle.folder)}  {path.stat().st_size} bytes" for path in files]
+    return lines
+
+
+def _gallery_lines(gallery: Gallery) -> list[str]:
+    origin = gallery.origin
+    return [
+        f"gallery     {gallery.path}, {gallery.path.stat().st_size} bytes",
+        f"tiles       {len(gallery)} of {origin.tile_m:g} x {origin.tile_m:g} m, every {origin.stride_m:g} m",
+        f"embeddings  {gallery.dim} values, {gallery.embeddings.dtype}, made in {origin.precision}",
+        f"bundle      {origin.bundle_digest}",
+        f"map         {origin.map_name}, {origin.crs}, sha256 {origin.map_sha256}",
+        f"latitude    {gallery.latitude_deg.min():.6f} to {gallery.latitude_deg.max():.6f}",
+        f"longitude   {gallery.longitude_deg.min():.6f} to {gallery.longitude_deg.max():.6f}",
+    ]
+
+
+def doctor(bundle: Path | None) -> None:
+    """Say what is installed; with a bundle, run its self-test through every engine present.
+
+    Raises:
+        EngineError: a part is missing that locating a photo needs.
+        BundleError: the bundle is damaged, or an engine comes less near than a cosine of 0.999.
+    """
+    findings = examination.examine()
+    for finding in findings:
+        state = finding.version or f"missing: {finding.mend}"
+        print(f"{finding.name:<12} {state}  ({finding.purpose})")
+    missing = [finding for finding in findings if finding.needed and not finding.version]
+    if missing:
+        names = ", ".join(finding.name for finding in missing)
+        raise EngineError(f"{names} missing, without which no photo can be located: {missing[0].mend}")
+    if bundle is not None:
+        for result in examination.self_test(open_bundle(bundle)):
+            print(
+                f"self-test    {result.engine}: min cosine {result.min_cosine:.6f} over {result.n_images} images, good"
+            )
