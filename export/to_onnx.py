@@ -12,7 +12,6 @@ projection in half precision doubled the error of the whole model.
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -28,6 +27,7 @@ from dphr_infer.engines.onnxrt import INPUT_NAME, OUTPUT_NAME
 from dphr_infer.errors import ExportError
 from dphr_infer.preprocess import Preprocess
 from dphr_train.encoder import Encoder
+from export.fold import fold_batch_norms
 
 OPSET = 18
 # Two, because torch.export takes an example batch of one for a constant.
@@ -42,10 +42,10 @@ class ExportedEncoder(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, encoder: Encoder, precision: Precision) -> None:
+    def __init__(self, encoder: Encoder, preprocess: Preprocess, precision: Precision) -> None:
         """Copy the encoder; the caller's own stays in float32."""
         super().__init__()
-        self.encoder = copy.deepcopy(encoder).eval()
+        self.encoder = fold_batch_norms(encoder, preprocess.height_px, preprocess.width_px)
         self.body_type = torch.float16 if precision == "fp16" else torch.float32
         self.encoder.backbone.to(self.body_type)
         self.register_buffer("mean", torch.tensor(encoder.mean, dtype=torch.float32).view(1, 3, 1, 1))
@@ -107,7 +107,7 @@ def to_onnx(encoder: Encoder, preprocess: Preprocess, precision: Precision) -> b
     Raises:
         ExportError: torch cannot trace this encoder, or the graph breaks a rule of ONNX.
     """
-    module = ExportedEncoder(encoder, precision).eval()
+    module = ExportedEncoder(encoder, preprocess, precision).eval()
     shape = (_EXAMPLE_BATCH, preprocess.height_px, preprocess.width_px, 3)
     example = torch.zeros(shape, dtype=torch.uint8)
     try:
