@@ -21,6 +21,23 @@ _HORIZON = -0.02  # rays flatter than this see haze only
 _PARALLEL_HAZE = 0.12  # haze of a satellite picture, in haze lengths
 
 
+class Basis(NamedTuple):
+    """The vectors of camera.Rays as numbers: start (m, in the window), forward, right, down."""
+
+    start_x: float
+    start_y: float
+    start_z: float
+    forward_x: float
+    forward_y: float
+    forward_z: float
+    right_x: float
+    right_y: float
+    right_z: float
+    down_x: float
+    down_y: float
+    down_z: float
+
+
 class Ray(NamedTuple):
     """Start (m), unit direction, and what its horizontal parts divide by."""
 
@@ -53,6 +70,8 @@ def _exit(start, inverse, border_low, border_high):
 @njit(cache=True, error_model="numpy")
 def _march(height, coarse, ray, highest_m):
     """Follow a ray that points down until it meets the height field or leaves it."""
+    if ray.dz > _HORIZON:
+        return Contact(False, 0.0, 0, 0, False)
     rows, columns = height.shape
     ground = -ray.z / ray.dz
     t = (highest_m - ray.z) / ray.dz if ray.z > highest_m else 0.0
@@ -84,28 +103,13 @@ def _march(height, coarse, ray, highest_m):
 
 
 @njit(cache=True, error_model="numpy")
-def _countryside(ray, t, light):
-    """What lies outside the city: fields, as fine as haze lets them be."""
+def _background(ray, t, light):
+    """What lies outside the city: haze above the horizon, fields below."""
+    if ray.dz > _HORIZON:
+        return Rgb(light.haze_red, light.haze_green, light.haze_blue)
     x, y = ray.x + ray.dx * t + light.origin_x, ray.y + ray.dy * t + light.origin_y
     tone = 0.55 + 0.5 * fractal_noise(x / 30, y / 30, 5)
     return through_haze(100 * tone, 106 * tone, 88 * tone, t, light)
-
-
-@njit(cache=True, error_model="numpy")
-def _radiance(scene, light, ray, perspective, pixel):
-    """Colour along one ray; `pixel` is its size in metres, per metre of distance for a perspective camera."""
-    if ray.dz > _HORIZON:
-        return Rgb(light.haze_red, light.haze_green, light.haze_blue)
-    contact = _march(scene.height, scene.coarse_m, ray, light.highest_m)
-    if not contact.hit:
-        return _countryside(ray, contact.t, light)
-    t = contact.t
-    distance, pixel_m = (t, t * pixel) if perspective else (light.haze_m * _PARALLEL_HAZE, pixel)
-    hit = Hit(
-        contact.row, contact.column, ray.x + ray.dx * t, ray.y + ray.dy * t, ray.z + ray.dz * t,
-        contact.side, ray.dx, ray.dy, distance, pixel_m,
-    )  # fmt: skip
-    return shade(scene, light, hit)
 
 
 @njit(cache=True, error_model="numpy")
@@ -115,33 +119,50 @@ def _inverse(value):
 
 
 @njit(cache=True, error_model="numpy")
-def _ray(start, forward, right, down, u, v, perspective):
-    x, y, z = start[0], start[1], start[2]
-    dx, dy, dz = forward[0], forward[1], forward[2]
+def _ray(basis, u, v, perspective):
+    aside_x, aside_y = u * basis.right_x + v * basis.down_x, u * basis.right_y + v * basis.down_y
+    aside_z = u * basis.right_z + v * basis.down_z
+    x, y, z = basis.start_x, basis.start_y, basis.start_z
+    dx, dy, dz = basis.forward_x, basis.forward_y, basis.forward_z
     if perspective:
-        dx, dy, dz = dx + u * right[0] + v * down[0], dy + u * right[1] + v * down[1], dz + u * right[2] + v * down[2]
+        dx, dy, dz = dx + aside_x, dy + aside_y, dz + aside_z
         length = math.sqrt(dx * dx + dy * dy + dz * dz)
         dx, dy, dz = dx / length, dy / length, dz / length
     else:
-        x, y, z = x + u * right[0] + v * down[0], y + u * right[1] + v * down[1], z + u * right[2] + v * down[2]
+        x, y, z = x + aside_x, y + aside_y, z + aside_z
     return Ray(x, y, z, dx, dy, dz, _inverse(dx), _inverse(dy))
 
 
 @njit(cache=True, error_model="numpy")
-def _cast(scene, light, start, forward, right, down, scale, perspective, samples, image):
+def _hit(contact, ray, perspective, pixel, light):
+    """A contact for shading; `pixel` is its size in metres, per metre of distance for a perspective camera."""
+    t = contact.t
+    distance_m, pixel_m = (t, t * pixel) if perspective else (light.haze_m * _PARALLEL_HAZE, pixel)
+    x, y, z = ray.x + ray.dx * t, ray.y + ray.dy * t, ray.z + ray.dz * t
+    return Hit(contact.row, contact.column, x, y, z, contact.side, ray.dx, ray.dy, distance_m, pixel_m)
+
+
+@njit(cache=True, error_model="numpy")
+def _cast(scene, light, basis, scale, perspective, samples, image):
     """Fill image float32 (H, W, 3) with the mean of samples x samples rays per pixel."""
+    height, colour, material, object_id = scene.height, scene.colour, scene.material, scene.object_id
+    facades, shadow_m, ambient_m, coarse_m = scene.facades, scene.shadow_m, scene.ambient_m, scene.coarse_m
     rows, columns = image.shape[0], image.shape[1]
-    pixel = scale * 2.0 / columns / samples
+    pixel, share = scale * 2.0 / columns / samples, 1.0 / (samples * samples)
     for row in range(rows):
         for column in range(columns):
             red, green, blue = 0.0, 0.0, 0.0
             for k in range(samples * samples):
                 u = ((column + (k % samples + 0.5) / samples) / columns * 2.0 - 1.0) * scale
                 v = ((row + (k // samples + 0.5) / samples) / rows * 2.0 - 1.0) * scale * rows / columns
-                ray = _ray(start, forward, right, down, u, v, perspective)
-                colour = _radiance(scene, light, ray, perspective, pixel)
-                red, green, blue = red + colour.red, green + colour.green, blue + colour.blue
-            share = 1.0 / (samples * samples)
+                ray = _ray(basis, u, v, perspective)
+                contact = _march(height, coarse_m, ray, light.highest_m)
+                if contact.hit:
+                    hit = _hit(contact, ray, perspective, pixel, light)
+                    rgb = shade(height, colour, material, object_id, facades, shadow_m, ambient_m, light, hit)
+                else:
+                    rgb = _background(ray, contact.t, light)
+                red, green, blue = red + rgb.red, green + rgb.green, blue + rgb.blue
             image[row, column, 0] = red * share
             image[row, column, 1] = green * share
             image[row, column, 2] = blue * share
@@ -153,9 +174,7 @@ def render(
     """Radiance float32 (height_px, width_px, 3), about 0..255, of the rays through an acquisition."""
     light = acquisition.light
     start = rays.start - np.array((light.origin_x, light.origin_y, 0.0))
+    basis = Basis(*np.concatenate((start, rays.forward, rays.right, rays.down)).tolist())
     image = np.zeros((height_px, width_px, 3), np.float32)
-    _cast(
-        acquisition.scene, light, start, rays.forward, rays.right, rays.down,
-        float(rays.scale), rays.perspective, supersampling, image,
-    )  # fmt: skip
+    _cast(acquisition.scene, light, basis, float(rays.scale), rays.perspective, supersampling, image)
     return image

@@ -238,16 +238,27 @@ def through_haze(red, green, blue, distance_m, light):
 
 
 @njit(cache=True, error_model="numpy")
-def shade(scene, light, hit):
-    """Radiance of a hit as Rgb: material lit by sun and sky, mirrored sky on glass and water, haze on the way."""
-    material, thing = scene.material[hit.row, hit.column], scene.object_id[hit.row, hit.column]
-    if hit.side and material == ROOF and thing > 0 and hit.z < scene.facades[thing, FACADE_EAVE_M] + 0.1:
-        tone = _facade(scene.height, scene.facades, light, hit, thing)
+def shade(height, colour, material, object_id, facades, shadow_m, ambient_m, light, hit):
+    """Radiance of a hit as Rgb: material lit by sun and sky, mirrored sky on glass and water, haze on the way.
+
+    The arrays are those of a Scene. They come one by one, because a tuple of arrays costs an atomic count per array
+    and ray.
+    """
+    ground, thing = material[hit.row, hit.column], object_id[hit.row, hit.column]
+    if hit.side and ground == ROOF and thing > 0 and hit.z < facades[thing, FACADE_EAVE_M] + 0.1:
+        tone = _facade(height, facades, light, hit, thing)
     else:
-        tone = _surface(scene.height, scene.colour, material, thing, light, hit)
+        tone = _surface(height, colour, ground, thing, light, hit)
+    sunlit = _sunlit(shadow_m, hit, tone)
+    open_sky = min(1.0, max(0.45, 1.0 - (ambient_m[hit.row, hit.column] - hit.z) / 22.0))
+    return _lit(tone, light, sunlit, open_sky, hit.distance_m)
+
+
+@njit(cache=True, error_model="numpy")
+def _lit(tone, light, sunlit, open_sky, distance_m):
+    """A surface in the light of sun and sky, as seen from `distance_m` away."""
     facing = max(0.0, tone.nx * light.sun_x + tone.ny * light.sun_y + tone.nz * light.sun_z)
-    direct = facing * _sunlit(scene.shadow_m, hit, tone) * light.sun_strength
-    open_sky = min(1.0, max(0.45, 1.0 - (scene.ambient_m[hit.row, hit.column] - hit.z) / 22.0))
+    direct = facing * sunlit * light.sun_strength
     diffuse = open_sky * (0.62 + 0.38 * tone.nz)
     red = tone.red * (direct * light.sun_red + diffuse * light.sky_red)
     green = tone.green * (direct * light.sun_green + diffuse * light.sky_green)
@@ -257,4 +268,4 @@ def shade(scene, light, hit):
         red = red * matt + mirror * 170 * light.sky_red
         green = green * matt + mirror * 178 * light.sky_green
         blue = blue * matt + mirror * 186 * light.sky_blue
-    return through_haze(red, green, blue, hit.distance_m, light)
+    return through_haze(red, green, blue, distance_m, light)
