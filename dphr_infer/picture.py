@@ -23,9 +23,12 @@ MAP_SIDE_PX = 1800
 _MARGIN = 12
 _TEXT_PX = 15
 _LINE = 20
-_INK, _PAPER, _FAINT = (25, 25, 25), (255, 255, 255), (110, 110, 110)
+_INK, _PAPER, _FAINT, _EMPTY = (25, 25, 25), (255, 255, 255), (110, 110, 110), (230, 230, 230)
 # Told apart by people with any colour vision, and on green and grey ground.
 _RIGHT, _WRONG, _ACCEPTED, _REFUSED, _TRUTH = (0, 158, 90), (200, 60, 40), (0, 114, 220), (230, 120, 0), (255, 255, 255)
+
+Position = NDArray[np.float64]
+"""float64 (2,), x to the right and y down, in pixels of a picture."""
 
 
 def _font(size_px: float = _TEXT_PX) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
@@ -91,6 +94,8 @@ def _headline(photo: LocatedPhoto) -> str:
 def draw_map(photos: Sequence[LocatedPhoto], raster: MapRaster, path: Path) -> None:
     """The whole map with each estimate, joined to its truth by a line, a scale bar and a legend.
 
+    What lies beyond the map's edge is drawn on a margin of at most a quarter of the map's longer side.
+
     Args:
         photos: with estimates; those without truth get no line.
         raster: the map of the gallery.
@@ -98,46 +103,57 @@ def draw_map(photos: Sequence[LocatedPhoto], raster: MapRaster, path: Path) -> N
     """
     overview, factor = raster.read_overview(MAP_SIDE_PX)
     enlarge = max(1.0, 900 / max(overview.shape[:2]))  # a small map becomes large enough to read
-    picture = Image.fromarray(overview)
-    picture = picture.resize(
-        (round(picture.width * enlarge), round(picture.height * enlarge)), Image.Resampling.BICUBIC
-    )
     scale = factor * enlarge
-    canvas = Image.new("RGB", (picture.width, picture.height + 2 * _MARGIN + 2 * _LINE), _PAPER)
-    canvas.paste(picture, (0, 0))
+    width, height = round(overview.shape[1] * enlarge), round(overview.shape[0] * enlarge)
+    truths = [_to_px(raster, photo.truth.point, scale) for photo in photos if photo.truth is not None]
+    left, top, right, bottom = _margins(truths, width, height)
+    canvas = Image.new("RGB", (left + width + right, top + height + bottom + 2 * _MARGIN + 2 * _LINE), _PAPER)
+    canvas.paste(_EMPTY, (0, 0, canvas.width, top + height + bottom))
+    canvas.paste(Image.fromarray(overview).resize((width, height), Image.Resampling.BICUBIC), (left, top))
     draw = ImageDraw.Draw(canvas)
-
-    def place(point: GeoPoint) -> tuple[float, float]:
-        x, y = raster.to_px(point)
-        return x * scale, y * scale
-
-    for photo in photos:
-        if photo.truth is not None:
-            ends = (place(photo.truth.point), place(photo.estimate.point))
-            draw.line(ends, _INK, 4)
-            draw.line(ends, _colour(photo), 2)
-    for photo in photos:
-        if photo.truth is not None:
-            _mark_truth(draw, place(photo.truth.point))
-    for photo in photos:
-        _mark_estimate(draw, place(photo.estimate.point), _colour(photo))
+    estimates = [_to_px(raster, photo.estimate.point, scale) for photo in photos]
+    shift = np.array([left, top])
+    known = [i for i, photo in enumerate(photos) if photo.truth is not None]
+    for i, truth in zip(known, truths, strict=True):
+        ends = [tuple(truth + shift), tuple(estimates[i] + shift)]
+        draw.line(ends, _INK, 4)
+        draw.line(ends, _colour(photos[i]), 2)
+    for truth in truths:
+        _mark_truth(draw, truth + shift)
+    for photo, estimate in zip(photos, estimates, strict=True):
+        _mark_estimate(draw, estimate + shift, _colour(photo))
     middle = np.array([raster.width_px / 2]), np.array([raster.height_px / 2])
     px_per_m = scale / float(raster.metres_per_px(*middle)[0, 0])
-    _draw_scale_bar(draw, picture.width, picture.height, px_per_m)
-    _draw_legend(draw, picture.height + _MARGIN, photos)
+    legend_top = top + height + bottom
+    _draw_scale_bar(draw, canvas.width, legend_top, px_per_m)
+    _draw_legend(draw, legend_top + _MARGIN, photos)
     _save(canvas, path)
+
+
+def _to_px(raster: MapRaster, point: GeoPoint, scale: float) -> Position:
+    return np.array(raster.to_px(point)) * scale
+
+
+def _margins(points: Sequence[Position], width: int, height: int) -> tuple[int, int, int, int]:
+    """Room left, above, right and below a picture so that points beyond it can be drawn."""
+    if not points:
+        return 0, 0, 0, 0
+    low, high = np.min(points, axis=0) - 2 * _MARGIN, np.max(points, axis=0) + 2 * _MARGIN
+    wanted = (-low[0], -low[1], high[0] - width, high[1] - height)
+    left, top, right, bottom = (int(min(max(room, 0), max(width, height) / 4)) for room in wanted)
+    return left, top, right, bottom
 
 
 def _colour(photo: LocatedPhoto) -> tuple[int, int, int]:
     return _ACCEPTED if photo.estimate.accepted else _REFUSED
 
 
-def _mark_estimate(draw: ImageDraw.ImageDraw, at: tuple[float, float], colour: tuple[int, int, int]) -> None:
+def _mark_estimate(draw: ImageDraw.ImageDraw, at: Position, colour: tuple[int, int, int]) -> None:
     x, y = at
     draw.ellipse((x - 8, y - 8, x + 8, y + 8), fill=colour, outline=_PAPER, width=2)
 
 
-def _mark_truth(draw: ImageDraw.ImageDraw, at: tuple[float, float]) -> None:
+def _mark_truth(draw: ImageDraw.ImageDraw, at: Position) -> None:
     x, y = at
     for colour, reach, width in ((_INK, 9, 6), (_TRUTH, 8, 3)):
         draw.line((x - reach, y - reach, x + reach, y + reach), colour, width)
@@ -170,9 +186,9 @@ def _draw_legend(draw: ImageDraw.ImageDraw, top: int, photos: Sequence[LocatedPh
         (f"truth ({known})", None),
     ):
         if colour is None:
-            _mark_truth(draw, (x, y))
+            _mark_truth(draw, np.array([x, y]))
         else:
-            _mark_estimate(draw, (x, y), colour)
+            _mark_estimate(draw, np.array([x, y]), colour)
         draw.text((x + 16, y), text, _INK, _font(), anchor="lm")
         x += 48 + draw.textlength(text, _font())
     draw.text((2 * _MARGIN - 8, y + _LINE), "A line joins each estimate to its truth.", _FAINT, _font(), anchor="lm")

@@ -69,8 +69,9 @@ class Preprocess:
         if self.fit == "crop":
             scale = min(width / self.width_px, height / self.height_px)
             crop_w, crop_h = self.width_px * scale, self.height_px * scale
-            left, top = (width - crop_w) / 2, (height - crop_h) / 2
-            right, bottom = left + crop_w, top + crop_h
+            # Rounding may put the box a hair outside the picture, which Pillow refuses.
+            left, top = max(0.0, (width - crop_w) / 2), max(0.0, (height - crop_h) / 2)
+            right, bottom = min(float(width), left + crop_w), min(float(height), top + crop_h)
         resized = Image.fromarray(image).resize(
             (self.width_px, self.height_px), _RESAMPLING[self.interpolation], box=(left, top, right, bottom)
         )
