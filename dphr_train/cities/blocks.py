@@ -24,6 +24,7 @@ from dphr_train.cities.draw import BARREL, FLAT, GABLE, HIP, OPEN_GROUND, SAWTOO
 from dphr_train.cities.layout import (
     CAMPUS,
     CAR,
+    DISTRICT_KIND,
     DOWNTOWN,
     ESTATE,
     GRASS,
@@ -70,7 +71,7 @@ class Block:
 
 def fill_block(draft: Draft, block: Block) -> None:
     """Build on a block, plant it, and line its streets with trees and parked cars."""
-    kind = int(draft.districts.kind[block.district])
+    kind = int(draft.districts[block.district, DISTRICT_KIND])
     _FILL[kind](draft, block)
     if kind != GREEN:
         _line_streets(draft, block)

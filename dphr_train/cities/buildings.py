@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dphr_train.cities.draw import ANYWHERE, BARREL, FLAT, GABLE, HIP, OPEN_GROUND, SAWTOOTH, draw_box, draw_building
 from dphr_train.cities.draw import footprint_is_free as is_free
-from dphr_train.cities.layout import DISTRICT_KINDS, PARKING, ROOF, DistrictMap, Rasters
+from dphr_train.cities.layout import DISTRICT_KIND, DISTRICT_KINDS, PARKING, ROOF, Rasters
 
 Colour = tuple[float, float, float]
 Rect = tuple[float, float, float, float]
@@ -108,7 +108,7 @@ class Draft:
 
     rng: np.random.Generator
     rasters: Rasters
-    districts: DistrictMap
+    districts: NDArray[np.float64]
     size_m: float
     noise_seed: int
     looks: dict[int, list[Look]]
@@ -185,7 +185,7 @@ def _raise(
         red, green, blue, float(rng.integers(1 << 20)),
     )  # fmt: skip
     draft.facades.append(facade)
-    kind = int(draft.districts.kind[district])
+    kind = int(draft.districts[district, DISTRICT_KIND])
     draft.buildings.append(Building(number, x, y, plan.eave, kind))
     for rect in rects.tolist():
         if plan.roof == FLAT and plan.clutter:

@@ -16,6 +16,7 @@ from dphr_train.cities.draw import draw_trees
 from dphr_train.cities.layout import (
     CELL_M,
     DISTRICT_STEP_M,
+    DISTRICT_WARP_M,
     HOUSES,
     Rasters,
     empty_rasters,
@@ -65,7 +66,7 @@ def build_city(seed: int, size_m: int, origin: GeoPoint) -> City:
     rasters = empty_rasters(int(size_m / CELL_M))
     paint_ground(rasters, districts, noise_seed)
     draft = Draft(rng, rasters, districts, size_m, noise_seed, draw_looks(rng))
-    for district in range(len(districts.x)):
+    for district in range(len(districts)):
         for block in _blocks(draft, district):
             fill_block(draft, block)
     draw_trees(rasters, np.array(draft.trees, np.float64).reshape(-1, 6), noise_seed + 3)
@@ -77,15 +78,14 @@ def build_city(seed: int, size_m: int, origin: GeoPoint) -> City:
 
 def _blocks(draft: Draft, district: int) -> list[Block]:
     """The blocks of a district whose centres lie in the city and in the district."""
-    plan, found = draft.districts, []
-    pitch_u, pitch_v = float(plan.block_u[district]), float(plan.block_v[district])
-    angle, road_m = float(plan.angle[district]), float(plan.road_m[district])
+    centre_x, centre_y, angle, pitch_u, pitch_v, road_m = draft.districts[district, :DISTRICT_WARP_M].tolist()
+    found = []
     cos, sin = math.cos(angle), math.sin(angle)
     reach = int(DISTRICT_STEP_M * _GRID_REACH / min(pitch_u, pitch_v)) + 1
     for i in range(-reach, reach):
         for j in range(-reach, reach):
             u, v = (i + 0.5) * pitch_u, (j + 0.5) * pitch_v
-            x, y = float(plan.x[district]) + u * cos - v * sin, float(plan.y[district]) + u * sin + v * cos
+            x, y = centre_x + u * cos - v * sin, centre_y + u * sin + v * cos
             inside = 0 < x < draft.size_m and 0 < y < draft.size_m
             if inside and draft.rasters.district[int(y / CELL_M), int(x / CELL_M)] == district:
                 found.append(Block(district, x, y, angle, pitch_u, pitch_v, road_m))

@@ -27,6 +27,19 @@ _KIND_SHARE = (0.2, 0.22, 0.2, 0.12, 0.18, 0.08)
 _BLOCK_M = ((78, 66), (120, 62), (120, 96), (130, 100), (120, 105), (200, 200))
 _WARP_M = (14, 70, 30, 8, 40, 30)
 
+# Columns of the district table, float64 (D, 8): centre (m), street direction (rad), block size, road width and waviness
+# (m), kind.
+(
+    DISTRICT_X,
+    DISTRICT_Y,
+    DISTRICT_ANGLE,
+    DISTRICT_BLOCK_U,
+    DISTRICT_BLOCK_V,
+    DISTRICT_ROAD_M,
+    DISTRICT_WARP_M,
+    DISTRICT_KIND,
+) = range(8)
+
 _MAIN_ROAD_M = 9.0  # half width
 _MAIN_WALK_M = 12.5
 _WALK_M = 2.2
@@ -38,7 +51,7 @@ class Rasters(NamedTuple):
     """A city seen from above, (rows, columns) with row 0 in the north and cells of CELL_M.
 
     height float32, metres; colour uint8 (.., 3), RGB under white light; material uint8, one of the constants above;
-    object_id int32, a building above 0, a tree below 0, otherwise 0; district int16, row of the district map.
+    object_id int32, a building above 0, a tree below 0, otherwise 0; district int16, row of the district table.
     """
 
     height: NDArray[np.float32]
@@ -46,19 +59,6 @@ class Rasters(NamedTuple):
     material: NDArray[np.uint8]
     object_id: NDArray[np.int32]
     district: NDArray[np.int16]
-
-
-class DistrictMap(NamedTuple):
-    """One entry a district: centre (m), street direction (rad), block size, road width and waviness (m), kind."""
-
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    angle: NDArray[np.float64]
-    block_u: NDArray[np.float64]
-    block_v: NDArray[np.float64]
-    road_m: NDArray[np.float64]
-    warp_m: NDArray[np.float64]
-    kind: NDArray[np.int64]
 
 
 class Nearest(NamedTuple):
@@ -113,8 +113,8 @@ def empty_rasters(side: int) -> Rasters:
     )
 
 
-def plan_districts(rng: np.random.Generator, size_m: float) -> DistrictMap:
-    """Draw the districts of a city of size_m x size_m metres."""
+def plan_districts(rng: np.random.Generator, size_m: float) -> NDArray[np.float64]:
+    """Draw the districts of a city of size_m x size_m metres: float64 (D, 8), see DISTRICT_X and on."""
     steps = math.ceil(size_m / DISTRICT_STEP_M) + 1
     rows = []
     for i in range(steps):
@@ -125,8 +125,7 @@ def plan_districts(rng: np.random.Generator, size_m: float) -> DistrictMap:
             block_u = _BLOCK_M[kind][0] * rng.uniform(0.85, 1.2)
             block_v = _BLOCK_M[kind][1] * rng.uniform(0.9, 1.15)
             rows.append((x, y, rng.uniform(0, math.pi), block_u, block_v, rng.uniform(7, 11), _WARP_M[kind], kind))
-    table = np.array(rows, np.float64)
-    return DistrictMap(*(np.ascontiguousarray(table[:, k]) for k in range(7)), kind=table[:, 7].astype(np.int64))
+    return np.array(rows, np.float64)
 
 
 @njit(cache=True)
@@ -134,8 +133,8 @@ def _nearest_district(x, y, districts, seed):
     wavy_x = x + 60.0 * (fractal_noise(x / 260, y / 260, seed) - 0.5)
     wavy_y = y + 60.0 * (fractal_noise(x / 260, y / 260, seed + 9) - 0.5)
     first, second, index = 1e9, 1e9, 0
-    for i in range(districts.x.shape[0]):
-        distance = math.sqrt((wavy_x - districts.x[i]) ** 2 + (wavy_y - districts.y[i]) ** 2)
+    for i in range(districts.shape[0]):
+        distance = math.sqrt((wavy_x - districts[i, DISTRICT_X]) ** 2 + (wavy_y - districts[i, DISTRICT_Y]) ** 2)
         if distance < first:
             first, second, index = distance, first, i
         elif distance < second:
@@ -145,16 +144,16 @@ def _nearest_district(x, y, districts, seed):
 
 @njit(cache=True)
 def _street(x, y, district, districts, seed):
-    warp = districts.warp_m[district]
-    dx = x - districts.x[district] + warp * (fractal_noise(x / 200, y / 200, seed + 31) - 0.5)
-    dy = y - districts.y[district] + warp * (fractal_noise(x / 200, y / 200, seed + 47) - 0.5)
-    cos, sin = math.cos(districts.angle[district]), math.sin(districts.angle[district])
+    warp = districts[district, DISTRICT_WARP_M]
+    dx = x - districts[district, DISTRICT_X] + warp * (fractal_noise(x / 200, y / 200, seed + 31) - 0.5)
+    dy = y - districts[district, DISTRICT_Y] + warp * (fractal_noise(x / 200, y / 200, seed + 47) - 0.5)
+    cos, sin = math.cos(districts[district, DISTRICT_ANGLE]), math.sin(districts[district, DISTRICT_ANGLE])
     u, v = dx * cos + dy * sin, -dx * sin + dy * cos
-    size_u, size_v = districts.block_u[district], districts.block_v[district]
+    size_u, size_v = districts[district, DISTRICT_BLOCK_U], districts[district, DISTRICT_BLOCK_V]
     block_u, block_v = int(math.floor(u / size_u)), int(math.floor(v / size_v))
     line_u, line_v = int(math.floor(u / size_u + 0.5)), int(math.floor(v / size_v + 0.5))
     across_u, across_v = abs(u - line_u * size_u), abs(v - line_v * size_v)
-    no_streets = districts.kind[district] == GREEN
+    no_streets = districts[district, DISTRICT_KIND] == GREEN
     if no_streets or random01(line_u, block_v, seed + 100 + district) < _MISSING_STREETS:
         across_u = _NO_STREET_M
     if no_streets or random01(block_u, line_v, seed + 200 + district) < _MISSING_STREETS:
@@ -218,8 +217,8 @@ def _block_material(x, y, border_m, kind, street, district, seed):
 
 @njit(cache=True)
 def _grass(street, districts, district, seed, texture):
-    lot_u = street.block_u * 3 + int((street.u - street.block_u * districts.block_u[district]) / 20)
-    lot_v = street.block_v * 3 + int((street.v - street.block_v * districts.block_v[district]) / 24)
+    lot_u = street.block_u * 3 + int((street.u - street.block_u * districts[district, DISTRICT_BLOCK_U]) / 20)
+    lot_v = street.block_v * 3 + int((street.v - street.block_v * districts[district, DISTRICT_BLOCK_V]) / 24)
     dry = 0.35 * texture.coarse + 0.4 * random01(lot_u, lot_v, seed + 302 + district)
     medium, fine = texture.medium - 0.5, texture.fine - 0.5
     return Surface(
@@ -256,20 +255,21 @@ def _surface(x, y, near, districts, seed, texture):
         return _kerb(150.0, 9.0, texture)
     district = near.index
     street = _street(x, y, district, districts, seed)
-    half_road = districts.road_m[district] * 0.5
+    half_road = districts[district, DISTRICT_ROAD_M] * 0.5
     distance = min(street.across_u, street.across_v)
     if distance < half_road:
-        return _side_street(street, districts.road_m[district], district, seed, texture)
+        return _side_street(street, districts[district, DISTRICT_ROAD_M], district, seed, texture)
     if distance < half_road + _WALK_M:
         return _kerb(148.0, 8.0, texture)
-    material = _block_material(x, y, near.border_m, districts.kind[district], street, district, seed)
+    material = _block_material(x, y, near.border_m, districts[district, DISTRICT_KIND], street, district, seed)
     return _block_interior(material, street, districts, district, seed, texture)
 
 
 @njit(cache=True)
 def paint_ground(rasters, districts, seed):
     """Fill colour, material and district of every cell with the bare ground of the city."""
-    rows, columns = rasters.height.shape
+    colour, material, district = rasters.colour, rasters.material, rasters.district
+    rows, columns = material.shape
     for row in range(rows):
         for column in range(columns):
             x, y = column * CELL_M, row * CELL_M
@@ -280,8 +280,8 @@ def paint_ground(rasters, districts, seed):
             )
             near = _nearest_district(x, y, districts, seed)
             surface = _surface(x, y, near, districts, seed, texture)
-            rasters.colour[row, column, 0] = min(255.0, max(0.0, surface.red))
-            rasters.colour[row, column, 1] = min(255.0, max(0.0, surface.green))
-            rasters.colour[row, column, 2] = min(255.0, max(0.0, surface.blue))
-            rasters.material[row, column] = surface.material
-            rasters.district[row, column] = near.index
+            colour[row, column, 0] = min(255.0, max(0.0, surface.red))
+            colour[row, column, 1] = min(255.0, max(0.0, surface.green))
+            colour[row, column, 2] = min(255.0, max(0.0, surface.blue))
+            material[row, column] = surface.material
+            district[row, column] = near.index
