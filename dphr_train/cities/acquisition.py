@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from dphr_train.cities.buildings import CAR_COLOURS
 from dphr_train.cities.city import City
+from dphr_train.cities.compiled import kernel
 from dphr_train.cities.draw import draw_box
 from dphr_train.cities.layout import CAR, CELL_M, PARKING, PAVED, ROAD, Rasters
 
@@ -202,7 +202,7 @@ def _park_cars(city: City, rasters: Rasters, origin_x: float, origin_y: float, c
     draw_cars(rasters, np.ascontiguousarray(cars), _CAR_COLOURS[which[taken]])
 
 
-@njit(cache=True)
+@kernel
 def draw_cars(rasters, cars, colours):
     """Draw cars on roads and car parks.
 
@@ -223,7 +223,7 @@ def draw_cars(rasters, cars, colours):
             )
 
 
-@njit(cache=True)
+@kernel
 def sweep_shadow(height, sun_x, sun_y, slope, shadow):
     """Height below which each cell lies in shadow, in one sweep that walks away from the sun.
 
@@ -261,7 +261,7 @@ def sweep_shadow(height, sun_x, sun_y, slope, shadow):
                 shadow[here, j] = near * (1 - share) + far * share - drop
 
 
-@njit(cache=True)
+@kernel
 def mean_height(height, radius, out):
     """Mean over a square of 2 radius + 1 cells; what lies outside the raster counts as 0. Fills `out`."""
     rows, columns = height.shape
@@ -287,7 +287,7 @@ def mean_height(height, radius, out):
                 out[row, column] = total_of[column] / area
 
 
-@njit(cache=True)
+@kernel
 def greatest_height(height, out):
     """Greatest height in every block of BLOCK_CELLS x BLOCK_CELLS cells; out starts as zeros."""
     rows, columns = height.shape

@@ -62,3 +62,9 @@ class CitiesConfig:
         value = getattr(self, name)
         if not lowest <= value <= highest:
             raise ConfigError(f"{name} is {value}; it has to lie between {lowest} and {highest}.")
+
+
+def places_of_city(config: CitiesConfig, index: int) -> int:
+    """Training places of one city: as even as it goes, the first cities take the rest."""
+    share, rest = divmod(config.train_places, config.train_cities)
+    return share + (index < rest)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
+from dphr_train.cities.compiled import kernel
 from dphr_train.cities.layout import CAR, CELL_M, ROAD, ROOF, TREE, WATER
 from dphr_train.cities.noise import fractal_noise, random01
 
@@ -21,7 +20,7 @@ _SAWTOOTH_M = 8.0
 _SAWTOOTH_RISE_M = 2.5
 
 
-@njit(cache=True)
+@kernel
 def _reach(rects):
     """Radius in metres of the circle that holds every rectangle, with some room."""
     widest = 0.0
@@ -31,7 +30,7 @@ def _reach(rects):
     return widest * 1.4143 + 3.0
 
 
-@njit(cache=True)
+@kernel
 def footprint_is_free(rasters, x, y, angle, rects, district):
     """Whether a building fits: inside the raster and its district, 2 m from road, roof and water.
 
@@ -61,7 +60,7 @@ def footprint_is_free(rasters, x, y, angle, rects, district):
     return True
 
 
-@njit(cache=True)
+@kernel
 def _roof_height(roof, eave_m, slope, along_m, edge_u, edge_v, size_u, size_v):
     """Height of a roof at a point that lies edge_u and edge_v inside the rectangle's sides."""
     wide = size_u >= size_v
@@ -79,7 +78,7 @@ def _roof_height(roof, eave_m, slope, along_m, edge_u, edge_v, size_u, size_v):
     return eave_m
 
 
-@njit(cache=True)
+@kernel
 def _roof_tone(roof, u, v, edge_m, along_m, building, seed, fine):
     """Brightness of the roof's covering, about 1: stains, tile rows, parapet, glass of a sawtooth."""
     tone = 1.0 + 0.18 * (fractal_noise(u / 5 + building, v / 5, seed) - 0.5) + 0.08 * (fine - 0.5)
@@ -97,7 +96,7 @@ def _roof_tone(roof, u, v, edge_m, along_m, building, seed, fine):
     return tone
 
 
-@njit(cache=True)
+@kernel
 def draw_building(rasters, x, y, angle, rects, roof, eave_m, slope, colour, building, seed):
     """Raise a building over the union of `rects` (see footprint_is_free) and cover it with its roof.
 
@@ -132,7 +131,7 @@ def draw_building(rasters, x, y, angle, rects, roof, eave_m, slope, colour, buil
             rasters.object_id[row, column] = building
 
 
-@njit(cache=True)
+@kernel
 def draw_box(rasters, x, y, angle, half_u, half_v, top_m, stacked, colour, material, where):
     """Draw a box of 2 half_u x 2 half_v metres.
 
@@ -166,7 +165,7 @@ def draw_box(rasters, x, y, angle, half_u, half_v, top_m, stacked, colour, mater
                 rasters.material[row, column] = material
 
 
-@njit(cache=True)
+@kernel
 def _crown_height(distance, height_m, conifer):
     """Height of a tree's surface at `distance` (0 trunk .. 1 rim)."""
     if conifer:
@@ -174,7 +173,7 @@ def _crown_height(distance, height_m, conifer):
     return height_m * (0.45 + 0.55 * math.sqrt(1.0 - distance * distance))
 
 
-@njit(cache=True)
+@kernel
 def _draw_tree(rasters, tree, number, seed):
     rows, columns = rasters.height.shape
     x, y, radius = tree[0], tree[1], tree[2]
@@ -197,7 +196,7 @@ def _draw_tree(rasters, tree, number, seed):
             rasters.object_id[row, column] = -1 - number
 
 
-@njit(cache=True)
+@kernel
 def draw_trees(rasters, trees, seed):
     """Grow trees; none on roads, roofs or water.
 

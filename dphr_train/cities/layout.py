@@ -10,9 +10,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from dphr_train.cities.compiled import kernel
 from dphr_train.cities.noise import fractal_noise, random01
 
 CELL_M = 0.5  # side of a raster cell
@@ -128,7 +128,7 @@ def plan_districts(rng: np.random.Generator, size_m: float) -> NDArray[np.float6
     return np.array(rows, np.float64)
 
 
-@njit(cache=True)
+@kernel
 def _nearest_district(x, y, districts, seed):
     wavy_x = x + 60.0 * (fractal_noise(x / 260, y / 260, seed) - 0.5)
     wavy_y = y + 60.0 * (fractal_noise(x / 260, y / 260, seed + 9) - 0.5)
@@ -142,7 +142,7 @@ def _nearest_district(x, y, districts, seed):
     return Nearest(index, (second - first) * 0.5)
 
 
-@njit(cache=True)
+@kernel
 def _street(x, y, district, districts, seed):
     warp = districts[district, DISTRICT_WARP_M]
     dx = x - districts[district, DISTRICT_X] + warp * (fractal_noise(x / 200, y / 200, seed + 31) - 0.5)
@@ -161,7 +161,7 @@ def _street(x, y, district, districts, seed):
     return Street(u, v, block_u, block_v, across_u, across_v, line_u, line_v)
 
 
-@njit(cache=True)
+@kernel
 def _main_road(x, y, border_m, texture):
     if border_m < 1.0:  # planted strip in the middle
         return Surface(ROAD, 92.0, 104.0, 70.0)
@@ -171,7 +171,7 @@ def _main_road(x, y, border_m, texture):
     return Surface(ROAD, grey, grey, grey + 2)
 
 
-@njit(cache=True)
+@kernel
 def _side_street(street, road_m, district, seed, texture):
     near, far = min(street.across_u, street.across_v), max(street.across_u, street.across_v)
     along = street.v if street.across_u < street.across_v else street.u
@@ -184,13 +184,13 @@ def _side_street(street, road_m, district, seed, texture):
     return Surface(ROAD, grey, grey, grey + 1)
 
 
-@njit(cache=True)
+@kernel
 def _kerb(base, blue_shift, texture):
     grey = base + 20 * texture.medium + 14 * (texture.fine - 0.5)
     return Surface(WALK, grey, grey - 3, grey - blue_shift)
 
 
-@njit(cache=True)
+@kernel
 def _park_material(x, y, border_m, seed):
     lake = fractal_noise(x / 110, y / 110, seed + 61)
     if border_m > 25 and lake > 0.62:
@@ -202,7 +202,7 @@ def _park_material(x, y, border_m, seed):
     return GRASS
 
 
-@njit(cache=True)
+@kernel
 def _block_material(x, y, border_m, kind, street, district, seed):
     if kind == GREEN:
         return _park_material(x, y, border_m, seed)
@@ -215,7 +215,7 @@ def _block_material(x, y, border_m, kind, street, district, seed):
     return GRASS
 
 
-@njit(cache=True)
+@kernel
 def _grass(street, districts, district, seed, texture):
     lot_u = street.block_u * 3 + int((street.u - street.block_u * districts[district, DISTRICT_BLOCK_U]) / 20)
     lot_v = street.block_v * 3 + int((street.v - street.block_v * districts[district, DISTRICT_BLOCK_V]) / 24)
@@ -229,7 +229,7 @@ def _grass(street, districts, district, seed, texture):
     )
 
 
-@njit(cache=True)
+@kernel
 def _block_interior(material, street, districts, district, seed, texture):
     if material == GRASS:
         return _grass(street, districts, district, seed, texture)
@@ -247,7 +247,7 @@ def _block_interior(material, street, districts, district, seed, texture):
     return Surface(PAVED, grey, grey - 2, grey - 8)
 
 
-@njit(cache=True)
+@kernel
 def _surface(x, y, near, districts, seed, texture):
     if near.border_m < _MAIN_ROAD_M:
         return _main_road(x, y, near.border_m, texture)
@@ -265,7 +265,7 @@ def _surface(x, y, near, districts, seed, texture):
     return _block_interior(material, street, districts, district, seed, texture)
 
 
-@njit(cache=True)
+@kernel
 def paint_ground(rasters, districts, seed):
     """Fill colour, material and district of every cell with the bare ground of the city."""
     colour, material, district = rasters.colour, rasters.material, rasters.district

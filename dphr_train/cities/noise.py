@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from numba import njit, uint32
+from dphr_train.cities.compiled import kernel, small_kernel, uint32
 
 _MIX_A, _MIX_B, _MIX_C = 374761393, 668265263, 2246822519
 _STIR_1, _STIR_2 = 1274126177, 2654435761
 _UNIT = 1.0 / 16777216.0
 
 
-@njit(cache=True, inline="always")
+@small_kernel
 def random01(a, b, c):
     """A number in [0, 1) with 24 random bits that depends on the integers a, b and c alone."""
     x = uint32(uint32(a) * uint32(_MIX_A) + uint32(b) * uint32(_MIX_B) + uint32(c) * uint32(_MIX_C))
@@ -21,7 +21,7 @@ def random01(a, b, c):
     return (x & uint32(0xFFFFFF)) * _UNIT
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def value_noise(x, y, seed):
     """Smooth noise in [0, 1) with a grid of size 1: random values at the corners, blended by 3t^2 - 2t^3."""
     column, row = math.floor(x), math.floor(y)
@@ -33,7 +33,7 @@ def value_noise(x, y, seed):
     return (a + (b - a) * tx) * (1.0 - ty) + (c + (d - c) * tx) * ty
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def fractal_noise(x, y, seed):
     """Three octaves of value noise with weights 0.5, 0.3 and 0.2; in [0, 1), mean 0.5."""
     return (

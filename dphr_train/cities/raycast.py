@@ -6,11 +6,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from dphr_train.cities.acquisition import BLOCK_CELLS, Acquisition
 from dphr_train.cities.camera import Rays
+from dphr_train.cities.compiled import kernel
 from dphr_train.cities.layout import CELL_M
 from dphr_train.cities.noise import fractal_noise
 from dphr_train.cities.shading import Hit, Rgb, shade, through_haze
@@ -61,13 +61,13 @@ class Contact(NamedTuple):
     side: bool
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _exit(start, inverse, border_low, border_high):
     """Ray length at which a coordinate leaves [border_low, border_high]; `inverse` is 1 / its direction."""
     return ((border_high if inverse > 0 else border_low) - start) * inverse
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _march(height, coarse, ray, highest_m):
     """Follow a ray that points down until it meets the height field or leaves it."""
     if ray.dz > _HORIZON:
@@ -102,7 +102,7 @@ def _march(height, coarse, ray, highest_m):
     return Contact(False, ground, 0, 0, False)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _background(ray, t, light):
     """What lies outside the city: haze above the horizon, fields below."""
     if ray.dz > _HORIZON:
@@ -112,13 +112,13 @@ def _background(ray, t, light):
     return through_haze(100 * tone, 106 * tone, 88 * tone, t, light)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _inverse(value):
     """1 / value, finite for a ray that runs along an axis."""
     return 1.0 / (math.copysign(1e-7, value) if abs(value) < 1e-7 else value)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _ray(basis, u, v, perspective):
     aside_x, aside_y = u * basis.right_x + v * basis.down_x, u * basis.right_y + v * basis.down_y
     aside_z = u * basis.right_z + v * basis.down_z
@@ -133,7 +133,7 @@ def _ray(basis, u, v, perspective):
     return Ray(x, y, z, dx, dy, dz, _inverse(dx), _inverse(dy))
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _hit(contact, ray, perspective, pixel, light):
     """A contact for shading; `pixel` is its size in metres, per metre of distance for a perspective camera."""
     t = contact.t
@@ -142,7 +142,7 @@ def _hit(contact, ray, perspective, pixel, light):
     return Hit(contact.row, contact.column, x, y, z, contact.side, ray.dx, ray.dy, distance_m, pixel_m)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _cast(scene, light, basis, scale, perspective, samples, image):
     """Fill image float32 (H, W, 3) with the mean of samples x samples rays per pixel."""
     height, colour, material, object_id = scene.height, scene.colour, scene.material, scene.object_id

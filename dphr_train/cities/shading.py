@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from numba import njit
-
 from dphr_train.cities.buildings import (
     BANDS,
     CURTAIN,
@@ -23,6 +21,7 @@ from dphr_train.cities.buildings import (
     HOLES,
     SMALL_HOLES,
 )
+from dphr_train.cities.compiled import kernel
 from dphr_train.cities.layout import CAR, CELL_M, GRASS, PARKING, ROAD, ROOF, TREE, WATER
 from dphr_train.cities.noise import fractal_noise, random01
 
@@ -76,7 +75,7 @@ class Rgb(NamedTuple):
     blue: float
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _wall(height, hit, angle):
     """The wall of a building that faces the ray and has free space in front."""
     cos, sin = math.cos(angle), math.sin(angle)
@@ -99,7 +98,7 @@ def _wall(height, hit, angle):
     return Wall(nx, ny, number)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _glass_share(style, in_storey, in_bay, window_share, pixel_m):
     """1 on a window, 0 beside; fades to the facade's mean where the pixel is too large for the pattern."""
     glass, mean = 0.0, 0.0
@@ -119,7 +118,7 @@ def _glass_share(style, in_storey, in_bay, window_share, pixel_m):
     return glass * (1.0 - far) + mean * far
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _shed_tone(along, bay, in_bay, z, pixel_m):
     """Brightness of a corrugated wall, with gates at the bottom."""
     ribs = 1.0 if pixel_m > 0.45 else 0.92 + 0.16 * (int(along / 0.8) & 1)
@@ -127,7 +126,7 @@ def _shed_tone(along, bay, in_bay, z, pixel_m):
     return ribs * 0.55 if gate else ribs
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _facade(height, facades, light, hit, building):
     wall = _wall(height, hit, facades[building, FACADE_ANGLE])
     along = -(hit.x + light.origin_x) * wall.ny + (hit.y + light.origin_y) * wall.nx
@@ -156,7 +155,7 @@ def _facade(height, facades, light, hit, building):
     return Tone(red, green, blue, wall.nx, wall.ny, 0.0, 0.12 * glass)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _slope(difference, limit, keep):
     """Height difference over two cells; beyond the limit an edge: flattened, or kept at the limit for trees."""
     if abs(difference) <= limit:
@@ -164,7 +163,7 @@ def _slope(difference, limit, keep):
     return math.copysign(limit, difference) if keep else 0.0
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _season(red, green, blue, material, tree, light):
     """Autumn leaves, tree by tree, and dry grass."""
     mean = (red + green + blue) / 3.0
@@ -182,7 +181,7 @@ def _season(red, green, blue, material, tree, light):
     )
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _side_dimming(material, side, below_top_m):
     """How much darker the sides of trees, cars and roof objects are than their tops."""
     if material == TREE:
@@ -192,7 +191,7 @@ def _side_dimming(material, side, below_top_m):
     return 0.75 if side and material == CAR and below_top_m > 0.3 else 1.0
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _surface(height, colour, material, tree, light, hit):
     """Ground, roofs, trees and cars: everything that is not a wall."""
     row, column = hit.row, hit.column
@@ -214,7 +213,7 @@ def _surface(height, colour, material, tree, light, hit):
     return Tone(red, green, blue, nx, ny, nz, 0.35 if material == WATER else 0.0)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _sunlit(shadow_m, hit, tone):
     """Share of direct sun at the point, 0 in shadow .. 1, soft over 0.6 m."""
     row, column = hit.row, hit.column
@@ -226,7 +225,7 @@ def _sunlit(shadow_m, hit, tone):
     return min(1.0, max(0.0, (hit.z + 0.25 - shadow_m[row, column]) / 0.6))
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def through_haze(red, green, blue, distance_m, light):
     """A colour seen through `distance_m` of haze."""
     haze = 1.0 - math.exp(-distance_m / light.haze_m)
@@ -237,7 +236,7 @@ def through_haze(red, green, blue, distance_m, light):
     )
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def shade(height, colour, material, object_id, facades, shadow_m, ambient_m, light, hit):
     """Radiance of a hit as Rgb: material lit by sun and sky, mirrored sky on glass and water, haze on the way.
 
@@ -254,7 +253,7 @@ def shade(height, colour, material, object_id, facades, shadow_m, ambient_m, lig
     return _lit(tone, light, sunlit, open_sky, hit.distance_m)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _lit(tone, light, sunlit, open_sky, distance_m):
     """A surface in the light of sun and sky, as seen from `distance_m` away."""
     facing = max(0.0, tone.nx * light.sun_x + tone.ny * light.sun_y + tone.nz * light.sun_z)

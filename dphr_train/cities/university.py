@@ -11,7 +11,7 @@ import numpy as np
 from dphr_train.cities.buildings import Building
 from dphr_train.cities.camera import spiral
 from dphr_train.cities.city import City
-from dphr_train.cities.config import UNIVERSITY_VIEWS, CitiesConfig
+from dphr_train.cities.config import UNIVERSITY_VIEWS, CitiesConfig, places_of_city
 from dphr_train.cities.places import PlacePlan, Shot, drone_conditions, pick_buildings, satellite_shot
 from dphr_train.cities.writer import CityTask, write_benchmark
 
@@ -19,6 +19,9 @@ _AIM_JITTER_M = 6.0
 _HEADING_JITTER_DEG = 6.0
 _PITCH_JITTER_DEG = 3.0
 _FOV_DEG = (36.0, 46.0)
+_TRAIN = ("train/{view}",)
+_QUERY = ("test/query_{view}", "test/gallery_{view}")
+_DISTRACTOR = ("test/gallery_{view}",)
 
 
 def write_university1652(config: CitiesConfig, root: Path) -> None:
@@ -40,37 +43,21 @@ def _tasks(config: CitiesConfig) -> list[CityTask]:
     tasks, first = [], 0
     for index in range(config.train_cities):
         count = places_of_city(config, index)
-        tasks.append(CityTask("train", index, count, _plan_train(config, first, count)))
+        tasks.append(CityTask("train", index, count, _planner(first, count, config.train_views, count, _TRAIN)))
         first += count
     count = config.test_places + config.distractors
-    tasks.append(CityTask("test", 0, count, _plan_test(config, first, count)))
+    tasks.append(CityTask("test", 0, count, _planner(first, count, config.test_views, config.test_places, _QUERY)))
     return tasks
 
 
-def places_of_city(config: CitiesConfig, index: int) -> int:
-    """Training places of one city: as even as it goes, the first cities take the rest."""
-    share, rest = divmod(config.train_places, config.train_cities)
-    return share + (index < rest)
-
-
-def _plan_train(config: CitiesConfig, first: int, count: int) -> Callable[[City], list[PlacePlan]]:
-    def plan(city: City) -> list[PlacePlan]:
-        return [
-            _plan_place(city, building, f"{first + i:04d}", config.train_views, ("train/{view}",))
-            for i, building in enumerate(pick_buildings(city, count))
-        ]
-
-    return plan
-
-
-def _plan_test(config: CitiesConfig, first: int, count: int) -> Callable[[City], list[PlacePlan]]:
-    both, gallery = ("test/query_{view}", "test/gallery_{view}"), ("test/gallery_{view}",)
+def _planner(
+    first: int, count: int, views: int, leading: int, folders: tuple[str, ...]
+) -> Callable[[City], list[PlacePlan]]:
+    """Plan `count` places with ids from `first`; the `leading` ones go to `folders`, the rest are distractors."""
 
     def plan(city: City) -> list[PlacePlan]:
         return [
-            _plan_place(
-                city, building, f"{first + i:04d}", config.test_views, both if i < config.test_places else gallery
-            )
+            _plan_place(city, building, f"{first + i:04d}", views, folders if i < leading else _DISTRACTOR)
             for i, building in enumerate(pick_buildings(city, count))
         ]
 

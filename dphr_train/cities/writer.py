@@ -65,13 +65,16 @@ def write_benchmark(config: CitiesConfig, root: Path, layout: str, tasks: list[C
     write_rows(root / METADATA_FILE, rows)
 
 
-def claim_folder(root: Path, layout: str, config: CitiesConfig) -> None:
+def claim_folder(root: Path, layout: str, config: CitiesConfig, further: dict[str, float] | None = None) -> None:
     """Note the settings in a new folder; in one that was begun, check that they are the same.
+
+    Args:
+        further: settings that are not in the config.
 
     Raises:
         DatasetError: other settings, or a folder with other contents.
     """
-    settings = {"format": FORMAT_VERSION, "layout": layout, **asdict(config)}
+    settings = {"format": FORMAT_VERSION, "layout": layout, **asdict(config), **(further or {})}
     del settings["workers"]
     path = root / SETTINGS_FILE
     if path.exists():

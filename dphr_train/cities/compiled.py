@@ -1,0 +1,19 @@
+"""The only file that imports numba: how every kernel of the package is compiled.
+
+One thread per process and no fast-math, so that the same seed gives the same bytes however many processes work.
+Divisions follow IEEE 754 instead of raising. Compiled code is cached on disk beside the source.
+"""
+
+from __future__ import annotations
+
+from dphr_infer.errors import MissingPackageError
+
+try:
+    from numba import njit, uint32
+except ModuleNotFoundError as error:
+    raise MissingPackageError("numba", "cities", "Generating cities") from error
+
+__all__ = ["kernel", "small_kernel", "uint32"]
+
+kernel = njit(cache=True, error_model="numpy")
+small_kernel = njit(cache=True, error_model="numpy", inline="always")

@@ -1,0 +1,94 @@
+"""The generated benchmark in the prepared folder layout of SUES-200: circles at four heights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from dphr_infer.errors import ConfigError
+from dphr_train.cities.buildings import Building
+from dphr_train.cities.camera import pose_over
+from dphr_train.cities.city import City
+from dphr_train.cities.config import SUES_VIEWS, CitiesConfig, places_of_city
+from dphr_train.cities.places import PlacePlan, Shot, drone_conditions, pick_buildings, satellite_shot
+from dphr_train.cities.writer import CityTask, write_benchmark
+
+HEIGHTS_M = (150, 200, 250, 300)
+
+_PITCH_DEG = (-48.0, -42.0)
+_FOV_DEG = (36.0, 46.0)
+_TRAIN = ("Training/{height}/{view}", "Testing/{height}/gallery_{view}")
+_QUERY = ("Testing/{height}/query_{view}", "Testing/{height}/gallery_{view}")
+_DISTRACTOR = ("Testing/{height}/gallery_{view}",)
+
+
+def write_sues200(config: CitiesConfig, root: Path) -> None:
+    """Write `Training/<h>/{drone,satellite}/<id>` and `Testing/<h>/{query,gallery}_{drone,satellite}/<id>`.
+
+    Ids begin with 0001; drone pictures are `0.jpg` and on, satellite pictures `0.png`, the same at every height. The
+    galleries hold every place: queries, distractors and, as in the original, the training places. Resumes like
+    write_university1652.
+
+    Raises:
+        ConfigError: more than the 50 views of a circle are asked for, or the cities have no room for the places.
+        DatasetError: `root` holds something else or was begun with other settings.
+        StorageError: the disk refused.
+    """
+    views = max(config.train_views, config.test_views)
+    if views > SUES_VIEWS:
+        raise ConfigError(
+            f"{views} views are asked for, but a circle of SUES-200 has {SUES_VIEWS}. Ask for {SUES_VIEWS} or fewer."
+        )
+    write_benchmark(config, root, "sues200", _tasks(config))
+
+
+def _tasks(config: CitiesConfig) -> list[CityTask]:
+    tasks, first = [], 1
+    for index in range(config.train_cities):
+        count = places_of_city(config, index)
+        tasks.append(CityTask("train", index, count, _planner(first, count, config.train_views, count, _TRAIN)))
+        first += count
+    count = config.test_places + config.distractors
+    tasks.append(CityTask("test", 0, count, _planner(first, count, config.test_views, config.test_places, _QUERY)))
+    return tasks
+
+
+def _planner(
+    first: int, count: int, views: int, leading: int, folders: tuple[str, ...]
+) -> Callable[[City], list[PlacePlan]]:
+    """Plan `count` places with ids from `first`; the `leading` ones go to `folders`, the rest are distractors."""
+
+    def plan(city: City) -> list[PlacePlan]:
+        return [
+            _plan_place(city, building, f"{first + i:04d}", views, folders if i < leading else _DISTRACTOR)
+            for i, building in enumerate(pick_buildings(city, count))
+        ]
+
+    return plan
+
+
+def _plan_place(city: City, building: Building, place_id: str, views: int, folders: tuple[str, ...]) -> PlacePlan:
+    rng = np.random.default_rng([city.seed, building.object_id, 13])
+    tile = satellite_shot(
+        building,
+        rng,
+        tuple(
+            f"{folder.format(height=height, view='satellite')}/{place_id}/0.png"
+            for height in HEIGHTS_M
+            for folder in folders
+        ),
+    )
+    conditions = drone_conditions(building, rng)
+    shots = []
+    for level, height in enumerate(HEIGHTS_M):
+        start = rng.uniform(0, 360)
+        for k in range(views):
+            step = int(rng.integers(k * SUES_VIEWS // views, (k + 1) * SUES_VIEWS // views))
+            heading = start + 360 * step / SUES_VIEWS
+            pitch, fov = rng.uniform(*_PITCH_DEG), rng.uniform(*_FOV_DEG)
+            pose = pose_over(building.x, building.y, float(height), heading, pitch, fov)
+            targets = (f"{folder.format(height=height, view='drone')}/{place_id}/{k}.jpg" for folder in folders)
+            shots.append(Shot(level * SUES_VIEWS + k + 1, pose, tuple(targets)))
+    return PlacePlan(place_id, building, tile, conditions, tuple(shots))
