@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +98,61 @@ def write_bundle(folder: Path, *, encoder: str = "grid", preprocess: Preprocess 
     )
     (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
     return open_bundle(folder)
+
+
+@pytest.fixture(scope="session", name="texture")
+def texture_fixture() -> Callable[..., np.ndarray]:
+    """`texture(height, width, seed)`."""
+    return texture
+
+
+@pytest.fixture(scope="session", name="reference_embedding")
+def reference_embedding_fixture() -> Callable[[np.ndarray], np.ndarray]:
+    """`reference_embedding(images)`."""
+    return reference_embedding
+
+
+@pytest.fixture
+def write_map(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a GeoTIFF from an image; the upper left corner lies at (west, north) of the crs."""
+
+    def write(
+        image: np.ndarray,
+        *,
+        crs: str | None = "EPSG:32632",
+        west: float = 400_000.0,
+        north: float = 5_200_000.0,
+        px: float | tuple[float, float] = 0.5,
+        name: str = "map.tif",
+        turn_deg: float = 0.0,
+        **options: object,
+    ) -> Path:
+        import rasterio
+        from rasterio.enums import ColorInterp
+        from rasterio.transform import Affine
+
+        bands = np.moveaxis(image, 2, 0)
+        across, down = (px, px) if isinstance(px, float) else px
+        profile: dict[str, object] = {
+            "driver": "GTiff",
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "count": len(bands),
+            "dtype": image.dtype,
+            **options,
+        }
+        if crs is not None:
+            transform = Affine.translation(west, north) * Affine.rotation(turn_deg) * Affine.scale(across, -down)
+            profile |= {"crs": crs, "transform": transform}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            with rasterio.open(tmp_path / name, "w", **profile) as dataset:
+                dataset.write(bands)
+                if len(bands) == 4:
+                    dataset.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha)
+        return tmp_path / name
+
+    return write
 
 
 @pytest.fixture(scope="session")
