@@ -167,7 +167,8 @@ class MapRaster:
         Raises:
             MapError: the map's projection does not reach a position.
         """
-        easting, northing = self._dataset.transform * (x_px, y_px)
+        t = self._dataset.transform
+        easting, northing = t.c + t.a * x_px + t.b * y_px, t.f + t.d * x_px + t.e * y_px
         longitude, latitude = self._rasterio.warp.transform(self._dataset.crs, "EPSG:4326", easting, northing)
         points = np.stack([np.asarray(latitude, np.float64), np.asarray(longitude, np.float64)], axis=1)
         if not np.isfinite(points).all():
@@ -179,8 +180,8 @@ class MapRaster:
         xs, ys = self._rasterio.warp.transform(
             "EPSG:4326", self._dataset.crs, [point.longitude_deg], [point.latitude_deg]
         )
-        x_px, y_px = ~self._dataset.transform * (xs[0], ys[0])
-        return float(x_px), float(y_px)
+        t = ~self._dataset.transform
+        return float(t.c + t.a * xs[0] + t.b * ys[0]), float(t.f + t.d * xs[0] + t.e * ys[0])
 
     def metres_per_px(self, x_px: NDArray[np.float64], y_px: NDArray[np.float64]) -> NDArray[np.float64]:
         """True metres that a step of one pixel takes, float64 (n, 2): to the right, and down."""

@@ -142,7 +142,8 @@ def write_map(tmp_path: Path) -> Callable[..., Path]:
             **options,
         }
         if crs is not None:
-            transform = Affine.translation(west, north) * Affine.rotation(turn_deg) * Affine.scale(across, -down)
+            cos, sin = np.cos(np.radians(turn_deg)), np.sin(np.radians(turn_deg))
+            transform = Affine(across * cos, down * sin, west, across * sin, -down * cos, north)
             profile |= {"crs": crs, "transform": transform}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
