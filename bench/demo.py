@@ -73,7 +73,7 @@ def training_steps(out: Path) -> list[Step]:
         Step(
             "flight",
             "Fly a drone over the unseen city: 60 photos, their true positions, and a satellite mosaic as GeoTIFF",
-            ("dphr-train", "cities", "flight", str(out / "flight"), *_CITIES, "--frames", "60"),
+            ("dphr-train", "cities", "flight", str(out / "flight"), "--seed", "0", "--image-px", "320", "--frames", "60"),
             (out / "flight",),
             code=("dphr_train/cities",),
             resume=(),
@@ -113,8 +113,8 @@ def locating_steps(out: Path, label: str, title: str, bundle: Path, needs: tuple
     places = (
         ("flight", f"the unseen city, {title}", out / "flight/mosaic.tif", out / "flight/photos",
          ("--tile-m", "160", "--stride-m", "40"), ("--truth", str(out / "flight/truth.csv")), ("flight",)),
-        ("brighton", f"Brighton Beach, real photos, {title}", BRIGHTON / "brighton_beach.tif", BRIGHTON,
-         ("--tile-m", "36", "--stride-m", "4"), ("--truth", str(BRIGHTON / "truth.csv"), "--heading", "north"), ()),
+        ("brighton", f"Brighton Beach, real photos, {title}", BRIGHTON / "brighton_beach.tif", BRIGHTON / "photos",
+         ("--tile-m", "26", "--stride-m", "3"), ("--truth", str(BRIGHTON / "truth.csv"), "--heading", "north"), ()),
     )  # fmt: skip
     for place, place_title, mosaic, photos, tiles, options, place_needs in places:
         gallery, found = out / f"{place}-{label}.gallery", out / f"{place}-{label}"

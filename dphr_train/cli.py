@@ -35,7 +35,7 @@ class Cities:
     def run(self) -> None:
         """Write the images."""
         if self.kind == "flight":
-            from dphr_train.cities.flight_writer import write_flight
+            from dphr_train.cities.flight import write_flight
 
             write_flight(self.config, self.out, self.frames)
         elif self.kind == "sues200":
