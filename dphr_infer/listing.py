@@ -44,7 +44,7 @@ def _properties(photo: LocatedPhoto) -> dict[str, Any]:
 def to_table(photos: Sequence[LocatedPhoto]) -> str:
     """One aligned line for each photo, under a head."""
     width = max([len("photo"), *(len(photo.path.name) for photo in photos)])
-    lines = [f"{'photo':{width}}   latitude   longitude  similarity  accepted  radius   error"]
+    lines = [f"{'photo':{width}}   latitude   longitude  similarity  accepted  radius    error"]
     for photo in photos:
         estimate = photo.estimate
         error = "      -" if photo.error_m is None else f"{photo.error_m:5.1f} m"

@@ -45,8 +45,9 @@ class AcceptRule:
     accepted if, among the top k, at least `agreeing` matches agree, the best one included, and the best similarity is
     at least `min_similarity`. Matches of one place lie side by side; matches of no place scatter over the map.
 
-    What the rule cannot notice: a photo of ground that the map lacks, if one single place on the map resembles it. And
-    where the stride is much smaller than the tile, neighbours share most of their ground and agree easily: ask for more.
+    What the rule cannot notice: a photo of ground that the map lacks, if one single place on the map resembles it.
+    And where the stride is much smaller than the tile, neighbours share most of their ground and agree easily: ask for
+    more.
 
     Attributes:
         agreeing: matches that must agree, the best one included; 1 accepts always.

@@ -51,7 +51,8 @@ def rotate_square(image: NDArray[np.uint8], clockwise_deg: float, model_side_px:
     factor = int(side // (2 * model_side_px))
     if factor > 1:
         picture = picture.reduce(factor)
-    side_px = int(inscribed_side_px(*picture.size, clockwise_deg))
+    # The cosine of 270 degrees is not quite 0: without the small addition a row would be lost to rounding.
+    side_px = int(inscribed_side_px(*picture.size, clockwise_deg) + 1e-6)
     quarters, rest = divmod(clockwise_deg % 360.0, 90.0)
     if rest == 0.0:
         turned = np.rot90(np.asarray(picture), -int(quarters))
