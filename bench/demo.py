@@ -73,7 +73,8 @@ def training_steps(out: Path) -> list[Step]:
         Step(
             "flight",
             "Fly a drone over the unseen city: 60 photos, their true positions, and a satellite mosaic as GeoTIFF",
-            ("dphr-train", "cities", "flight", str(out / "flight"), "--seed", "0", "--image-px", "320", "--frames", "60"),
+            ("dphr-train", "cities", "flight", str(out / "flight"),
+             "--seed", "0", "--image-px", "320", "--frames", "60"),
             (out / "flight",),
             code=("dphr_train/cities",),
             resume=(),
