@@ -88,7 +88,7 @@ def test_a_gallery_on_disk_is_matched_like_one_in_memory(tmp_path) -> None:
 
 def test_memory_stays_within_the_block_while_the_full_matrix_would_not_fit() -> None:
     rng = np.random.default_rng(3)
-    gallery, queries = random_units(rng, 100_000, 8), random_units(rng, 200, 8)  # full matrix: 80 MB
+    gallery, queries = random_units(rng, 40_000, 8), random_units(rng, 200, 8)  # full matrix: 32 MB
     tracemalloc.start()
     NumpyExactMatcher(gallery, block_bytes=4 << 20).match(queries, 10)
     _, peak = tracemalloc.get_traced_memory()
