@@ -271,14 +271,14 @@ def _campus(draft: Draft, block: Block) -> None:
 def _sports_field(draft: Draft, block: Block) -> None:
     colour = _FIELD_COLOURS[draft.rng.integers(len(_FIELD_COLOURS))]
     half_u, half_v = min(46, block.width / 2 - 4), min(30, block.depth / 2 - 4)
-    draft.box(block.x, block.y, block.angle, (half_u + 3, half_v + 3), (160, 84, 62), PAVED, OPEN_GROUND)
-    draft.box(block.x, block.y, block.angle, (half_u, half_v), colour, PAVED, PAVED)
+    draft.box(block.x, block.y, block.angle, (half_u + 3, half_v + 3), (160, 84, 62), PARKING, OPEN_GROUND)
+    draft.box(block.x, block.y, block.angle, (half_u, half_v), colour, PARKING, PARKING)
     for s in (-1, 0, 1):
         x, y = block.at(s * half_u * 0.96, 0)
-        draft.box(x, y, block.angle, (0.25, half_v * 0.94), _LINE, PAVED, PAVED)
+        draft.box(x, y, block.angle, (0.25, half_v * 0.94), _LINE, PARKING, PARKING)
     for s in (-1, 1):
         x, y = block.at(0, s * half_v * 0.94)
-        draft.box(x, y, block.angle, (half_u * 0.96, 0.25), _LINE, PAVED, PAVED)
+        draft.box(x, y, block.angle, (half_u * 0.96, 0.25), _LINE, PARKING, PARKING)
 
 
 def _green(draft: Draft, block: Block) -> None:

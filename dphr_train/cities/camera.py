@@ -77,10 +77,10 @@ def drone_rays(pose: Pose) -> Rays:
 def satellite_rays(x: float, y: float, width_m: float, tilt_deg: float, tilt_azimuth_deg: float, top_m: float) -> Rays:
     """Parallel rays, north up, that meet flat ground in a square of `width_m` around (x, y).
 
-    The ground is where a map has it; what is tall leans away by tan(tilt) of its height.
+    The ground is where a map has it; what is tall leans away from the satellite by tan(tilt) of its height.
 
     Args:
-        tilt_azimuth_deg: direction in which the satellite looks, clockwise from north; tops lean the other way.
+        tilt_azimuth_deg: direction in which the satellite looks and tops lean, clockwise from north.
         top_m: the rays start at this height, above everything.
     """
     azimuth, tilt = math.radians(tilt_azimuth_deg), math.radians(tilt_deg)

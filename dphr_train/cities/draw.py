@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from dphr_train.cities.compiled import kernel
-from dphr_train.cities.layout import CAR, CELL_M, ROAD, ROOF, TREE, WATER
+from dphr_train.cities.layout import CAR, CELL_M, PARKING, ROAD, ROOF, TREE, WATER
 from dphr_train.cities.noise import fractal_noise, random01
 
 FLAT, GABLE, HIP, SAWTOOTH, BARREL = range(5)
@@ -198,7 +198,7 @@ def _draw_tree(rasters, tree, number, seed):
 
 @kernel
 def draw_trees(rasters, trees, seed):
-    """Grow trees; none on roads, roofs or water.
+    """Grow trees; none on roads, car parks, roofs or water.
 
     Args:
         trees: float64 (T, 6), x, y, radius, height in metres, tone 0..1, 1 for a conifer.
@@ -208,5 +208,5 @@ def draw_trees(rasters, trees, seed):
         row = min(rows - 1, max(0, int(trees[i, 1] / CELL_M)))
         column = min(columns - 1, max(0, int(trees[i, 0] / CELL_M)))
         ground = rasters.material[row, column]
-        if ground != ROAD and ground != ROOF and ground != WATER:
+        if ground != ROAD and ground != PARKING and ground != ROOF and ground != WATER:
             _draw_tree(rasters, trees[i], i, seed)

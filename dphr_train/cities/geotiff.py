@@ -27,7 +27,7 @@ def write_geotiff(path: Path, picture: NDArray[np.uint8], centre: GeoPoint, gsd_
     """
     try:
         import rasterio
-        from rasterio.transform import from_origin
+        from rasterio.transform import Affine
         from rasterio.warp import transform
     except ModuleNotFoundError as error:
         raise MissingPackageError("rasterio", "cities", "Writing a georeferenced mosaic") from error
@@ -37,7 +37,7 @@ def write_geotiff(path: Path, picture: NDArray[np.uint8], centre: GeoPoint, gsd_
     (east,), (north,) = transform("EPSG:4326", crs, [centre.longitude_deg], [centre.latitude_deg])
     height, width = picture.shape[:2]
     pixel = gsd_m * UTM_SCALE
-    corner = from_origin(east - width / 2 * pixel, north + height / 2 * pixel, pixel, pixel)
+    corner = Affine(pixel, 0.0, east - width / 2 * pixel, 0.0, -pixel, north + height / 2 * pixel)
     with atomic_file(path) as temporary, rasterio.open(
         temporary, "w", driver="GTiff", width=width, height=height, count=3, dtype="uint8", crs=crs,
         transform=corner, tiled=True, blockxsize=_TILE_PX, blockysize=_TILE_PX, compress="deflate", predictor=2,

@@ -17,6 +17,7 @@ from dphr_train.cities.noise import fractal_noise, random01
 
 CELL_M = 0.5  # side of a raster cell
 
+# PARKING is all paved ground on which no tree grows: car parks, driveways, sports fields.
 ROAD, WALK, PAVED, GRASS, WATER, SOIL, ROOF, TREE, CAR, PARKING = range(10)
 DOWNTOWN, HOUSES, ESTATE, INDUSTRY, CAMPUS, GREEN = range(6)
 DISTRICT_KINDS = 6

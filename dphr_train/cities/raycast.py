@@ -114,8 +114,8 @@ def _background(ray, t, light):
 
 @kernel
 def _inverse(value):
-    """1 / value, finite for a ray that runs along an axis."""
-    return 1.0 / (math.copysign(1e-7, value) if abs(value) < 1e-7 else value)
+    """1 / value; for a ray that runs along an axis a large positive number, so that it never ends at its start."""
+    return 1e7 if abs(value) < 1e-7 else 1.0 / value
 
 
 @kernel
