@@ -17,7 +17,7 @@ from dphr_train.datasets.university1652 import PlaceImage, University1652
 
 MIN_PLACES = 4
 MIN_IMAGES = 16
-DEFAULT_MAX_IMAGES = 2000
+DEFAULT_MAX_IMAGES = 1000
 
 
 @dataclass(frozen=True, slots=True)

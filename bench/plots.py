@@ -1,0 +1,155 @@
+"""The page's pictures, as SVG text. The only file of the benchmark that imports matplotlib."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.cases import END_TO_END
+from bench.record import BenchRecord
+from bench.report import format_share
+from bench.stats import format_ms
+from dphr_infer.errors import MissingPackageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLUE, ORANGE, GREY = "#1f6fb2", "#d9730d", "#8a8f98"
+_SIZE_IN = (4.7, 3.1)
+_MAX_BINS = 50
+_SKEWED = 4.0
+_STYLE = {
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e5e8",
+    "svg.fonttype": "path",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A picture with its caption and what it shows in words, for those who cannot see it."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def _draw(name: str, paint: Callable[[Axes], None], height_in: float = _SIZE_IN[1]) -> str:
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingPackageError("matplotlib", "bench", "Drawing the latency page") from error
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(_SIZE_IN[0], height_in), layout="constrained")
+        paint(figure.subplots())
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def distribution_plot(record: BenchRecord) -> Plot:
+    """Histogram of the end-to-end latency, with its percentiles."""
+    samples = np.array(record.samples_ms[END_TO_END])
+    summary = record.end_to_end
+    skewed = samples.max() > _SKEWED * summary.p50_ms
+
+    def paint(axes: Axes) -> None:
+        bins = min(_MAX_BINS, 2 + int(2 * len(samples) ** 0.5))
+        spread = np.geomspace if skewed else np.linspace
+        axes.hist(samples, spread(samples.min(), max(samples.max(), samples.min() * 1.01), bins), color=BLUE)
+        if skewed:
+            axes.set_xscale("log")
+        top = axes.get_ylim()[1]
+        marks = (("p50", summary.p50_ms, 1.0), ("p90", summary.p90_ms, 0.9), ("p99", summary.p99_ms, 0.8))
+        for label, value, height in marks:
+            if value is not None:
+                axes.axvline(value, color=ORANGE, linewidth=1)
+                axes.annotate(f" {label} {format_ms(value)}", (value, top * height), color="#a1540a", va="top")
+        axes.set_xlabel("end to end, ms" + (" (logarithmic)" if skewed else ""))
+        axes.set_ylabel("calls")
+
+    return Plot(
+        "Latency distribution",
+        f"{summary.n} calls, one photo at a time, file to position.",
+        _draw("distribution", paint),
+    )
+
+
+def stage_plot(record: BenchRecord) -> Plot:
+    """Median of each stage, and of the whole."""
+    names = [*record.stages, END_TO_END]
+    values = [*(summary.p50_ms for summary in record.stages.values()), record.end_to_end.p50_ms]
+
+    def paint(axes: Axes) -> None:
+        bars = axes.barh(names, values, color=[BLUE] * len(record.stages) + [GREY])
+        axes.bar_label(bars, [f" {format_ms(value)}" for value in values])
+        axes.invert_yaxis()
+        axes.margins(x=0.18)
+        axes.set_xlabel("p50, ms")
+
+    return Plot(
+        "Stages", "Median of each stage; the difference to end to end is stated in the table.", _draw("stages", paint)
+    )
+
+
+def throughput_plot(record: BenchRecord) -> Plot:
+    """Images a second by batch size."""
+    sizes = [entry.batch for entry in record.batches]
+
+    def paint(axes: Axes) -> None:
+        axes.plot(sizes, [b.embed_images_per_s for b in record.batches], "o-", color=BLUE, label="embed")
+        axes.plot(sizes, [b.locate_images_per_s for b in record.batches], "s-", color=ORANGE, label="locate")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y")
+        axes.set_xlabel("batch")
+        axes.set_ylabel("images/s")
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+
+    return Plot("Throughput", "Images a second at the median, by batch size.", _draw("throughput", paint))
+
+
+def match_plot(record: BenchRecord) -> Plot:
+    """Matching beside one read of the gallery at the measured bandwidth."""
+    matching = record.matching
+    labels = [f"{m.rows:,} {m.dtype}\n{m.queries} quer{'y' if m.queries == 1 else 'ies'}" for m in matching]
+    rows = np.arange(len(matching))
+
+    def paint(axes: Axes) -> None:
+        measured = [m.latency.p50_ms for m in matching]
+        bars = axes.barh(rows - 0.19, measured, 0.36, color=BLUE, label="measured p50")
+        axes.barh(rows + 0.19, [m.limit_ms for m in matching], 0.36, color=GREY, label="bandwidth limit")
+        shares = [f" {format_share(m)}" for m in matching]
+        axes.bar_label(bars, shares)
+        axes.set_xscale("log")
+        axes.set_yticks(rows, labels)
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.set_xlabel("ms (logarithmic)")
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
+
+    caption = "p50 beside one read of the gallery; the figure is the share of the measured bandwidth."
+    if any(match.in_cache for match in matching):
+        caption += " * In cache: the limit does not bind."
+    return Plot("Matching against its limit", caption, _draw("match", paint, max(_SIZE_IN[1], 0.55 * len(matching))))
+
+
+def plots(record: BenchRecord) -> list[Plot]:
+    """All pictures in reading order.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    return [distribution_plot(record), stage_plot(record), throughput_plot(record), match_plot(record)]
