@@ -31,7 +31,8 @@ from dphr_infer.types import GeoPoint
 MAX_ROTATION_DEG = 2.0
 DEFAULT_MAX_NODATA = 0.2
 
-_CACHE_MB = 64
+# In bytes: unlike GDAL's own option, rasterio does not read small numbers as megabytes.
+_CACHE_BYTES = 64 << 20
 _PROBE_PX = 0.5
 _BLANK = 230
 
@@ -84,7 +85,7 @@ class MapRaster:
         rasterio = self._rasterio
         if not self.path.exists():
             raise MapError(f"{self.path} does not exist.")
-        self._environment = rasterio.Env(GDAL_CACHEMAX=_CACHE_MB)
+        self._environment = rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES)
         self._environment.__enter__()
         try:
             with warnings.catch_warnings():

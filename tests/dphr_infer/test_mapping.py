@@ -255,3 +255,11 @@ def test_memory_does_not_grow_with_the_map(bundle, write_map, tmp_path: Path) ->
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks_kib.append(int(done.stdout))
     assert peaks_kib[1] - peaks_kib[0] < 60 * 1024
+
+
+def test_gdals_cache_is_64_megabytes_and_not_64_bytes(write_map, texture) -> None:
+    from rasterio._env import get_gdal_config
+
+    # In bytes a cache of 64 would hold no block, and each tile decode its neighbours' pixels again.
+    with MapRaster(write_map(texture(64, 64))):
+        assert get_gdal_config("GDAL_CACHEMAX") == 64 * 2**20
