@@ -135,7 +135,8 @@ def draw_looks(rng: np.random.Generator) -> dict[int, list[Look]]:
 
     def one() -> Look:
         counts = (len(WALL_COLOURS), len(FLAT_COLOURS), len(ROOF_COLOURS), _FACADES)
-        return Look(*(int(rng.integers(n)) for n in counts), storeys=int(rng.integers(4, 9)))
+        wall, flat_roof, pitched_roof, facade = (int(rng.integers(count)) for count in counts)
+        return Look(wall, flat_roof, pitched_roof, facade, int(rng.integers(4, 9)))
 
     return {kind: [one() for _ in range(LOOKS_PER_DISTRICT)] for kind in range(DISTRICT_KINDS)}
 

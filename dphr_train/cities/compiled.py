@@ -1,7 +1,9 @@
 """The only file that imports numba: how every kernel of the package is compiled.
 
 One thread per process and no fast-math, so that the same seed gives the same bytes however many processes work.
-Divisions follow IEEE 754 instead of raising. Compiled code is cached on disk beside the source.
+Divisions follow IEEE 754 instead of raising. Compiled code is cached on disk beside the source;
+numba renews it when that source changes, but not when a kernel in another file does that it calls: after editing one,
+remove the .nbi and .nbc files in __pycache__.
 """
 
 from __future__ import annotations

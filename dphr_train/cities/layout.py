@@ -65,7 +65,7 @@ class Rasters(NamedTuple):
 class Nearest(NamedTuple):
     """The district of a point and the distance to its border in metres."""
 
-    index: int
+    district: int
     border_m: float
 
 
@@ -254,7 +254,7 @@ def _surface(x, y, near, districts, seed, texture):
         return _main_road(x, y, near.border_m, texture)
     if near.border_m < _MAIN_WALK_M:
         return _kerb(150.0, 9.0, texture)
-    district = near.index
+    district = near.district
     street = _street(x, y, district, districts, seed)
     half_road = districts[district, DISTRICT_ROAD_M] * 0.5
     distance = min(street.across_u, street.across_v)
@@ -285,4 +285,4 @@ def paint_ground(rasters, districts, seed):
             colour[row, column, 1] = min(255.0, max(0.0, surface.green))
             colour[row, column, 2] = min(255.0, max(0.0, surface.blue))
             material[row, column] = surface.material
-            district[row, column] = near.index
+            district[row, column] = near.district

@@ -30,7 +30,7 @@ def each_forked(work: Callable[[S, T], None], shared: S, items: Sequence[T], wor
     Raises:
         DatasetError: a process was killed.
     """
-    count = min(workers or len(os.sched_getaffinity(0)), len(items))
+    count = min(workers or _usable_cores(), len(items))
     if count <= 1:
         for item in items:
             work(shared, item)
@@ -51,6 +51,11 @@ def each_forked(work: Callable[[S, T], None], shared: S, items: Sequence[T], wor
     finally:
         executor.shutdown(cancel_futures=True)
         _inherited = None
+
+
+def _usable_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _ignore_interrupt() -> None:

@@ -82,7 +82,9 @@ def claim_folder(root: Path, layout: str, config: CitiesConfig, further: dict[st
         for leftover in root.rglob(".*.part"):  # of a run that was killed while it wrote
             leftover.unlink(missing_ok=True)
         return
-    if root.exists() and any(root.iterdir()):
+    if root.exists() and not root.is_dir():
+        raise DatasetError(f"{root} is a file. Choose a folder.")
+    if root.exists() and any(path.suffix != ".part" for path in root.iterdir()):
         raise DatasetError(
             f"{root} holds files but no {SETTINGS_FILE}, so it was not begun by this command. Choose an empty folder."
         )

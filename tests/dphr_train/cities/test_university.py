@@ -120,6 +120,12 @@ def test_a_folder_with_other_contents_is_refused_and_left_alone(tiny: CitiesConf
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_file_in_place_of_the_folder_is_refused(tiny: CitiesConfig, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(DatasetError, match="is a file"):
+        write_university1652(tiny, tmp_path / "out")
+
+
 def test_damaged_settings_are_refused(tiny: CitiesConfig, tmp_path: Path) -> None:
     (tmp_path / "cities.json").write_text("{")
     with pytest.raises(DatasetError, match="cannot be read"):
