@@ -69,7 +69,12 @@ def _add_locate(commands_parser: argparse._SubParsersAction[argparse.ArgumentPar
     parser.add_argument(
         "--rotations", type=int, default=DEFAULT_ROTATIONS, metavar="N", help="tried by --heading search (%(default)s)"
     )
-    parser.add_argument("--near", type=_geo_point, metavar="LAT,LON", help="match only tiles around this place")
+    parser.add_argument(
+        "--near",
+        type=_geo_point,
+        metavar="LAT,LON",
+        help="match only tiles around this place; --near=LAT,LON in the south",
+    )
     parser.add_argument("--within", type=float, metavar="M", help="radius around --near in metres")
     parser.add_argument(
         "--agreeing",
@@ -124,7 +129,9 @@ def _index(arguments: argparse.Namespace) -> None:
 
 
 def _locate(arguments: argparse.Namespace) -> None:
-    agreeing = min(AcceptRule().agreeing, arguments.top_k) if arguments.agreeing is None else arguments.agreeing
+    rule = AcceptRule.for_top_k(arguments.top_k, arguments.min_similarity)
+    if arguments.agreeing is not None:
+        rule = AcceptRule(arguments.agreeing, arguments.min_similarity)
     commands.locate(
         commands.LocateRequest(
             bundle=arguments.bundle,
@@ -135,7 +142,7 @@ def _locate(arguments: argparse.Namespace) -> None:
             rotations=arguments.rotations,
             near=arguments.near,
             within_m=arguments.within,
-            accept=AcceptRule(agreeing, arguments.min_similarity),
+            accept=rule,
             refine=arguments.refine,
             precision=arguments.precision,
             threads=arguments.threads,

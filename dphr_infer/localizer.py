@@ -64,6 +64,11 @@ class AcceptRule:
                 "first must be at least 1, the second lie in [-1, 1]."
             )
 
+    @classmethod
+    def for_top_k(cls, top_k: int, min_similarity: float = -1.0) -> AcceptRule:
+        """The default rule, which asks for no more agreeing matches than are looked at."""
+        return cls(max(1, min(cls().agreeing, top_k)), min_similarity)
+
 
 class Localizer:
     """Locates photos on one gallery.
@@ -102,7 +107,7 @@ class Localizer:
         self._bundle, self._gallery, self._matcher = bundle, gallery, matcher
         self._embedder = Embedder(bundle.manifest.preprocess, engine)
         self._top_k, self._heading, self._rotations = top_k, heading, rotations
-        self._accept = accept if accept is not None else AcceptRule(agreeing=min(AcceptRule().agreeing, top_k))
+        self._accept = accept if accept is not None else AcceptRule.for_top_k(top_k)
         self._refine = refine
         if self._accept.agreeing > top_k:
             raise ConfigError(

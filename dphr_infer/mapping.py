@@ -298,6 +298,8 @@ def index_map(
     """
     if not 0 <= max_nodata < 1:
         raise MapError(f"The share of no-data is {max_nodata}; it must lie in [0, 1).")
+    if out.resolve() == map_path.resolve():
+        raise MapError(f"The gallery would replace its own map {map_path}. Choose another output file.")
     engine = open_engine(bundle, precision, device, threads)
     with MapRaster(map_path) as raster, engine:
         rows = raster.plan_rows(tile_m, stride_m)

@@ -26,6 +26,7 @@ from dphr_infer.types import GeoPoint
 MAX_GROUND_PITCH_DEG = -30.0
 _NADIR_TOLERANCE_DEG = 5.0
 _MAX_XMP_BYTES = 1 << 20
+_XMP_BLOCK = b"http://ns.adobe.com/xap/1.0/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def read_photo_metadata(path: Path) -> PhotoMetadata:
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 gps = _read_gps(image)
-                xmp = _xmp_text(image.info.get("xmp"))
+                xmp = _xmp_text(image)
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist.") from None
     except UnidentifiedImageError:
@@ -99,7 +100,11 @@ def _read_gps(image: Image.Image) -> dict[int, Any]:
         return {}
 
 
-def _xmp_text(raw: object) -> str:
+def _xmp_text(image: Image.Image) -> str:
+    raw = image.info.get("xmp")
+    if raw is None:  # Pillow before 11 leaves a JPEG's packet among its application blocks
+        blocks = [block for _, block in getattr(image, "applist", ())]
+        raw = next((block for block in blocks if block.startswith(_XMP_BLOCK)), None)
     if isinstance(raw, bytes):
         return raw[:_MAX_XMP_BYTES].decode("utf-8", errors="replace")
     return raw[:_MAX_XMP_BYTES] if isinstance(raw, str) else ""

@@ -169,6 +169,45 @@ def test_the_gallery_of_another_bundle_is_refused(site, other_bundle, capsys) ->
     assert "index the map again with this bundle" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--top-k", 0], "top_k is 0"),
+        (["--top-k", 2, "--agreeing", 3], "only 2 are looked at"),
+        (["--heading", "search", "--rotations", 0], "rotations 0"),
+        (["--near=91,0", "--within", 5], "outside latitude"),
+        (["--precision", "fp16"], "holds no fp16 model"),
+        (["--threads", -1], "threads is -1"),
+        (["--truth", "none.csv"], "cannot be read"),
+    ],
+)
+def test_options_that_cannot_work_end_with_code_2(site, locate, words: list, message: str, capsys) -> None:
+    try:
+        code = locate(site / "photos", *words)
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    assert code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"--tile-m": 0}, "above 0"),
+        ({"--tile-m": 5000}, "less than one tile of 5000 x 5000 m"),
+        ({"--batch": 0}, "batch is 0"),
+        ({"--max-nodata": 2}, "must lie in"),
+        ({"--out": "map.tif"}, "replace its own map"),
+    ],
+)
+def test_an_index_that_cannot_work_ends_with_code_2(bundle, site, changed: dict, message: str, capsys) -> None:
+    options = {"--tile-m": 50, "--stride-m": 25, "--out": "new", **changed}
+    options["--out"] = site / options["--out"]
+    words = [str(word) for option in options.items() for word in option]
+    assert main(["index", str(bundle.folder), str(site / "map.tif"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (site / "new").exists()
+
+
 def test_pictures_from_another_map_are_refused(site, locate, tmp_path: Path, capsys) -> None:
     (tmp_path / "map.tif").write_bytes((site / "map.tif").read_bytes() + b"\0")
     assert locate(site / "photos", "--picture", tmp_path / "p", "--map", tmp_path / "map.tif") == 2
