@@ -134,9 +134,10 @@ def draw_looks(rng: np.random.Generator) -> dict[int, list[Look]]:
     """Few looks per district kind, so that neighbours resemble each other."""
 
     def one() -> Look:
+        storeys = int(rng.integers(4, 9))
         counts = (len(WALL_COLOURS), len(FLAT_COLOURS), len(ROOF_COLOURS), _FACADES)
         wall, flat_roof, pitched_roof, facade = (int(rng.integers(count)) for count in counts)
-        return Look(wall, flat_roof, pitched_roof, facade, int(rng.integers(4, 9)))
+        return Look(wall, flat_roof, pitched_roof, facade, storeys)
 
     return {kind: [one() for _ in range(LOOKS_PER_DISTRICT)] for kind in range(DISTRICT_KINDS)}
 

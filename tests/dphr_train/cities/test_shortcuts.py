@@ -13,9 +13,9 @@ from dphr_train.cities.config import CitiesConfig
 from dphr_train.cities.university import write_university1652
 
 PLACES = 24
-FEW_TIMES_CHANCE = 4 / PLACES
-# Roofs and lawns really have the same colours in both views, so histograms are allowed a little more.
-HISTOGRAM_BOUND = 6 / PLACES
+# Chance is 1 / 24. Roofs and lawns really have the same colours in both views, so a little more is honest: two to
+# three times chance was measured when this bound was chosen, ten times and more with a tint that both views share.
+FEW_TIMES_CHANCE = 5 / PLACES
 
 Pictures = NDArray[np.uint8]
 
@@ -71,7 +71,7 @@ def test_mean_colour_does_not_tell_the_place(pair: Pair) -> None:
 
 
 def test_colour_histogram_does_not_tell_the_place(pair: Pair) -> None:
-    assert recall_at_1(histogram(pair.satellite), histogram(pair.drone), pair.place) < HISTOGRAM_BOUND
+    assert recall_at_1(histogram(pair.satellite), histogram(pair.drone), pair.place) < FEW_TIMES_CHANCE
 
 
 def test_file_size_does_not_tell_the_place(pair: Pair) -> None:
@@ -79,9 +79,9 @@ def test_file_size_does_not_tell_the_place(pair: Pair) -> None:
 
 
 def test_the_guard_would_notice_light_that_both_views_share(pair: Pair) -> None:
-    """With a tint per place, as one acquisition for both views would give, both bounds are broken."""
+    """With a tint per place, as one acquisition for both views would give, the bound is broken."""
     tint = np.random.default_rng(0).uniform(0.5, 1.5, (PLACES, 1, 1, 3))
     satellite = np.clip(pair.satellite * tint, 0, 255).astype(np.uint8)
     drone = np.clip(pair.drone * tint[pair.place], 0, 255).astype(np.uint8)
     assert recall_at_1(mean_colour(satellite), mean_colour(drone), pair.place) > 1.5 * FEW_TIMES_CHANCE
-    assert recall_at_1(histogram(satellite), histogram(drone), pair.place) > 1.2 * HISTOGRAM_BOUND
+    assert recall_at_1(histogram(satellite), histogram(drone), pair.place) > 1.5 * FEW_TIMES_CHANCE
