@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,8 @@ def time_batches(
         yaws = list(itertools.islice(itertools.cycle(yaws_deg), batch))
         embedder = make_embedder(batch)
         views = embedder.prepare(chosen)
-        embed = summarise(time_calls(lambda e=embedder, v=views: e.embed_prepared(v), seconds))
-        locate = summarise(time_calls(lambda c=chosen, y=yaws: localizer.locate_many(c, y), seconds))
+        embed = summarise(time_calls(partial(embedder.embed_prepared, views), seconds))
+        locate = summarise(time_calls(partial(localizer.locate_many, chosen, yaws), seconds))
         records.append(BatchRecord(batch, embed, 1e3 * batch / embed.p50_ms, locate, 1e3 * batch / locate.p50_ms))
     return tuple(records)
 

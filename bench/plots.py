@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ BLUE, ORANGE, GREY = "#1f6fb2", "#d9730d", "#8a8f98"
 _SIZE_IN = (4.7, 3.1)
 _MAX_BINS = 50
 _SKEWED = 4.0
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -66,7 +66,7 @@ def distribution_plot(record: BenchRecord) -> Plot:
     def paint(axes: Axes) -> None:
         bins = min(_MAX_BINS, 2 + int(2 * len(samples) ** 0.5))
         spread = np.geomspace if skewed else np.linspace
-        axes.hist(samples, spread(samples.min(), max(samples.max(), samples.min() * 1.01), bins), color=BLUE)
+        axes.hist(samples, spread(samples.min(), max(samples.max(), samples.min() * 1.01), bins).tolist(), color=BLUE)
         if skewed:
             axes.set_xscale("log")
         top = axes.get_ylim()[1]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bench.clock import collection_off, now_ms
 from bench.machine import MachineProfile, available_memory_bytes
 
-PASSES = 5
+PASSES = 15
 _BUFFER_BYTES = 1 << 30
 _CACHES = 3
 
@@ -39,7 +39,7 @@ def measure_read_bandwidth(machine: MachineProfile) -> float:
     best = 0.0
     with ThreadPoolExecutor(machine.cores) as pool, collection_off():
         for reduce, dtype in reductions:
-            parts = np.array_split(buffer.view(dtype), machine.cores)
+            parts: list[NDArray[Any]] = np.array_split(buffer.view(dtype), machine.cores)
             for _ in range(PASSES):
                 start_ms = now_ms()
                 list(pool.map(reduce, parts))
