@@ -76,6 +76,17 @@ def test_random_rows_give_what_sorting_gives_for_more_queries_than_one_pass_take
     assert differ.mean() < 0.01
 
 
+@pytest.mark.parametrize("widen_bytes", [0, 4 * 100 * 8 - 1, 4 * 100 * 8])
+def test_a_float16_gallery_gives_the_same_matches_widened_once_or_in_every_call(widen_bytes: int) -> None:
+    rng = np.random.default_rng(3)
+    gallery, queries = exact_units(rng, 100).astype(np.float16), exact_units(rng, 5)
+    expected = match_by_sorting(gallery, queries, 4)
+    with NumpyExactMatcher(gallery, widen_bytes=widen_bytes) as matcher:
+        found = matcher.match(queries, 4)
+    assert np.array_equal(found.rows, expected.rows)
+    assert np.array_equal(found.similarity, expected.similarity)
+
+
 def test_a_gallery_on_disk_is_matched_like_one_in_memory(tmp_path) -> None:
     rng = np.random.default_rng(2)
     gallery, queries = random_units(rng, 100, 8).astype(np.float16), random_units(rng, 3, 8)
