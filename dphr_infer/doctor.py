@@ -86,11 +86,11 @@ def examine() -> list[Finding]:
         ),
         Finding("onnxruntime", _onnxruntime(), "running models on the CPU", "pip install 'dphr[cpu]'", True),
         Finding("rasterio", _rasterio(), "indexing maps, drawing pictures", "pip install 'dphr[map]'", False),
-        Finding("tensorrt", tensorrt, "running models on an NVIDIA GPU", "it comes with JetPack; see README", False),
+        Finding("tensorrt", tensorrt, "models on an NVIDIA GPU (no engine for it yet)", "comes with JetPack", False),
         Finding(
             "pycuda",
             _module_version("pycuda", "pycuda"),
-            "matching on an NVIDIA GPU",
+            "matching on an NVIDIA GPU (no matcher for it yet)",
             "pip install 'dphr[cuda]'",
             False,
         ),

@@ -40,9 +40,16 @@ class RunLog:
         self._board.close()
 
     def write(self, step: int, terms: dict[str, float]) -> None:
-        """Record one step."""
-        self._file.write(json.dumps({"step": step, **terms}) + "\n")
-        self._file.flush()
+        """Record one step.
+
+        Raises:
+            StorageError: the disk is full; the last checkpoint stays.
+        """
+        try:
+            self._file.write(json.dumps({"step": step, **terms}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise storage_error(self._path, error) from error
         for name, value in terms.items():
             self._board.add_scalar(name, value, step)
 
