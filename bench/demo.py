@@ -55,7 +55,7 @@ _CITIES = (
     "--seed", "0", "--train-cities", "3", "--train-places", "300", "--test-places", "120", "--distractors", "30",
     "--image-px", "160",
 )  # fmt: skip
-_TRAINING = ("--optim.steps", "170", "--loss.dphr.window", "10", "--loss.dphr.beta", "0.9")
+_TRAINING = ("--optim.steps", "150", "--loss.dphr.window", "10", "--loss.dphr.beta", "0.9")
 
 
 def training_steps(out: Path) -> list[Step]:
@@ -115,7 +115,7 @@ def locating_steps(out: Path, label: str, title: str, bundle: Path, needs: tuple
         ("flight", f"the unseen city, {title}", out / "flight/mosaic.tif", out / "flight/photos",
          ("--tile-m", "160", "--stride-m", "40"), ("--truth", str(out / "flight/truth.csv")), ("flight",)),
         ("brighton", f"Brighton Beach, real photos, {title}", BRIGHTON / "brighton_beach.tif", BRIGHTON / "photos",
-         ("--tile-m", "26", "--stride-m", "3"), ("--truth", str(BRIGHTON / "truth.csv"), "--heading", "north"), ()),
+         ("--tile-m", "26", "--stride-m", "2", "--max-nodata", "0.5"), ("--truth", str(BRIGHTON / "truth.csv"), "--heading", "north"), ()),
     )  # fmt: skip
     for place, place_title, mosaic, photos, tiles, options, place_needs in places:
         gallery, found = out / f"{place}-{label}.gallery", out / f"{place}-{label}"
