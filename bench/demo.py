@@ -115,7 +115,8 @@ def locating_steps(out: Path, label: str, title: str, bundle: Path, needs: tuple
         ("flight", f"the unseen city, {title}", out / "flight/mosaic.tif", out / "flight/photos",
          ("--tile-m", "160", "--stride-m", "40"), ("--truth", str(out / "flight/truth.csv")), ("flight",)),
         ("brighton", f"Brighton Beach, real photos, {title}", BRIGHTON / "brighton_beach.tif", BRIGHTON / "photos",
-         ("--tile-m", "26", "--stride-m", "2", "--max-nodata", "0.5"), ("--truth", str(BRIGHTON / "truth.csv"), "--heading", "north"), ()),
+         ("--tile-m", "26", "--stride-m", "2", "--max-nodata", "0.5"),
+         ("--truth", str(BRIGHTON / "truth.csv"), "--heading", "north"), ()),
     )  # fmt: skip
     for place, place_title, mosaic, photos, tiles, options, place_needs in places:
         gallery, found = out / f"{place}-{label}.gallery", out / f"{place}-{label}"
