@@ -157,7 +157,7 @@ def all_steps(out: Path) -> list[Step]:
             ("render",),
             ("dphr_train", "dphr_infer"),
         ),
-        *locating_steps(out, "shipped", "with the shipped bundle", SAMPLE_BUNDLE, ("evaluate-shipped",)),
+        *locating_steps(out, "shipped", "with the shipped bundle", SAMPLE_BUNDLE, ()),
         Step(
             "bench",
             "Measure latency, stage by stage and end to end",
