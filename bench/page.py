@@ -57,7 +57,7 @@ def to_html(record: BenchRecord) -> str:
         f"{record.machine.cores} cores, power {record.machine.power}; median of {end.n} calls, {record.date}."
     )
     machine, *measured = tables(record)
-    title = f"A photo located in {format_ms(end.p50_ms)}\u00a0ms"
+    title = f"A photo located in {format_ms(end.p50_ms)}\u00a0ms (median of {end.n})"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -112,6 +112,7 @@ def throughput_plot(record: BenchRecord) -> Plot:
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
+        axes.margins(x=0.06, y=0.12)
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
         axes.set_xlabel("batch")
@@ -128,12 +129,17 @@ def match_plot(record: BenchRecord) -> Plot:
     rows = np.arange(len(matching))
 
     def paint(axes: Axes) -> None:
+        from matplotlib.ticker import FuncFormatter, LogLocator
+
         measured = [m.latency.p50_ms for m in matching]
         bars = axes.barh(rows - 0.19, measured, 0.36, color=BLUE, label="measured p50")
         axes.barh(rows + 0.19, [m.limit_ms for m in matching], 0.36, color=GREY, label="bandwidth limit")
         shares = [f" {format_share(m)}" for m in matching]
         axes.bar_label(bars, shares)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=8))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.minorticks_off()
         axes.set_yticks(rows, labels)
         axes.invert_yaxis()
         axes.margins(x=0.15)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from dphr_infer.photo import read_photo_metadata
 from dphr_infer.preprocess import list_images, read_image
 
 DEFAULT_BATCHES = (1, 2, 4, 8, 16)
+MAX_BATCH = 1024
 DEFAULT_SECONDS = 3.0
 DEFAULT_MATCH_ROWS = 100_000
 STAGE_SHARE = 4
@@ -75,11 +77,12 @@ class BenchRequest:
     heading: Heading = "as-is"
 
     def __post_init__(self) -> None:
-        if not self.batches or min(self.batches) < 1 or not self.seconds > 0:
-            raise ConfigError(
-                f"Batches are {self.batches} and seconds {self.seconds}: give batch sizes of at least 1 and a time "
-                "above 0."
-            )
+        if not self.batches or min(self.batches) < 1 or max(self.batches) > MAX_BATCH:
+            raise ConfigError(f"Batches are {self.batches}: give sizes in 1..{MAX_BATCH}.")
+        if not 0 < self.seconds < math.inf:
+            raise ConfigError(f"Seconds are {self.seconds}: give a finite time above 0.")
+        if any(rows < 1 for rows in self.match_rows):
+            raise ConfigError(f"Generated galleries of {self.match_rows} rows: each needs at least 1.")
         if self.heading not in get_args(Heading):
             raise ConfigError(f"Heading {self.heading!r} is unknown; choose one of {', '.join(get_args(Heading))}.")
 

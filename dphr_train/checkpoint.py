@@ -22,6 +22,7 @@ from dphr_infer.preprocess import Preprocess
 from dphr_train.config import TrainConfig, config_from_json, config_to_json
 from dphr_train.encoder import Encoder, load_exactly
 
+LAST_CHECKPOINT = "last.safetensors"
 _FORMAT, _VERSION = "dphr-checkpoint", 1
 
 
@@ -136,3 +137,8 @@ def load_encoder(path: Path) -> tuple[Encoder, Preprocess]:
     encoder = Encoder(checkpoint.config.model, checkpoint.config.data.image_px)
     load_exactly(encoder, checkpoint.encoder, str(path))
     return encoder.eval(), checkpoint.config.data.preprocess()
+
+
+def last_checkpoint(run: Path) -> Path:
+    """The checkpoint of a run's folder, or the path itself when it is a file."""
+    return run / LAST_CHECKPOINT if run.is_dir() else run

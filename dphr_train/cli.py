@@ -27,7 +27,9 @@ class Cities:
     """Render the generated benchmark: a data set in a real one's folder layout, or a flight over its unseen city."""
 
     kind: tyro.conf.Positional[Literal["university1652", "sues200", "flight"]]
+    """The folder layout; a flight takes the test city of the same seed and ignores the numbers of places and views."""
     out: tyro.conf.Positional[Path]
+    """The folder to write; an interrupted run continues there."""
     frames: int = 60
     """Photos of a flight."""
     config: Annotated[CitiesConfig, tyro.conf.arg(name="")] = field(default_factory=CitiesConfig)
@@ -76,6 +78,7 @@ class Evaluate:
     failures: Path | None = None
     """Write a PNG of the worst failures: query, truth, top 5."""
     device: str = "cpu"
+    """"cpu", "cuda" or "cuda:0"."""
 
     def run(self) -> None:
         """Print the table; write what was asked for."""
@@ -91,14 +94,15 @@ class Evaluate:
             draw_failures(directions[0], self.failures)
 
     def _evaluate(self) -> list[Direction]:
-        from dphr_train.checkpoint import load_encoder
+        from dphr_train.checkpoint import last_checkpoint, load_encoder
         from dphr_train.evaluate import bundle_embedder, evaluate, network_embedder
-        from dphr_train.trainer import last_checkpoint
+        from dphr_train.trainer import require_device
 
         if (self.model / MANIFEST_NAME).is_file():
             bundle = open_bundle(self.model)
             with open_engine(bundle, device=self.device) as engine:
                 return evaluate(bundle_embedder(Embedder(bundle.manifest.preprocess, engine)), self.data)
+        require_device(self.device)
         encoder, preprocess = load_encoder(last_checkpoint(self.model))
         return evaluate(network_embedder(encoder.to(self.device), preprocess, self.device), self.data)
 

@@ -88,7 +88,7 @@ class ModelConfig:
         pooling: "average" is the network's own pooled output, as in Sample4Geo; "gem" is generalised-mean pooling
             with a learned exponent (Radenovic et al., TPAMI 2019).
         projection_dim: length of a linear projection after pooling; 0 leaves it out.
-        drop_path: stochastic depth rate.
+        drop_path: stochastic depth rate in 0..1, 1 excluded.
     """
 
     name: str = "tf_efficientnet_lite0"
@@ -99,6 +99,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(self.projection_dim >= 0, f"model.projection_dim is {self.projection_dim}; it is 0 or more.")
+        _require(0 <= self.drop_path < 1, f"model.drop-path is {self.drop_path}; it is a rate below 1, 0 turns it off.")
         _require(self.pooling in ("average", "gem"), f"model.pooling is {self.pooling!r}; choose average or gem.")
 
 
@@ -118,10 +119,12 @@ class DphrConfig:
         gamma: sharpness of the soft margin.
         distance: "euclidean" on unit vectors, or "cosine", 1 - cos.
         negatives: every other place of the batch ("all"), or the nearest only ("hardest").
-        weight_min, weight_max: the interval that the hardness in (0, 1) is mapped into linearly.
+        weight_min: the weight of a negative of no hardness; hardness in (0, 1) is mapped linearly.
+        weight_max: the weight of a negative of full hardness.
         normalise_weights: divide by the sum of the weights instead of their count.
-        lambda_max, beta, window: lambda_t = beta * lambda_(t-1) + (1 - beta) * lambda_max * alpha_t, alpha_t from the
-            mean of the last `window` values of L_tri. Scale beta and window to the length of the run.
+        lambda_max: what lambda tends to; lambda_t = beta * lambda_(t-1) + (1 - beta) * lambda_max * alpha_t.
+        beta: smoothing of lambda; scale it to the length of the run.
+        window: values of L_tri whose mean alpha_t is made of; scale it to the length of the run.
         progress: "relative" clip(1 - mean/reference, 0, 1), "exponential" exp(-mean), "reciprocal" 1/(1 + mean).
     """
 
@@ -166,7 +169,7 @@ class LossConfig:
     dphr: DphrConfig = field(default_factory=DphrConfig)
 
     def __post_init__(self) -> None:
-        _require(0 <= self.label_smoothing < 1, f"loss.label-smoothing is {self.label_smoothing}; it lies in 0..1.")
+        _require(0 <= self.label_smoothing < 1, f"loss.label-smoothing is {self.label_smoothing}; it must be below 1.")
         _require(self.temperature > 0, f"loss.temperature is {self.temperature}; it must be above 0.")
         _require(
             self.infonce or self.dphr.triplet, "loss.infonce and loss.dphr.triplet are both off: nothing to train."
@@ -179,7 +182,10 @@ class OptimConfig:
 
     Attributes:
         batch_size: pairs a step, each of another place.
-        epochs: passes over all pairs; `steps` above 0 overrides it.
+        epochs: passes over all pairs.
+        steps: optimisation steps; above 0 it overrides epochs.
+        learning_rate: the peak, after warm-up.
+        weight_decay: of AdamW.
         warmup: share of all steps.
         clip_value: each gradient element is clipped to this magnitude.
         precision: "fp32"; "bf16" autocast; "fp16" autocast with a loss scaler (CUDA only).
@@ -200,6 +206,7 @@ class OptimConfig:
         )
         _require(self.epochs > 0 and self.steps >= 0, f"optim.epochs {self.epochs}, steps {self.steps}: nothing to do.")
         _require(0 <= self.warmup < 1, f"optim.warmup is {self.warmup}; it is a share of all steps in 0..1.")
+        _require(self.clip_value > 0, f"optim.clip-value is {self.clip_value}; 0 would stop all learning.")
         _require(self.learning_rate > 0, f"optim.learning-rate is {self.learning_rate}; it must be above 0.")
 
 
@@ -208,6 +215,7 @@ class TrainConfig:
     """One training run.
 
     Attributes:
+        seed: decides the order of the pairs, the augmentation and the weights that are not pretrained.
         out: folder of the run: checkpoints, TensorBoard events, metrics.jsonl, curves.png.
         device: "cpu", "cuda" or "cuda:0".
         checkpoint_every: steps between checkpoints (the last step always has one).
@@ -227,6 +235,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(self.checkpoint_every >= 1, f"checkpoint-every is {self.checkpoint_every}; it needs at least 1 step.")
+        _require(self.evaluate_every >= 0, f"evaluate-every is {self.evaluate_every}; 0 evaluates at the end only.")
+        _require(0 <= self.seed < 2**63, f"seed is {self.seed}; it lies in 0..2^63 - 1.")
 
 
 _SECTIONS = {"data": DataConfig, "augment": AugmentConfig, "model": ModelConfig, "optim": OptimConfig}

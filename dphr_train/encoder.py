@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -78,8 +77,9 @@ class Encoder(nn.Module):
         if config.drop_path:
             options["drop_path_rate"] = config.drop_path
         if not timm.is_model(config.name):
-            near = ", ".join(difflib.get_close_matches(config.name, timm.list_models())) or "see timm.list_models()"
-            raise ConfigError(f"timm {timm.__version__} has no model {config.name!r}. Near names: {near}.")
+            near = ", ".join(difflib.get_close_matches(config.name, timm.list_models()))
+            mend = f"Near names: {near}." if near else "timm.list_models() lists the names."
+            raise ConfigError(f"timm {timm.__version__} has no model {config.name!r}. {mend}")
         try:
             self.backbone = timm.create_model(config.name, img_size=image_px, **options)
         except TypeError:  # convolutional networks take any size and do not know img_size
@@ -147,8 +147,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         return state.get("state_dict", state)
-    except (SafetensorError, RuntimeError, OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"The weights {path} cannot be read ({error}).") from error
+    except Exception as error:  # torch's reader raises whatever the bytes lead it to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"The weights {path} cannot be read: give .safetensors or .pth ({reason}).") from error
 
 
 def load_pretrained(encoder: Encoder, weights: str) -> None:

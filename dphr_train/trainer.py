@@ -8,7 +8,6 @@ import math
 import sys
 import time
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import ConfigError, TrainingError
 from dphr_infer.terminal import Progress
-from dphr_train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from dphr_train.checkpoint import LAST_CHECKPOINT, Checkpoint, read_checkpoint, write_checkpoint
 from dphr_train.config import TrainConfig, config_to_json
 from dphr_train.datasets.pairs import PairBatch, PairDataset, load_steps
 from dphr_train.datasets.university1652 import University1652
@@ -27,7 +26,6 @@ from dphr_train.objective import Objective
 from dphr_train.run_log import RunLog, draw_curves, read_metrics
 from dphr_train.samplers.exclusive import ExclusiveSampler
 
-LAST_CHECKPOINT = "last.safetensors"
 _SCALER_START = 2.0**10
 _MAY_DIFFER_ON_RESUME = ("out", "device", "checkpoint_every", "evaluate_every")
 
@@ -72,8 +70,7 @@ class Trainer:
             raise ConfigError(
                 f"optim.precision fp16 needs a CUDA device, the device is {config.device}: use bf16 or fp32."
             )
-        if config.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(f"The device is {config.device}, but this torch sees no CUDA GPU: use --device cpu.")
+        require_device(config.device)
         self.config = config
         torch.manual_seed(config.seed)
         pairs = University1652(config.data.root).train_pairs()
@@ -202,6 +199,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         if not University1652(self.config.data.root).has_test_split():
+            print(f"{self.config.data.root} has no test split: nothing is evaluated.", file=sys.stderr)
             return
         embed = network_embedder(self.encoder, self.config.data.preprocess(), self.config.device)
         directions = evaluate(embed, self.config.data.root)
@@ -223,6 +221,21 @@ class Trainer:
         )
 
 
+def require_device(device: str) -> None:
+    """Refuse a device that this torch does not have.
+
+    Raises:
+        ConfigError: not "cpu" or "cuda[:number]", or no such GPU.
+    """
+    name, _, number = device.partition(":")
+    if name not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ConfigError(f"The device {device!r} is unknown; choose cpu, cuda or cuda:NUMBER.")
+    if name == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"The device is {device}, but this torch sees {torch.cuda.device_count()} CUDA GPUs: use --device cpu."
+        )
+
+
 def _check_same_run(asked: TrainConfig, stored: TrainConfig) -> None:
     """Refuse to continue a run under settings that change its next step."""
 
@@ -241,8 +254,3 @@ def _check_same_run(asked: TrainConfig, stored: TrainConfig) -> None:
             f"--resume needs the settings of the run that it continues: {name} is {new[name]}, the checkpoint has "
             f"{old.get(name)}. Give the same value, or start a new run in another --out."
         )
-
-
-def last_checkpoint(run: Path) -> Path:
-    """The checkpoint of a run's folder, or the path itself when it is a file."""
-    return run if run.is_file() else run / LAST_CHECKPOINT

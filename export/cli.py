@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Export a checkpoint as a bundle: ONNX models, self-test and manifest. Every model is compared "
         "with torch on real images first; one that differs is not written.",
     )
-    parser.add_argument("checkpoint", type=Path, help="checkpoint of a training run")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint of a training run, or the run's folder")
     parser.add_argument("--data", type=Path, help="data set with a test split in University-1652's layout")
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to make; it must not exist")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="default: all")
@@ -47,10 +47,15 @@ def export(arguments: argparse.Namespace) -> None:
             "one of the training run."
         )
     # Only here, so that --help answers without loading torch.
+    from dphr_train.checkpoint import last_checkpoint
     from export.build_bundle import ExportRequest, build_bundle
 
     request = ExportRequest(
-        arguments.checkpoint, arguments.data, arguments.out, tuple(arguments.precisions), arguments.max_images
+        last_checkpoint(arguments.checkpoint),
+        arguments.data,
+        arguments.out,
+        tuple(arguments.precisions),
+        arguments.max_images,
     )
     manifest = build_bundle(request)
     print(f"{arguments.out}: {manifest.encoder}, {manifest.dim} dimensions, {', '.join(manifest.parity)}")

@@ -61,7 +61,7 @@ class CitiesConfig:
     def _check(self, name: str, lowest: int, highest: int) -> None:
         value = getattr(self, name)
         if not lowest <= value <= highest:
-            raise ConfigError(f"{name} is {value}; it has to lie between {lowest} and {highest}.")
+            raise ConfigError(f"{name.replace('_', '-')} is {value}; it has to lie between {lowest} and {highest}.")
 
 
 def places_of_city(config: CitiesConfig, index: int) -> int:

@@ -126,13 +126,13 @@ def _check(config: CitiesConfig, frames: int, mosaic_m: float, gsd_m: float) -> 
     if not 1 <= frames <= 1000:
         raise ConfigError(f"frames is {frames}; it has to lie between 1 and 1000.")
     if not 0.1 <= gsd_m <= 5.0:
-        raise ConfigError(f"gsd_m is {gsd_m}; it has to lie between 0.1 and 5 metres per pixel.")
+        raise ConfigError(f"The mosaic's GSD is {gsd_m}; it has to lie between 0.1 and 5 metres per pixel.")
     most = config.city_m - 2 * _EDGE_M
     if not _MIN_MOSAIC_M <= mosaic_m <= most:
         raise ConfigError(
-            f"mosaic_m is {mosaic_m:g}; a city of {config.city_m} m takes {_MIN_MOSAIC_M:g} to {most:g} m, because "
-            f"the flight stays {TRUTH_INSIDE_M:g} m inside the mosaic and the mosaic {_EDGE_M:g} m inside the city. "
-            f"Change mosaic_m, or raise city_m."
+            f"The mosaic is {mosaic_m:g} m wide; a city of {config.city_m} m takes {_MIN_MOSAIC_M:g} to {most:g} m, "
+            f"because the flight stays {TRUTH_INSIDE_M:g} m inside the mosaic and the mosaic {_EDGE_M:g} m inside the city. "
+            "Raise city-m."
         )
 
 

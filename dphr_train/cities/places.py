@@ -124,8 +124,8 @@ def pick_buildings(city: City, count: int) -> list[Building]:
     if len(chosen) < count:
         raise ConfigError(
             f"A city of {city.size_m:.0f} m has room for {len(chosen)} places {_PLACE_SPACING_M:.0f} m apart, but "
-            f"{count} are asked of it (places keep {BORDER_M:.0f} m from its edge). Raise city_m, raise train_cities "
-            f"or ask for fewer places."
+            f"{count} are asked of it (places keep {BORDER_M:.0f} m from its edge). Raise city-m, raise train-cities "
+            "or ask for fewer places."
         )
     return chosen
 

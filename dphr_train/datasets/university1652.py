@@ -42,7 +42,10 @@ def _read_folder(folder: Path) -> list[PlaceImage]:
         DatasetError: the folder is missing, has a place whose name is no number, or a place without an image.
     """
     if not folder.is_dir():
-        raise DatasetError(f"{folder} is missing. The set needs University-1652's layout: see the head of the README.")
+        raise DatasetError(
+            f"{folder} is missing. The set needs University-1652's layout: train/{{satellite,drone}}/<id>/ and "
+            "test/{query,gallery}_{satellite,drone}/<id>/, each with its images."
+        )
     images: list[PlaceImage] = []
     empty: list[str] = []
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):

@@ -156,3 +156,39 @@ def test_a_collapsed_run_says_so(tiny_root, tmp_path, capsys):
     metrics = trainer.run()
     assert metrics["collapsed"] == 50
     assert "ln(batch) = 1.39" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cuda", "sees 0 CUDA GPUs"), ("tpu", "'tpu' is unknown"), ("cuda:x", "'cuda:x' is unknown")],
+)
+def test_a_device_that_is_not_there_is_refused(device, message, tiny_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match=message):
+        Trainer(run_config(tiny_root, tmp_path, device=device))
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (TrainConfig, {"seed": -1}),
+        (TrainConfig, {"evaluate_every": -1}),
+        (OptimConfig, {"clip_value": 0.0}),
+        (OptimConfig, {"batch_size": 1}),
+        (ModelConfig, {"drop_path": 1.5}),
+        (DphrConfig, {"weight_min": 3.0}),
+        (LossConfig, {"label_smoothing": 1.0}),
+        (DataConfig, {"image_px": 4}),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused(section, values):
+    with pytest.raises(ConfigError):
+        section(**values)
+
+
+def test_a_set_without_a_test_split_is_trained_and_said_so(tiny_root, tmp_path, capsys):
+    shutil.copytree(tiny_root / "train", tmp_path / "set" / "train")
+    optim = OptimConfig(batch_size=4, steps=1)
+    metrics = Trainer(run_config(tmp_path / "set", tmp_path / "run", optim=optim)).run()
+    assert metrics == {}
+    assert "no test split" in capsys.readouterr().err

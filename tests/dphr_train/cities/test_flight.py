@@ -144,5 +144,5 @@ def test_other_settings_are_refused_with_both_values(flight: Path, tiny: CitiesC
 
 
 def test_a_mosaic_larger_than_the_city_is_refused_with_both_sizes(tiny: CitiesConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="mosaic_m is 1000; a city of 600 m takes 300 to 500 m"):
+    with pytest.raises(ConfigError, match="The mosaic is 1000 m wide; a city of 600 m takes 300 to 500 m"):
         write_flight(tiny, tmp_path)
