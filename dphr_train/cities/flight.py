@@ -131,8 +131,8 @@ def _check(config: CitiesConfig, frames: int, mosaic_m: float, gsd_m: float) -> 
     if not _MIN_MOSAIC_M <= mosaic_m <= most:
         raise ConfigError(
             f"The mosaic is {mosaic_m:g} m wide; a city of {config.city_m} m takes {_MIN_MOSAIC_M:g} to {most:g} m, "
-            f"because the flight stays {TRUTH_INSIDE_M:g} m inside the mosaic and the mosaic {_EDGE_M:g} m inside the city. "
-            "Raise city-m."
+            f"because the flight stays {TRUTH_INSIDE_M:g} m inside the mosaic and the mosaic {_EDGE_M:g} m inside the "
+            "city. Raise city-m."
         )
 
 
