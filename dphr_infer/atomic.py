@@ -19,6 +19,9 @@ _REASONS = {
     errno.EACCES: "permission denied: choose a folder that you may write to",
     errno.EPERM: "permission denied: choose a folder that you may write to",
     errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENOTDIR: "a part of its path is a file, not a folder: choose another folder",
+    errno.EEXIST: "a part of its path is a file, not a folder: choose another folder",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 
 
@@ -26,6 +29,26 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     """Turn an operating system's refusal into one line with its mend."""
     reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
     return StorageError(f"{path} could not be written: {reason}. Nothing half-written was left behind.")
+
+
+def check_target(target: Path) -> None:
+    """Refuse a file that could not be written, before work is spent on it.
+
+    Raises:
+        StorageError: it is a folder, a device or a pipe, lies below a file, or its folder may not be written to.
+    """
+    try:
+        if target.is_dir():
+            raise StorageError(f"{target} is a folder. Name a file in it.")
+        if target.exists() and not target.is_file():
+            raise StorageError(f"{target} is a device or a pipe, which a file would replace. Choose a regular file.")
+        folder = next(path for path in target.absolute().parents if path.exists())
+    except OSError as error:
+        raise storage_error(target, error) from error
+    if not folder.is_dir():
+        raise storage_error(target, OSError(errno.ENOTDIR, ""))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise storage_error(target, OSError(errno.EACCES, ""))
 
 
 def _sync_folder(folder: Path) -> None:
@@ -41,8 +64,9 @@ def atomic_file(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it is flushed and renamed over it, otherwise removed.
 
     Raises:
-        StorageError: the operating system refused (disk full, no permission).
+        StorageError: see `check_target`; or the operating system refused (disk full).
     """
+    check_target(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)

@@ -12,9 +12,9 @@ from dphr_infer import commands
 from dphr_infer.bundle import PRECISIONS
 from dphr_infer.embedder import DEFAULT_BATCH
 from dphr_infer.gallery import GALLERY_DTYPES
+from dphr_infer.indexing import DEFAULT_MAX_NODATA
 from dphr_infer.listing import FORMATS
 from dphr_infer.localizer import DEFAULT_ROTATIONS, DEFAULT_TOP_K, HEADINGS, AcceptRule
-from dphr_infer.mapping import DEFAULT_MAX_NODATA
 from dphr_infer.terminal import run_command
 from dphr_infer.types import GeoPoint
 

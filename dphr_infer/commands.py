@@ -15,10 +15,12 @@ from dphr_infer.bundle import MANIFEST_NAME, Bundle, Precision, file_digest, ope
 from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import ConfigError, EngineError, ImageError
 from dphr_infer.gallery import Gallery, GalleryDtype, open_gallery
+from dphr_infer.indexing import index_map
 from dphr_infer.listing import Format, summary_lines, to_text
 from dphr_infer.localizer import AcceptRule, Heading, Localizer
-from dphr_infer.mapping import MapRaster, index_map
+from dphr_infer.mapping import MapRaster
 from dphr_infer.matchers.open import open_matcher
+from dphr_infer.outputs import MAP_PICTURE, check_outputs, picture_names
 from dphr_infer.photo import read_photo_metadata
 from dphr_infer.picture import draw_map, draw_matches
 from dphr_infer.preprocess import list_images, read_image
@@ -99,11 +101,13 @@ def locate(request: LocateRequest) -> None:
 
     Raises:
         ImageError: at the end, if any photo failed.
-        ConfigError: the map is not the gallery's.
+        ConfigError: the map is not the gallery's, or an output would replace an input or another output.
+        StorageError: an output cannot be written.
     """
     bundle, gallery = open_bundle(request.bundle), open_gallery(request.gallery)
     truths = {} if request.truth is None else read_truth(request.truth)
     paths = _list_photos(request.photos)
+    _check_outputs(request, paths)
     if request.map is not None:
         _check_map(request.map, gallery)
     with (
@@ -125,10 +129,23 @@ def locate(request: LocateRequest) -> None:
     summary = summarise(photos, gallery.origin.tile_m)
     if photos:
         _deliver(photos, summary, request)
-    if request.picture is not None and request.map is not None:
-        _draw(photos, gallery, request.map, request.heading, request.picture)
+    _draw(photos, gallery, request, picture_names(paths))
     if len(photos) < len(paths):
         raise ImageError(f"{len(paths) - len(photos)} of {len(paths)} photos could not be located; see above.")
+
+
+def _check_outputs(request: LocateRequest, photos: Sequence[Path]) -> None:
+    named = {"--out": request.out, "--summary": request.summary}
+    outputs = {option: path for option, path in named.items() if path is not None}
+    if request.picture is not None:
+        for name in (*picture_names(photos).values(), MAP_PICTURE):
+            outputs[f"--picture ({name})"] = request.picture / name
+    inputs: dict[str, Path | Sequence[Path]] = {"the gallery": request.gallery, "a photo": photos}
+    if request.truth is not None:
+        inputs["the truth"] = request.truth
+    if request.map is not None:
+        inputs["the map"] = request.map
+    check_outputs(outputs, inputs, request.bundle)
 
 
 def _locate_each(
@@ -175,13 +192,16 @@ def _check_map(map_path: Path, gallery: Gallery) -> None:
         )
 
 
-def _draw(photos: Sequence[LocatedPhoto], gallery: Gallery, map_path: Path, heading: Heading, folder: Path) -> None:
+def _draw(photos: Sequence[LocatedPhoto], gallery: Gallery, request: LocateRequest, names: dict[Path, str]) -> None:
+    map_path, folder = request.map, request.picture
+    if map_path is None or folder is None:
+        return
     with MapRaster(map_path) as raster, Progress("pictures", len(photos) + 1, "pictures") as progress:
         for photo in photos:
             image = read_image(photo.path)
-            draw_matches(photo, image, raster, gallery.origin.tile_m, heading, folder / f"{photo.path.stem}.png")
+            draw_matches(photo, image, raster, gallery.origin.tile_m, request.heading, folder / names[photo.path])
             progress.advance()
-        draw_map(photos, raster, folder / "map.png")
+        draw_map(photos, raster, folder / MAP_PICTURE)
         progress.advance()
     print(f"{folder}: {len(photos) + 1} pictures")
 

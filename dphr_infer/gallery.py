@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from dphr_infer.atomic import atomic_file, storage_error
+from dphr_infer.atomic import atomic_file, check_target, storage_error
 from dphr_infer.bundle import Bundle
 from dphr_infer.errors import GalleryError
 from dphr_infer.geo import east_north_m
@@ -221,6 +221,7 @@ class GalleryWriter:
         self._n_rows = 0
 
     def __enter__(self) -> GalleryWriter:
+        check_target(self._path)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered, so that closing has nothing left to write and cannot fail on a full disk.

@@ -1,4 +1,4 @@
-"""A georeferenced raster as squares of true metres, and those as a gallery. The only file that imports rasterio.
+"""A georeferenced raster as squares of true metres. The only file that imports rasterio.
 
 A tile is a square on the ground, aligned with the raster's columns and rows. How many pixels it takes is measured where
 it lies: two small pixel offsets are transformed to WGS84, and geo.metres_per_degree turns their degrees into metres. So
@@ -7,10 +7,8 @@ a tile of 100 m is 100 m on the ground in UTM, in degrees, and in Web Mercator, 
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,18 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.bundle import Bundle, Precision, file_digest
-from dphr_infer.embedder import DEFAULT_BATCH, Embedder
-from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import MapError, MissingPackageError
-from dphr_infer.gallery import GalleryDtype, GalleryOrigin, GalleryWriter
 from dphr_infer.geo import metres_per_degree
-from dphr_infer.terminal import Progress
 from dphr_infer.tiling import GridRow, PixelBox, Tile, TileSpot, compose_tile, pixel_box, plan_rows
 from dphr_infer.types import GeoPoint
 
 MAX_ROTATION_DEG = 2.0
-DEFAULT_MAX_NODATA = 0.2
 
 # In bytes: unlike GDAL's own option, rasterio does not read small numbers as megabytes.
 _CACHE_BYTES = 64 << 20
@@ -255,85 +247,3 @@ class MapRaster:
         except rasterio.errors.RasterioError as error:
             raise MapError(f"{self.path} is damaged: {error}. Copy it again from its source.") from error
         return np.ascontiguousarray(np.moveaxis(pixels, 0, 2)), mask > 0
-
-
-@dataclass(frozen=True, slots=True)
-class IndexReport:
-    """What became of a map's tiles: how many were indexed, and how many skipped because too much of them was empty."""
-
-    indexed: int
-    skipped: int
-
-
-def index_map(
-    bundle: Bundle,
-    map_path: Path,
-    out: Path,
-    *,
-    tile_m: float,
-    stride_m: float,
-    precision: Precision = "fp32",
-    dtype: GalleryDtype = "fp16",
-    max_nodata: float = DEFAULT_MAX_NODATA,
-    batch: int = DEFAULT_BATCH,
-    device: str = "cpu",
-    threads: int = 0,
-) -> IndexReport:
-    """Embed every tile of a map and write the gallery. Memory does not grow with the map, but for 16 bytes a tile.
-
-    Args:
-        bundle: whose model embeds the tiles, and later the photos.
-        map_path: the georeferenced raster.
-        out: the gallery file.
-        tile_m: side of a tile in true metres; about what a photo shows of the ground.
-        stride_m: distance between tile centres in true metres.
-        precision, device, threads: as for `open_engine`.
-        dtype: how embeddings are stored, "fp16" or "fp32".
-        max_nodata: a tile with a larger share of pixels without data is skipped; below that they get its mean colour.
-        batch: tiles embedded at once.
-
-    Raises:
-        MapError: see `MapRaster` and `plan_rows`; or every tile was skipped.
-        EngineError, StorageError: the engine or the disk refused.
-    """
-    if not 0 <= max_nodata < 1:
-        raise MapError(f"The share of no-data is {max_nodata}; it must lie in [0, 1).")
-    if out.resolve() == map_path.resolve():
-        raise MapError(f"The gallery would replace its own map {map_path}. Choose another output file.")
-    engine = open_engine(bundle, precision, device, threads)
-    with MapRaster(map_path) as raster, engine:
-        rows = raster.plan_rows(tile_m, stride_m)
-        origin = GalleryOrigin(
-            bundle.digest, tile_m, stride_m, map_path.name, file_digest(map_path), raster.crs, precision
-        )
-        embedder = Embedder(bundle.manifest.preprocess, engine, batch)
-        total = sum(row.count for row in rows)
-        with GalleryWriter(out, origin, engine.dim, dtype) as writer, Progress("tiles", total, "tiles") as progress:
-            spots = (spot for row in rows for spot in raster.row_spots(row, tile_m))
-            indexed = 0
-            while chunk := list(itertools.islice(spots, batch)):
-                indexed += _index_chunk(raster, chunk, embedder, writer, max_nodata)
-                progress.advance(len(chunk))
-            if indexed == 0:
-                raise MapError(
-                    f"Each of the {total} tiles of {map_path} has more than {max_nodata:.0%} of its pixels without "
-                    "data. Raise that share, or choose a smaller tile."
-                )
-    return IndexReport(indexed, total - indexed)
-
-
-def _index_chunk(
-    raster: MapRaster, spots: list[TileSpot], embedder: Embedder, writer: GalleryWriter, max_nodata: float
-) -> int:
-    """Read, embed and write some tiles; how many were kept."""
-    tiles = [raster.read_tile(spot) for spot in spots]
-    kept = [
-        (spot.point, tile.image) for spot, tile in zip(spots, tiles, strict=True) if tile.nodata_share <= max_nodata
-    ]
-    if kept:
-        writer.append(
-            embedder.embed_images([image for _, image in kept]),
-            np.array([point.latitude_deg for point, _ in kept]),
-            np.array([point.longitude_deg for point, _ in kept]),
-        )
-    return len(kept)

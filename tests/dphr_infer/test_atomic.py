@@ -1,4 +1,5 @@
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,17 @@ def test_a_parent_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError), atomic_file(tmp_path / "file/below"):
         pass
+
+
+def test_a_target_that_is_no_regular_file_is_refused_and_kept(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("")
+    for target, words in [
+        (tmp_path, "is a folder"),
+        (tmp_path / "pipe", "a device or a pipe"),
+        (Path("/dev/null"), "a device or a pipe"),
+        (tmp_path / "file/below", "a part of its path is a file"),
+    ]:
+        with pytest.raises(StorageError, match=words), atomic_file(target):
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]

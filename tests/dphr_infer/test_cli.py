@@ -196,7 +196,8 @@ def test_options_that_cannot_work_end_with_code_2(site, locate, words: list, mes
         ({"--tile-m": 5000}, "less than one tile of 5000 x 5000 m"),
         ({"--batch": 0}, "batch is 0"),
         ({"--max-nodata": 2}, "must lie in"),
-        ({"--out": "map.tif"}, "replace its own map"),
+        ({"--out": "map.tif"}, "which is the map too"),
+        ({"--out": "photos"}, "is a folder"),
     ],
 )
 def test_an_index_that_cannot_work_ends_with_code_2(bundle, site, changed: dict, message: str, capsys) -> None:
@@ -214,6 +215,27 @@ def test_pictures_from_another_map_are_refused(site, locate, tmp_path: Path, cap
     assert "is not the map of" in capsys.readouterr().err
     assert locate(site / "photos", "--picture", tmp_path / "p") == 2
     assert "--picture needs --map" in capsys.readouterr().err
+
+
+def test_no_output_replaces_an_input(bundle, site, locate, tmp_path: Path, capsys) -> None:
+    photo, pictures = site / "photos/2.png", ("--map", site / "map.tif", "--picture", site / "photos")
+    before = {path: path.read_bytes() for path in [photo, site / "g", bundle.folder / "manifest.json"]}
+    for words in (("--out", photo), ("--summary", site / "g"), ("--out", bundle.folder / "manifest.json"), pictures):
+        assert locate(photo, *words) == 2
+        captured = capsys.readouterr()
+        assert "would write" in captured.err and captured.out == ""
+    assert locate(photo, "--out", "/dev/null") == 2
+    assert "a device or a pipe" in capsys.readouterr().err
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_photos_of_one_name_keep_a_picture_each(site, locate, tmp_path: Path) -> None:
+    for folder, row in (("a", 2), ("b", 15)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "map.png").write_bytes((site / f"photos/{row}.png").read_bytes())
+    pictures = ("--picture", tmp_path / "p", "--map", site / "map.tif")
+    assert locate(tmp_path / "a", tmp_path / "b", *pictures) == 0
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["map-2.png", "map-3.png", "map.png"]
 
 
 def test_a_damaged_bundle_is_refused(bundle, site, tmp_path: Path, capsys) -> None:

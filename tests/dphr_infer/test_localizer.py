@@ -8,8 +8,9 @@ from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import ConfigError, GalleryError, ImageError
 from dphr_infer.gallery import Gallery, GalleryOrigin, open_gallery
 from dphr_infer.geo import distance_m, offset
+from dphr_infer.indexing import index_map
 from dphr_infer.localizer import AcceptRule, Localizer
-from dphr_infer.mapping import MapRaster, index_map
+from dphr_infer.mapping import MapRaster
 from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
 from dphr_infer.types import GeoPoint, Matches
 

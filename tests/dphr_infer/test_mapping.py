@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dphr_infer.errors import MapError, MissingPackageError
+from dphr_infer.errors import ConfigError, MapError, MissingPackageError
 from dphr_infer.gallery import open_gallery
 from dphr_infer.geo import distance_m, east_north_m
-from dphr_infer.mapping import MapRaster, index_map
+from dphr_infer.indexing import index_map
+from dphr_infer.mapping import MapRaster
 from dphr_infer.tiling import GridRow, PixelBox, TileSpot, compose_tile, pixel_box, plan_rows
 from dphr_infer.types import GeoPoint
 
@@ -230,7 +231,7 @@ def test_tiles_with_too_little_data_are_skipped(bundle, write_map, texture, tmp_
     assert (report.indexed, report.skipped) == (4, 4)
     with pytest.raises(MapError, match="Each of the 4 tiles"):
         index_map(bundle, write_map(image[:, :199], name="none.tif"), tmp_path / "h", tile_m=49.5, stride_m=49.5)
-    with pytest.raises(MapError, match="share of no-data"):
+    with pytest.raises(ConfigError, match="share of no-data"):
         index_map(bundle, path, tmp_path / "h", tile_m=50.0, stride_m=50.0, max_nodata=1.5)
     assert not (tmp_path / "h").exists()
 
@@ -239,7 +240,7 @@ PEAK_MEMORY = """
 import sys
 from pathlib import Path
 from dphr_infer.bundle import open_bundle
-from dphr_infer.mapping import index_map
+from dphr_infer.indexing import index_map
 index_map(open_bundle(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), tile_m=40.0, stride_m=40.0, threads=1)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
