@@ -101,13 +101,21 @@ class Bundle:
         return self.folder / model_name(precision)
 
     def read_selftest(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """The self-test images, uint8 (n, h, w, 3), and torch's embeddings of them, float32 (n, dim)."""
+        """The self-test images, uint8 (n, h, w, 3), and torch's embeddings of them, float32 (n, dim).
+
+        Raises:
+            BundleError: there are none, they differ in size, or they cannot be read.
+        """
         names = sorted(name for name in self.manifest.files if name.startswith(SELFTEST_IMAGES + "/"))
-        images = np.stack([read_image(self.folder / name) for name in names])
+        if not names:
+            raise BundleError(f"{self.folder} holds no picture in {SELFTEST_IMAGES}. Export the bundle again.")
         try:
+            images = np.stack([read_image(self.folder / name) for name in names])
             embeddings = load_file(self.folder / SELFTEST_EMBEDDINGS)["embeddings"]
-        except (SafetensorError, KeyError) as error:
-            raise BundleError(f"{self.folder / SELFTEST_EMBEDDINGS} cannot be read ({error}).") from error
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            raise BundleError(
+                f"The self-test of {self.folder} cannot be read ({error}). Export the bundle again."
+            ) from error
         return images, cast("NDArray[np.float32]", embeddings)
 
 
@@ -140,6 +148,8 @@ def parse_manifest(text: str, name: str) -> Manifest:
                 f"{name} is {raw['format']} version {raw['version']}; this program reads {FORMAT} version {VERSION}. "
                 "Export the bundle again with this release."
             )
+        if int(raw["dim"]) < 1 or int(raw["max_batch"]) < 1:
+            raise ValueError(f"dim is {raw['dim']} and max_batch {raw['max_batch']}; both must be at least 1")
         return Manifest(
             encoder=str(raw["encoder"]),
             dim=int(raw["dim"]),
@@ -149,7 +159,7 @@ def parse_manifest(text: str, name: str) -> Manifest:
             parity={str(precision): Parity(**values) for precision, values in raw["parity"].items()},
             origin={str(key): str(value) for key, value in raw["origin"].items()},
         )
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError, RecursionError) as error:
         raise BundleError(
             f"{name} is not a bundle manifest ({type(error).__name__}: {error}). Export again."
         ) from error

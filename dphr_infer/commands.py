@@ -25,7 +25,7 @@ from dphr_infer.photo import read_photo_metadata
 from dphr_infer.picture import draw_map, draw_matches
 from dphr_infer.preprocess import list_images, read_image
 from dphr_infer.scoring import LocatedPhoto, LocateSummary, summarise
-from dphr_infer.terminal import Progress
+from dphr_infer.terminal import Progress, printable
 from dphr_infer.truth import Truth, read_truth, truth_of
 from dphr_infer.types import GeoPoint
 
@@ -159,7 +159,7 @@ def _locate_each(
                 yield LocatedPhoto(path, metadata, estimate, truth_of(path, metadata, truths))
             except ImageError as error:
                 text = str(error)
-                print(text if str(path) in text else f"{path}: {text}", file=sys.stderr)
+                print(printable(text if str(path) in text else f"{path}: {text}"), file=sys.stderr)
             progress.advance()
 
 
@@ -239,8 +239,8 @@ def _gallery_lines(gallery: Gallery) -> list[str]:
         f"embeddings  {gallery.dim} values, {gallery.embeddings.dtype}, made in {origin.precision}",
         f"bundle      {origin.bundle_digest}",
         f"map         {origin.map_name}, {origin.crs}, sha256 {origin.map_sha256}",
-        f"latitude    {gallery.latitude_deg.min():.6f} to {gallery.latitude_deg.max():.6f}",
-        f"longitude   {gallery.longitude_deg.min():.6f} to {gallery.longitude_deg.max():.6f}",
+        f"latitude    WGS84, {gallery.latitude_deg.min():.6f} to {gallery.latitude_deg.max():.6f}",
+        f"longitude   WGS84, {gallery.longitude_deg.min():.6f} to {gallery.longitude_deg.max():.6f}",
     ]
 
 

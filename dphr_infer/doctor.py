@@ -106,6 +106,8 @@ def self_test(bundle: Bundle) -> Iterator[SelfTest]:
     """
     images, expected = bundle.read_selftest()
     precisions: list[Precision] = [p for p in ("fp32", "fp16") if model_name(p) in bundle.manifest.files]
+    if not precisions:
+        raise BundleError(f"{bundle.folder} holds no model, so there is nothing to test. Export the bundle again.")
     for device in DEVICES:
         for precision in precisions:
             with open_engine(bundle, precision, device) as engine:

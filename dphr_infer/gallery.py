@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +156,7 @@ def open_gallery(path: Path) -> Gallery:
             latitude, longitude = file.get_tensor("latitude_deg"), file.get_tensor("longitude_deg")
         embeddings = _map_embeddings(path)
         origin = _parse_origin(metadata[METADATA_KEY], path)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise GalleryError(
             f"{path} is damaged, cut short, or not a gallery ({error}). Copy it again, or index the map again."
         ) from error
@@ -174,13 +175,18 @@ def _map_embeddings(path: Path) -> Rows:
 
 def _parse_origin(text: str, path: Path) -> GalleryOrigin:
     raw: dict[str, Any] = json.loads(text)
+    if not isinstance(raw, dict):
+        raise TypeError(f"its metadata is {type(raw).__name__}, not an object")
     if (raw.pop("format"), raw["version"]) != (FORMAT, VERSION):
         raise GalleryError(
             f"{path} is a gallery of version {raw['version']}; this program reads {VERSION}. Index the map again."
         )
     del raw["version"]
     origin = GalleryOrigin(**raw)
-    if not (origin.tile_m > 0 and origin.stride_m > 0):
+    for name, value in dataclasses.asdict(origin).items():
+        if not isinstance(value, float | int if name.endswith("_m") else str):
+            raise TypeError(f"its {name} is {value!r}")
+    if not (0 < origin.tile_m < math.inf and 0 < origin.stride_m < math.inf):
         raise ValueError(f"tile {origin.tile_m} m, stride {origin.stride_m} m")
     return origin
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from dphr_infer.scoring import NEAR_M, LocatedPhoto, LocateSummary
+from dphr_infer.terminal import printable
 
 Format = Literal["table", "csv", "geojson"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "geojson")
@@ -23,13 +24,16 @@ _COLUMNS = (
     "rotation_deg",
     "error_m",
     "truth_source",
+    "camera_latitude_deg",
+    "camera_longitude_deg",
 )
 
 
 def _properties(photo: LocatedPhoto) -> dict[str, Any]:
-    estimate = photo.estimate
+    estimate, camera = photo.estimate, photo.metadata.camera
     return {
-        "photo": photo.path.name,
+        # As given; a byte that is no UTF-8 becomes an escape, for neither CSV nor JSON can carry it.
+        "photo": str(photo.path).encode("utf-8", "backslashreplace").decode(),
         "latitude_deg": round(estimate.point.latitude_deg, 7),
         "longitude_deg": round(estimate.point.longitude_deg, 7),
         "similarity": round(estimate.similarity, 4),
@@ -38,19 +42,22 @@ def _properties(photo: LocatedPhoto) -> dict[str, Any]:
         "rotation_deg": round(estimate.rotation_deg, 1),
         "error_m": None if photo.error_m is None else round(photo.error_m, 1),
         "truth_source": None if photo.truth is None else photo.truth.source,
+        "camera_latitude_deg": None if camera is None else round(camera.latitude_deg, 7),
+        "camera_longitude_deg": None if camera is None else round(camera.longitude_deg, 7),
     }
 
 
 def to_table(photos: Sequence[LocatedPhoto]) -> str:
     """One aligned line for each photo, under a head."""
-    width = max([len("photo"), *(len(photo.path.name) for photo in photos)])
+    names = [printable(photo.path.name) for photo in photos]
+    width = max([len("photo"), *map(len, names)])
     lines = [f"{'photo':{width}}   latitude   longitude  similarity  accepted  radius    error"]
-    for photo in photos:
+    for name, photo in zip(names, photos, strict=True):
         estimate = photo.estimate
         error = "      -" if photo.error_m is None else f"{photo.error_m:5.1f} m"
         accepted = "yes" if estimate.accepted else "no"
         lines.append(
-            f"{photo.path.name:{width}}  {estimate.point.latitude_deg:9.6f}  {estimate.point.longitude_deg:10.6f}  "
+            f"{name:{width}}  {estimate.point.latitude_deg:9.6f}  {estimate.point.longitude_deg:10.6f}  "
             f"{estimate.similarity:10.4f}  {accepted:>8}  {estimate.radius_m:4.0f} m  {error}"
         )
     return "\n".join(lines) + "\n"
@@ -68,11 +75,23 @@ def to_csv(photos: Sequence[LocatedPhoto]) -> str:
 
 
 def to_geojson(photos: Sequence[LocatedPhoto]) -> str:
-    """A FeatureCollection (RFC 7946) with a point for each photo; positions are longitude, latitude."""
+    """A FeatureCollection (RFC 7946) with a point for each photo; positions are longitude, latitude.
+
+    Its properties are the columns of the CSV but the position, and "places", the top k, best first.
+    """
     features = []
     for photo in photos:
         properties = _properties(photo)
         position = [properties.pop("longitude_deg"), properties.pop("latitude_deg")]
+        properties["places"] = [
+            {
+                "row": place.row,
+                "latitude_deg": round(place.point.latitude_deg, 7),
+                "longitude_deg": round(place.point.longitude_deg, 7),
+                "similarity": round(place.similarity, 4),
+            }
+            for place in photo.estimate.places
+        ]
         features.append(
             {"type": "Feature", "geometry": {"type": "Point", "coordinates": position}, "properties": properties}
         )

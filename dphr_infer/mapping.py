@@ -32,6 +32,7 @@ _BLANK = 230
 def _import_rasterio() -> Any:
     try:
         import rasterio
+        import rasterio._err
         import rasterio.enums
         import rasterio.errors
         import rasterio.warp
@@ -85,6 +86,7 @@ class MapRaster:
                 self._dataset = rasterio.open(self.path)
             self._check_georeference()
             self._check_bands()
+            self.to_points(np.array([self.width_px / 2]), np.array([self.height_px / 2]))
         except rasterio.errors.RasterioIOError as error:
             self.close()
             raise MapError(f"{self.path} is not a raster that GDAL can read: {error}") from error
@@ -162,18 +164,31 @@ class MapRaster:
         """
         t = self._dataset.transform
         easting, northing = t.c + t.a * x_px + t.b * y_px, t.f + t.d * x_px + t.e * y_px
-        longitude, latitude = self._rasterio.warp.transform(self._dataset.crs, "EPSG:4326", easting, northing)
+        longitude, latitude = self._transform(self._dataset.crs, "EPSG:4326", easting, northing)
         points = np.stack([np.asarray(latitude, np.float64), np.asarray(longitude, np.float64)], axis=1)
+        beyond = np.abs(points[:, 1]) > 180.0  # where a map in degrees goes on across the antimeridian
+        points[beyond, 1] = (points[beyond, 1] + 180.0) % 360.0 - 180.0
         if not np.isfinite(points).all():
             raise MapError(f"{self.path} covers places that its projection {self.crs} cannot bring to WGS84.")
         return points
 
+    def _transform(self, source: Any, target: Any, xs: Any, ys: Any) -> Any:
+        rasterio = self._rasterio
+        try:
+            return rasterio.warp.transform(source, target, xs, ys)
+        except (rasterio.errors.RasterioError, rasterio.errors.CRSError, rasterio._err.CPLE_BaseError) as error:
+            raise MapError(
+                f"{self.path} has the coordinate system {self.crs[:60]}, which does not lead to WGS84 ({error}). "
+                "Assign the one that it was made in: gdal_edit.py -a_srs EPSG:…"
+            ) from error
+
     def to_px(self, point: GeoPoint) -> tuple[float, float]:
         """A place -> pixel position (x, y); it may lie outside the raster."""
-        xs, ys = self._rasterio.warp.transform(
-            "EPSG:4326", self._dataset.crs, [point.longitude_deg], [point.latitude_deg]
-        )
+        xs, ys = self._transform("EPSG:4326", self._dataset.crs, [point.longitude_deg], [point.latitude_deg])
         t = ~self._dataset.transform
+        if self._dataset.crs.is_geographic:  # the turn of 360 degrees that lies nearest to the map's middle
+            middle_deg = (self._dataset.bounds.left + self._dataset.bounds.right) / 2
+            xs = [xs[0] + 360.0 * round((middle_deg - xs[0]) / 360.0)]
         return float(t.c + t.a * xs[0] + t.b * ys[0]), float(t.f + t.d * xs[0] + t.e * ys[0])
 
     def metres_per_px(self, x_px: NDArray[np.float64], y_px: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from dphr_infer.localizer import Heading
 from dphr_infer.mapping import MapRaster
 from dphr_infer.rotation import rotate_square
 from dphr_infer.scoring import LocatedPhoto
+from dphr_infer.terminal import printable
 from dphr_infer.types import GeoPoint
 
 TILE_SIDE_PX = 240
@@ -58,7 +59,7 @@ def draw_matches(
     """
     taken = Image.fromarray(image)
     taken = taken.resize((round(TILE_SIDE_PX * taken.width / taken.height), TILE_SIDE_PX), Image.Resampling.LANCZOS)
-    panels = [(taken, [photo.path.name, "as taken"], _PAPER)]
+    panels = [(taken, [printable(photo.path.name), "as taken"], _PAPER)]
     if heading != "as-is":
         turned = _square(rotate_square(image, photo.estimate.rotation_deg, TILE_SIDE_PX))
         panels.append((turned, ["as matched", f"turned by {photo.estimate.rotation_deg:.0f}°"], _PAPER))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,14 +13,16 @@ from dphr_infer.errors import DphrError
 
 T = TypeVar("T")
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _LOG_INTERVAL_S = 15.0
 _SCREEN_INTERVAL_S = 0.2
 
 
 def run_command(program: str, main: Callable[[], None]) -> int:
-    """Run a command; a DphrError becomes one line on stderr and exit code 2, an interrupt 130."""
+    """Run a command; a DphrError or a full stdout is one line on stderr and exit code 2, an interrupt 130."""
     try:
         main()
+        sys.stdout.flush()
     except DphrError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
@@ -26,9 +30,28 @@ def run_command(program: str, main: Callable[[], None]) -> int:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
+        _silence_stdout()
         return 0
+    except OSError as error:
+        # Files are written through `atomic`, whose errors are ours; what is left without a file name is a stream.
+        if error.filename is not None or error.errno not in _FULL:
+            raise
+        _silence_stdout()
+        print(f"{program}: the output could not be written: {error.strerror}. Free some space.", file=sys.stderr)
+        return 2
     return 0
+
+
+def _silence_stdout() -> None:
+    """Lead stdout nowhere, so that Python's last flush of it cannot fail once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def printable(text: str) -> str:
+    """A text on one line: line ends, other control characters and undecodable bytes of file names are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def format_duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.errors import EngineError, MissingPackageError
+from dphr_infer.errors import BundleError, EngineError, MissingPackageError
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "embeddings"
@@ -37,6 +38,15 @@ def _import_onnxruntime() -> Any:
     return onnxruntime
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a model takes and gives: uint8 (B, height_px, width_px, 3) -> float32 (B, dim)."""
+
+    height_px: int
+    width_px: int
+    dim: int
+
+
 class OnnxRuntimeEngine:
     """Runs one .onnx file on the CPU. See `Engine` for what it promises.
 
@@ -47,20 +57,27 @@ class OnnxRuntimeEngine:
         model_path: the .onnx file.
         name: engine and device, for reports.
         threads: threads within an operator; 0 leaves the choice to ONNX Runtime (all cores).
+        expected: the sizes that the bundle's manifest names; None takes the file's.
     """
 
-    def __init__(self, model_path: Path, name: str, threads: int = 0) -> None:
+    def __init__(self, model_path: Path, name: str, threads: int = 0, expected: Shape | None = None) -> None:
         if threads < 0:
             raise EngineError(f"threads is {threads}; give 0 for all cores, or a count of at least 1.")
         self.name = name
         self.dim = self.height_px = self.width_px = 0
-        self._path, self._threads = model_path, threads
+        self._path, self._threads, self._expected = model_path, threads, expected
         self._session: Any = None
 
     def __enter__(self) -> OnnxRuntimeEngine:
         session = self._open_session()
         self.height_px, self.width_px = self._check_input(session.get_inputs())
         self.dim = self._check_output(session.get_outputs())
+        found = Shape(self.height_px, self.width_px, self.dim)
+        if self._expected not in (None, found):
+            raise BundleError(
+                f"{self._path} is {found}, its manifest says {self._expected}: the two do not belong together. "
+                "Export the bundle again."
+            )
         self._session = session
         return self
 

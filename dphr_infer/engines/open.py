@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dphr_infer.bundle import PRECISIONS, Bundle, Precision
 from dphr_infer.engines.base import Engine
-from dphr_infer.engines.onnxrt import OnnxRuntimeEngine
+from dphr_infer.engines.onnxrt import OnnxRuntimeEngine, Shape
 from dphr_infer.errors import EngineError
 
 DEVICES = ("cpu",)
@@ -21,7 +21,7 @@ def open_engine(bundle: Bundle, precision: Precision = "fp32", device: str = "cp
 
     Raises:
         EngineError: the precision or the device is unknown, or not available here.
-        BundleError: the bundle has no model in this precision.
+        BundleError: the bundle has no model in this precision; on entering, the model is not of the manifest's sizes.
     """
     if precision not in PRECISIONS:
         raise EngineError(f"Precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}.")
@@ -30,4 +30,6 @@ def open_engine(bundle: Bundle, precision: Precision = "fp32", device: str = "cp
             f"Device {device!r} is not available: this runtime has an engine for {', '.join(DEVICES)} and does not "
             "fall back silently. Choose one of these."
         )
-    return OnnxRuntimeEngine(bundle.model_path(precision), f"onnxruntime CPU {precision}", threads)
+    size = bundle.manifest.preprocess
+    expected = Shape(size.height_px, size.width_px, bundle.manifest.dim)
+    return OnnxRuntimeEngine(bundle.model_path(precision), f"onnxruntime CPU {precision}", threads, expected)

@@ -58,7 +58,15 @@ def test_a_manifest_that_names_files_outside_is_refused(bundle, copy: Path, name
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", "null", '{"format": "other", "version": 1}', '{"format": "dphr-bundle", "version": 99}'],
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"format": "other", "version": 1}',
+        '{"format": "dphr-bundle", "version": 99}',
+        "[" * 100_000,
+    ],
 )
 def test_a_text_that_is_no_manifest_of_this_version_is_refused(text: str) -> None:
     with pytest.raises(BundleError):
@@ -67,7 +75,14 @@ def test_a_text_that_is_no_manifest_of_this_version_is_refused(text: str) -> Non
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("preprocess", {"height_px": 1, "width_px": 1}), ("dim", "wide"), ("files", []), ("parity", {"fp32": {}})],
+    [
+        ("preprocess", {"height_px": 1, "width_px": 1}),
+        ("dim", "wide"),
+        ("dim", 0),
+        ("max_batch", 0),
+        ("files", []),
+        ("parity", {"fp32": {}}),
+    ],
 )
 def test_a_manifest_with_a_wrong_field_is_refused(bundle, field: str, value: object) -> None:
     content = {**json.loads(bundle.manifest.to_json()), field: value}
@@ -79,5 +94,8 @@ def test_a_selftest_without_embeddings_is_refused(bundle: Bundle, copy: Path) ->
     (copy / "selftest/embeddings.safetensors").write_bytes(b"short")
     with pytest.raises(BundleError, match="cannot be read"):
         dataclasses.replace(bundle, folder=copy).read_selftest()
+    for files in ({}, {"model.fp32.onnx": "0"}):
+        with pytest.raises(BundleError, match="holds no picture in selftest/images"):
+            dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, files=files)).read_selftest()
     images, embeddings = bundle.read_selftest()
     assert images.shape == (3, 32, 32, 3) and embeddings.dtype == np.float32

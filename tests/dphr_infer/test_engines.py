@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from dphr_infer.embedder import Embedder
 from dphr_infer.engines.onnxrt import OnnxRuntimeEngine
 from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import BundleError, EngineError, ImageError, MissingPackageError
+from dphr_infer.preprocess import Preprocess
 
 
 def test_the_engine_gives_what_the_model_means(bundle, texture, reference_embedding) -> None:
@@ -132,3 +134,10 @@ def test_the_embedder_resizes_by_the_bundles_preprocess(bundle, texture, referen
 def test_the_embedder_refuses_an_image_of_one_pixel(bundle) -> None:
     with open_engine(bundle) as engine, pytest.raises(ImageError, match="1x1 px"):
         Embedder(bundle.manifest.preprocess, engine).embed_images([np.zeros((1, 1, 3), np.uint8)])
+
+
+@pytest.mark.parametrize("changed", [{"dim": 47}, {"preprocess": Preprocess(64, 32)}])
+def test_a_model_of_other_sizes_than_its_manifest_is_refused(bundle, changed: dict) -> None:
+    other = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, **changed))
+    with pytest.raises(BundleError, match=r"dim=48.*do not belong together"), open_engine(other):
+        pass

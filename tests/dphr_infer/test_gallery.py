@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -179,3 +180,13 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="could not be written"), GalleryWriter(tmp_path / "file" / "g", ORIGIN, 1):
         pass
+
+
+@pytest.mark.parametrize(
+    "changed", [{"bundle_digest": None}, {"map_name": 3}, {"tile_m": "50"}, {"stride_m": float("inf")}, {"crs": []}]
+)
+def test_an_origin_of_wrong_types_is_refused(tmp_path: Path, changed: dict) -> None:
+    with GalleryWriter(tmp_path / "g", dataclasses.replace(ORIGIN, **changed), 1) as writer:
+        writer.append(np.ones((1, 1), np.float32), np.zeros(1), np.zeros(1))
+    with pytest.raises(GalleryError, match="damaged"):
+        open_gallery(tmp_path / "g")

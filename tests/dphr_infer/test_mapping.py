@@ -162,6 +162,24 @@ def test_a_map_without_georeference_is_refused(write_map, texture) -> None:
         pass
 
 
+LOCAL = 'LOCAL_CS["site",UNIT["metre",1],AXIS["X",EAST],AXIS["Y",NORTH]]'
+
+
+def test_a_map_whose_system_leads_nowhere_is_refused(write_map, texture) -> None:
+    with pytest.raises(MapError, match=r"does not lead to WGS84.*gdal_edit"):
+        MapRaster(write_map(texture(100, 100), crs=LOCAL)).__enter__()
+
+
+def test_a_map_across_the_antimeridian_indexes_and_opens(bundle, write_map, texture, tmp_path: Path) -> None:
+    path = write_map(texture(200, 200), crs="EPSG:4326", west=179.999, north=10.0, px=1e-5)
+    index_map(bundle, path, tmp_path / "g", tile_m=50.0, stride_m=50.0)
+    gallery = open_gallery(tmp_path / "g")
+    assert gallery.longitude_deg.min() < -179.999 and gallery.longitude_deg.max() > 179.999
+    with MapRaster(path) as raster:
+        for row in range(len(gallery)):
+            assert raster.read_tile(raster.spot_at(gallery.point(row), 50.0)).nodata_share == 0.0
+
+
 def test_a_map_of_one_band_is_refused(write_map, texture) -> None:
     with pytest.raises(MapError, match=r"1 band\(s\); red, green and blue"):
         MapRaster(write_map(texture(100, 100)[:, :, :1])).__enter__()

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -118,3 +119,15 @@ def test_a_missing_or_binary_truth_file_is_refused(tmp_path: Path) -> None:
     for name in ("truth.csv", "none.csv"):
         with pytest.raises(ConfigError, match="cannot be read"):
             read_truth(tmp_path / name)
+
+
+def test_lists_for_programs_carry_the_path_the_camera_and_the_places() -> None:
+    photo = located("far/a\udcff.jpg", True, True, 10.0, 5.0)
+    photo = dataclasses.replace(photo, metadata=PhotoMetadata(camera=CENTRE))
+    (row,) = csv.DictReader(io.StringIO(to_text([photo], "csv")))
+    assert (row["photo"], row["camera_latitude_deg"]) == ("far/a\\udcff.jpg", "47.0")
+    properties = json.loads(to_text([photo], "geojson"))["features"][0]["properties"]
+    assert (properties["photo"], properties["camera_longitude_deg"]) == ("far/a\\udcff.jpg", 8.0)
+    assert [place["row"] for place in properties["places"]] == [0, 1]
+    assert properties["places"][1]["similarity"] == 0.8 and properties["places"][1]["latitude_deg"] == 47.0
+    assert to_text([located("a\nb.jpg", True, True, 1.0)], "table").splitlines()[1].startswith("a\\nb.jpg ")

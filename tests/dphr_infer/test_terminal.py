@@ -1,9 +1,12 @@
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from dphr_infer.errors import ConfigError, MissingPackageError
-from dphr_infer.terminal import Progress, format_duration, run_command, track
+from dphr_infer.terminal import Progress, format_duration, printable, run_command, track
 
 
 def fail(error: BaseException):
@@ -47,3 +50,15 @@ def test_a_log_gets_one_last_line_with_count_and_share() -> None:
 def test_track_gives_the_items_on(capsys) -> None:
     assert list(track("abc", "letters", 3)) == ["a", "b", "c"]
     assert "letters 3/3" in capsys.readouterr().err
+
+
+def test_a_full_stdout_is_one_line_and_exit_code_2() -> None:
+    code = "import sys; from dphr_infer.terminal import run_command; sys.exit(run_command('prog', lambda: print('x')))"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "prog: the output could not be written: No space left on device. Free some space.\n"
+
+
+def test_a_name_with_a_line_end_or_a_byte_that_is_no_text_stays_on_one_line() -> None:
+    assert printable("a\nb\udcffé") == "a\\nb\\udcffé"
