@@ -20,6 +20,17 @@ from dphr_infer.types import GeoPoint
 
 PROGRAM = "dphr-infer"
 
+_LOCATE_WORDS = """\
+what the list says of each photo:
+  latitude, longitude   WGS84 degrees of the ground at the photo's centre
+  similarity            cosine of the photo's embedding and the best tile's, in [-1, 1]; higher is nearer. Its usual
+                        height depends on the model: read it off photos whose place you know
+  accepted              yes if, among the top K matches, at least --agreeing lie within a tile's side of the best (that
+                        one included) and the similarity is at least --min-similarity; drop the others
+  radius                largest distance of those agreeing matches from the place, at least half the stride; an
+                        indication of the error, not a bound
+"""
+
 
 def _geo_point(text: str) -> GeoPoint:
     try:
@@ -55,7 +66,12 @@ def _add_index(commands_parser: argparse._SubParsersAction[argparse.ArgumentPars
 
 def _add_locate(commands_parser: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     rule = AcceptRule()
-    parser = commands_parser.add_parser("locate", help="locate photos on a gallery")
+    parser = commands_parser.add_parser(
+        "locate",
+        help="locate photos on a gallery",
+        epilog=_LOCATE_WORDS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle that made the gallery")
     parser.add_argument("gallery", type=Path, metavar="GALLERY", help="file made by dphr-infer index")
     parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="photos, or folders of photos")
@@ -129,9 +145,9 @@ def _index(arguments: argparse.Namespace) -> None:
 
 
 def _locate(arguments: argparse.Namespace) -> None:
-    rule = AcceptRule.for_top_k(arguments.top_k, arguments.min_similarity)
-    if arguments.agreeing is not None:
-        rule = AcceptRule(arguments.agreeing, arguments.min_similarity)
+    # Without --agreeing the rule stays what it is: it is refused, not lowered, where --top-k is too small for it.
+    agreeing = AcceptRule().agreeing if arguments.agreeing is None else arguments.agreeing
+    rule = AcceptRule(agreeing, arguments.min_similarity)
     commands.locate(
         commands.LocateRequest(
             bundle=arguments.bundle,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from dphr_infer.picture import draw_map, draw_matches
 from dphr_infer.preprocess import list_images, read_image
 from dphr_infer.scoring import LocatedPhoto, LocateSummary, summarise
 from dphr_infer.terminal import Progress, printable
-from dphr_infer.truth import Truth, read_truth, truth_of
+from dphr_infer.truth import Truth, check_truths, read_truth, truth_of
 from dphr_infer.types import GeoPoint
 
 
@@ -56,6 +57,8 @@ class LocateRequest:
     def __post_init__(self) -> None:
         if (self.near is None) != (self.within_m is None):
             raise ConfigError("--near and --within belong together: a place, and the radius around it in metres.")
+        if self.within_m is not None and not 0 < self.within_m < math.inf:
+            raise ConfigError(f"--within is {self.within_m:g} m; a radius above 0 is needed.")
         if self.picture is not None and self.map is None:
             raise ConfigError("--picture needs --map, the map that the gallery was made from.")
 
@@ -108,8 +111,15 @@ def locate(request: LocateRequest) -> None:
     truths = {} if request.truth is None else read_truth(request.truth)
     paths = _list_photos(request.photos)
     _check_outputs(request, paths)
+    if request.truth is not None:
+        check_truths(truths, request.truth, paths, gallery)
     if request.map is not None:
         _check_map(request.map, gallery)
+    if request.top_k > len(gallery):
+        print(
+            f"{request.gallery} has {len(gallery)} tiles, fewer than --top-k {request.top_k}: all are looked at.",
+            file=sys.stderr,
+        )
     with (
         open_engine(bundle, request.precision, threads=request.threads) as engine,
         open_matcher(gallery.embeddings) as matcher,
@@ -126,7 +136,7 @@ def locate(request: LocateRequest) -> None:
             refine=request.refine,
         )
         photos = list(_locate_each(localizer, paths, truths, request))
-    summary = summarise(photos, gallery.origin.tile_m)
+    summary = summarise(photos, gallery.origin.tile_m, len(truths.keys() - {path.name for path in paths}))
     if photos:
         _deliver(photos, summary, request)
     _draw(photos, gallery, request, picture_names(paths))
@@ -183,7 +193,8 @@ def _write_text(path: Path, text: str) -> None:
 
 def _check_map(map_path: Path, gallery: Gallery) -> None:
     if not map_path.is_file():
-        raise ConfigError(f"{map_path} does not exist.")
+        state = "is a folder: name the raster file in it" if map_path.is_dir() else "does not exist"
+        raise ConfigError(f"{map_path} {state}.")
     found = file_digest(map_path)
     if found != gallery.origin.map_sha256:
         raise ConfigError(

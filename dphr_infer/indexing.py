@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from dphr_infer.terminal import Progress
 from dphr_infer.tiling import TileSpot
 
 DEFAULT_MAX_NODATA = 0.2
+PLACE_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,11 @@ def index_map(
         raise ConfigError(f"The share of no-data is {max_nodata}; it must lie in [0, 1).")
     check_outputs({"--out": out}, {"the map": map_path}, bundle.folder)
     engine = open_engine(bundle, precision, device, threads)
-    with MapRaster(map_path) as raster, engine:
-        rows = raster.plan_rows(tile_m, stride_m)
+    row_bytes = bundle.manifest.dim * (2 if dtype == "fp16" else 4) + PLACE_BYTES
+    with contextlib.ExitStack() as stack:
+        raster = stack.enter_context(MapRaster(map_path))
+        rows = raster.plan_rows(tile_m, stride_m, row_bytes)
+        stack.enter_context(engine)
         origin = GalleryOrigin(
             bundle.digest, tile_m, stride_m, map_path.name, file_digest(map_path), raster.crs, precision
         )

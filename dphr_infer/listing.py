@@ -105,7 +105,13 @@ def to_text(photos: Sequence[LocatedPhoto], form: Format) -> str:
 
 def summary_lines(summary: LocateSummary) -> list[str]:
     """The summary for people; a number without photos to stand on is left out."""
-    lines = [f"{summary.n_photos} photos located, {summary.n_with_truth} with a known truth"]
+    line = (
+        f"{summary.n_photos} photos located; truth of {summary.n_truth_from_file} from the file, "
+        f"{summary.n_truth_from_metadata} from metadata, {summary.n_photos - summary.n_with_truth} unknown"
+    )
+    if summary.n_truth_unused:
+        line += f"; {summary.n_truth_unused} rows of the truth file unused"
+    lines = [line]
     for label, median, share in (
         ("best match", summary.median_error_m, summary.share_within_40_m),
         (f"best of the top {summary.top_k}", summary.oracle_median_error_m, summary.oracle_share_within_40_m),

@@ -33,6 +33,7 @@ HEADINGS: tuple[Heading, ...] = ("as-is", "north", "search")
 
 DEFAULT_TOP_K = 5
 DEFAULT_ROTATIONS = 8
+MAX_ROTATIONS = 360
 # Places of a grid lie a whole stride apart only up to rounding; "within half a tile" must not depend on that.
 _ROUNDING = 1.01
 
@@ -64,10 +65,9 @@ class AcceptRule:
                 "first must be at least 1, the second lie in [-1, 1]."
             )
 
-    @classmethod
-    def for_top_k(cls, top_k: int, min_similarity: float = -1.0) -> AcceptRule:
-        """The default rule, which asks for no more agreeing matches than are looked at."""
-        return cls(max(1, min(cls().agreeing, top_k)), min_similarity)
+
+def _readable(distance: float) -> str:
+    return f"{distance:.0f} m" if distance < 10_000 else f"{distance / 1000:.0f} km"
 
 
 class Localizer:
@@ -81,7 +81,8 @@ class Localizer:
         heading: "as-is" takes the photo as it is. "north" turns it by its yaw, so that north is up as on the map.
             "search" tries `rotations` headings and keeps the one with the highest similarity, the first of equals.
         rotations: how many, evenly spaced, from 0.
-        accept: when to believe an estimate.
+        accept: when to believe an estimate; one that asks for more agreeing matches than top_k is refused. None takes
+            `AcceptRule()`, by which no estimate is accepted where fewer than its 3 matches are looked at.
         refine: False gives the best match's place. True gives the mean of the places of those among the top k that
             lie at most half a tile side from the best match, weighted by their similarity where that is above 0.
     """
@@ -102,17 +103,19 @@ class Localizer:
         gallery.check_bundle(bundle)
         if heading not in HEADINGS:
             raise ConfigError(f"Heading {heading!r} is unknown; choose one of {', '.join(HEADINGS)}.")
-        if top_k < 1 or rotations < 1:
-            raise ConfigError(f"top_k is {top_k} and rotations {rotations}; both must be at least 1.")
+        if top_k < 1:
+            raise ConfigError(f"top_k is {top_k}; it must be at least 1.")
+        if not 1 <= rotations <= MAX_ROTATIONS:
+            raise ConfigError(f"rotations is {rotations}; it must lie in 1 to {MAX_ROTATIONS}, one a degree.")
         self._bundle, self._gallery, self._matcher = bundle, gallery, matcher
         self._embedder = Embedder(bundle.manifest.preprocess, engine)
         self._top_k, self._heading, self._rotations = top_k, heading, rotations
-        self._accept = accept if accept is not None else AcceptRule.for_top_k(top_k)
+        self._accept = accept if accept is not None else AcceptRule()
         self._refine = refine
-        if self._accept.agreeing > top_k:
+        if accept is not None and accept.agreeing > top_k:
             raise ConfigError(
-                f"The rule asks for {self._accept.agreeing} agreeing matches, but only {top_k} are looked at: no photo "
-                "could be accepted. Raise top_k or lower the rule."
+                f"The rule asks for {accept.agreeing} agreeing matches, but only {top_k} are looked at: no photo "
+                "could be accepted. Raise --top-k, or ask for fewer with --agreeing."
             )
 
     def rotations_deg(self, yaw_deg: float | None = None) -> tuple[float, ...]:
@@ -173,14 +176,14 @@ class Localizer:
         if near is None and within_m is None:
             return self._matcher.match(embeddings, min(self._top_k, len(self._gallery)))
         if near is None or within_m is None or not within_m > 0:
-            raise ConfigError(f"A prior needs a point and a radius above 0 m; it is {near} within {within_m} m.")
+            raise ConfigError(f"A prior needs a point and a radius above 0 m; one is missing, or {within_m} is none.")
         ranges = self._gallery.rows_within(near, within_m)
         allowed = sum(stop - start for start, stop in ranges)
         if allowed == 0:
             nearest_m = float(self._gallery.distances_m(near).min())
             raise GalleryError(
                 f"No tile of the gallery lies within {within_m:g} m of {near.latitude_deg:.6f},"
-                f"{near.longitude_deg:.6f}; the nearest is {nearest_m:.0f} m away. Widen the radius, or take the "
+                f"{near.longitude_deg:.6f}; the nearest is {_readable(nearest_m)} away. Widen the radius, or take the "
                 "gallery of that region."
             )
         return self._matcher.match(embeddings, min(self._top_k, allowed), ranges)

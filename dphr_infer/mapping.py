@@ -22,6 +22,7 @@ from dphr_infer.tiling import GridRow, PixelBox, Tile, TileSpot, compose_tile, p
 from dphr_infer.types import GeoPoint
 
 MAX_ROTATION_DEG = 2.0
+MAX_LATITUDE_DEG = 89.9
 
 # In bytes: unlike GDAL's own option, rasterio does not read small numbers as megabytes.
 _CACHE_BYTES = 64 << 20
@@ -76,8 +77,9 @@ class MapRaster:
             MapError: missing, damaged, without georeference, turned, with fewer than three bands, or not of 8 bits.
         """
         rasterio = self._rasterio
-        if not self.path.exists():
-            raise MapError(f"{self.path} does not exist.")
+        if not self.path.is_file():
+            state = "is a folder: name the raster file in it" if self.path.is_dir() else "does not exist"
+            raise MapError(f"{self.path} {state}.")
         self._environment = rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES)
         self._environment.__enter__()
         try:
@@ -192,7 +194,11 @@ class MapRaster:
         return float(t.c + t.a * xs[0] + t.b * ys[0]), float(t.f + t.d * xs[0] + t.e * ys[0])
 
     def metres_per_px(self, x_px: NDArray[np.float64], y_px: NDArray[np.float64]) -> NDArray[np.float64]:
-        """True metres that a step of one pixel takes, float64 (n, 2): to the right, and down."""
+        """True metres that a step of one pixel takes, float64 (n, 2): to the right, and down.
+
+        Raises:
+            MapError: beyond 89.9 degrees of latitude.
+        """
         n = len(x_px)
         near = self.to_points(
             np.concatenate([x_px - _PROBE_PX, x_px + _PROBE_PX, x_px, x_px]),
@@ -200,17 +206,22 @@ class MapRaster:
         ).reshape(2, 2, n, 2)
         steps_deg = near[:, 1] - near[:, 0]  # over one pixel
         steps_deg[..., 1] = (steps_deg[..., 1] + 180.0) % 360.0 - 180.0
+        if np.abs(near[..., 0]).max() > MAX_LATITUDE_DEG:
+            raise MapError(
+                f"{self.path} reaches latitude {np.abs(near[..., 0]).max():.3f}; beyond {MAX_LATITUDE_DEG} there is no "
+                "north to lay tiles by. Cut the map off before the pole: gdalwarp -te …"
+            )
         per_degree = np.array([metres_per_degree(latitude) for latitude in near[0, 0, :, 0]])
         metres: NDArray[np.float64] = np.hypot(*(steps_deg * per_degree).transpose(2, 0, 1)).T
         return metres
 
-    def plan_rows(self, tile_m: float, stride_m: float) -> list[GridRow]:
+    def plan_rows(self, tile_m: float, stride_m: float, row_bytes: int = 0) -> list[GridRow]:
         """The grid of tiles that lie wholly within the map; see `tiling.plan_rows`.
 
         Raises:
-            MapError: tile or stride is not positive, or the map is smaller than one tile.
+            MapError: as that.
         """
-        return plan_rows(self.width_px, self.height_px, self.metres_per_px, tile_m, stride_m)
+        return plan_rows(self.width_px, self.height_px, self.metres_per_px, tile_m, stride_m, row_bytes)
 
     def row_spots(self, row: GridRow, tile_m: float) -> list[TileSpot]:
         """The tiles of one row of the grid, each of the size that `tile_m` has at its own place."""
@@ -260,5 +271,7 @@ class MapRaster:
             pixels = self._dataset.read(list(self._bands), window=window, out_shape=shape, resampling=average)
             mask = self._dataset.dataset_mask(window=window, out_shape=mask_shape)
         except rasterio.errors.RasterioError as error:
-            raise MapError(f"{self.path} is damaged: {error}. Copy it again from its source.") from error
+            raise MapError(
+                f"{self.path} is damaged: {error.__cause__ or error}. Copy it again from its source."
+            ) from error
         return np.ascontiguousarray(np.moveaxis(pixels, 0, 2)), mask > 0

@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dphr_infer.errors import ImageError
 from dphr_infer.geo import offset
+from dphr_infer.preprocess import bomb_error
 from dphr_infer.types import GeoPoint
 
 # On flat ground a camera that looks less far down sees its centre too far away to know where.
@@ -81,7 +82,9 @@ def read_photo_metadata(path: Path) -> PhotoMetadata:
         raise ImageError(f"{path} does not exist.") from None
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not a picture that Pillow can read.") from None
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise bomb_error(path) from error
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise ImageError(f"{path} is damaged or refused ({error}).") from error
     yaw = _xmp_number(xmp, "GimbalYawDegree", 360.0)
     yaw = _image_direction(gps) if yaw is None else yaw

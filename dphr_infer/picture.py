@@ -24,6 +24,8 @@ MAP_SIDE_PX = 1800
 _MARGIN = 12
 _TEXT_PX = 15
 _LINE = 20
+# More names than these would hide the map and each other.
+_MAX_NAMES, _MAX_NAME_LENGTH = 25, 24
 _INK, _PAPER, _FAINT, _EMPTY = (25, 25, 25), (255, 255, 255), (110, 110, 110), (230, 230, 230)
 # Told apart by people with any colour vision, and on green and grey ground.
 _RIGHT, _WRONG, _ACCEPTED, _REFUSED, _TRUTH = (0, 158, 90), (200, 60, 40), (0, 114, 220), (230, 120, 0), (255, 255, 255)
@@ -93,7 +95,7 @@ def _headline(photo: LocatedPhoto) -> str:
 
 
 def draw_map(photos: Sequence[LocatedPhoto], raster: MapRaster, path: Path) -> None:
-    """The whole map with each estimate, joined to its truth by a line, a scale bar and a legend.
+    """The whole map with each estimate, joined to its truth by a line and named where they are few, and a scale bar.
 
     What lies beyond the map's edge is drawn on a margin of at most a quarter of the map's longer side.
 
@@ -123,6 +125,10 @@ def draw_map(photos: Sequence[LocatedPhoto], raster: MapRaster, path: Path) -> N
         _mark_truth(draw, truth + shift)
     for photo, estimate in zip(photos, estimates, strict=True):
         _mark_estimate(draw, estimate + shift, _colour(photo))
+    if len(photos) <= _MAX_NAMES:
+        for photo, (x, y) in zip(photos, [estimate + shift for estimate in estimates], strict=True):
+            name = printable(photo.path.stem)[:_MAX_NAME_LENGTH]
+            draw.text((x + 11, y), name, _INK, _font(12), anchor="lm", stroke_width=2, stroke_fill=_PAPER)
     middle = np.array([raster.width_px / 2]), np.array([raster.height_px / 2])
     px_per_m = scale / float(raster.metres_per_px(*middle)[0, 0])
     legend_top = top + height + bottom

@@ -93,6 +93,14 @@ def check_image_size(width: int, height: int, name: str) -> None:
         )
 
 
+def bomb_error(path: Path) -> ImageError:
+    """What to say where Pillow itself refuses to look at so many pixels."""
+    seen = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+    return ImageError(
+        f"{path} has more than {seen:.0f} megapixels, above the limit of {MAX_PIXELS / 1e6:.0f}: reduce it first."
+    )
+
+
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Decode a picture to RGB, upright by its EXIF orientation.
 
@@ -100,19 +108,25 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         uint8 (H, W, 3).
 
     Raises:
-        ImageError: missing, truncated, not a picture, below 16 px a side or above 120 megapixels.
+        ImageError: missing, truncated, not a picture, grey of more than 8 bits, below 16 px a side or above 120
+            megapixels.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 check_image_size(image.width, image.height, str(path))
+                if image.mode.startswith(("I", "F")):
+                    raise ImageError(
+                        f"{path} has 16 or 32 bits a pixel (mode {image.mode}), which 8 would cut off. Convert it with "
+                        "a scale that suits its contrast: gdal_translate -ot Byte -scale IN.tif OUT.tif"
+                    )
                 # np.array copies: the result outlives the file and may be written to.
                 return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist.") from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is refused: {error}. Reduce it first.") from error
+        raise bomb_error(path) from error
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not a picture that Pillow can read ({', '.join(IMAGE_SUFFIXES)}).") from None
     except (OSError, SyntaxError, ValueError, struct.error) as error:

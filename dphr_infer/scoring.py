@@ -64,6 +64,8 @@ class LocateSummary:
     Attributes:
         n_photos: located.
         n_with_truth: of these, with a known truth.
+        n_truth_from_file, n_truth_from_metadata: of those, by source.
+        n_truth_unused: rows of the truth file that no photo goes by.
         median_error_m: of the estimate.
         share_within_40_m: of the photos with truth, by the estimate.
         oracle_median_error_m, oracle_share_within_40_m: the same for the nearest of the top k places: what a perfect
@@ -77,6 +79,9 @@ class LocateSummary:
 
     n_photos: int
     n_with_truth: int
+    n_truth_from_file: int
+    n_truth_from_metadata: int
+    n_truth_unused: int
     median_error_m: float | None
     share_within_40_m: float | None
     oracle_median_error_m: float | None
@@ -97,8 +102,9 @@ def _share(flags: Sequence[bool]) -> float | None:
     return sum(flags) / len(flags) if flags else None
 
 
-def summarise(photos: Sequence[LocatedPhoto], tile_m: float) -> LocateSummary:
+def summarise(photos: Sequence[LocatedPhoto], tile_m: float, n_truth_unused: int = 0) -> LocateSummary:
     """The summary of some located photos on a gallery of `tile_m` tiles."""
+    sources = [photo.truth.source for photo in photos if photo.truth is not None]
     errors = [photo.error_m for photo in photos if photo.error_m is not None]
     oracle = [min(photo.place_errors_m) for photo in photos if photo.place_errors_m]
     accepted = [photo.error_m for photo in photos if photo.error_m is not None and photo.estimate.accepted]
@@ -106,6 +112,9 @@ def summarise(photos: Sequence[LocatedPhoto], tile_m: float) -> LocateSummary:
     return LocateSummary(
         n_photos=len(photos),
         n_with_truth=len(errors),
+        n_truth_from_file=sources.count("file"),
+        n_truth_from_metadata=sources.count("metadata"),
+        n_truth_unused=n_truth_unused,
         median_error_m=_median(errors),
         share_within_40_m=_share([error <= NEAR_M for error in errors]),
         oracle_median_error_m=_median(oracle),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dphr_infer.errors import MapError
+from dphr_infer.preprocess import MIN_SIDE_PX
 from dphr_infer.types import GeoPoint
+
+MAX_TILES = 50_000_000
 
 MetresPerPx = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 """Pixel positions x and y, float64 (n,) -> true metres a pixel takes to the right and down, float64 (n, 2)."""
@@ -66,18 +69,25 @@ class PixelBox:
 
 
 def plan_rows(
-    width_px: int, height_px: int, metres_per_px: MetresPerPx, tile_m: float, stride_m: float
+    width_px: int, height_px: int, metres_per_px: MetresPerPx, tile_m: float, stride_m: float, row_bytes: int = 0
 ) -> list[GridRow]:
     """The grid of tiles that lie wholly within a raster, from top to bottom.
 
     Rows and columns are a stride apart in true metres, measured at the middle of each row; what is left over lies as
     equal margins on opposite sides.
 
+    Args:
+        width_px, height_px: of the raster.
+        metres_per_px: its scale.
+        tile_m, stride_m: side of a tile, and distance between tile centres.
+        row_bytes: of a tile in the gallery, for the error's words.
+
     Raises:
-        MapError: tile or stride is not positive, or the raster is smaller than one tile.
+        MapError: tile or stride is not positive, the raster is smaller than one tile, a tile has fewer than 16 pixels a
+            side, or there would be more than 50 million.
     """
-    if not (tile_m > 0 and stride_m > 0):
-        raise MapError(f"The tile is {tile_m} m and the stride {stride_m} m; both must be above 0.")
+    if not (0 < tile_m < math.inf and 0 < stride_m < math.inf):
+        raise MapError(f"The tile is {tile_m} m and the stride {stride_m} m; both must be finite and above 0.")
 
     def scale(y_px: float) -> tuple[float, float]:
         across, down = metres_per_px(np.array([width_px / 2]), np.array([min(y_px, height_px)]))[0]
@@ -89,8 +99,31 @@ def plan_rows(
             f"The map covers {width_px * across:.1f} x {height_px * down:.1f} m, less than one tile of "
             f"{tile_m:g} x {tile_m:g} m. Choose a smaller tile or a larger map."
         )
+    _check_detail(tile_m, scales := [scale(y) for y in (0.0, height_px / 2, float(height_px))])
+    _check_number(
+        width_px * max(across for across, _ in scales), height_px * max(down for _, down in scales), stride_m, row_bytes
+    )
     centres = _row_centres(height_px, scale, tile_m, stride_m)
     return [_grid_row(y, width_px, scale(y)[0], tile_m, stride_m) for y in centres]
+
+
+def _check_detail(tile_m: float, scales: Sequence[tuple[float, float]]) -> None:
+    coarsest_m = max(min(pair) for pair in scales)
+    if tile_m < MIN_SIDE_PX * coarsest_m:
+        raise MapError(
+            f"A tile of {tile_m:g} m has fewer than {MIN_SIDE_PX} pixels a side on this map of {coarsest_m:.3g} m a "
+            f"pixel. Choose a tile of at least {MIN_SIDE_PX * coarsest_m:.4g} m, or a map of more detail."
+        )
+
+
+def _check_number(width_m: float, height_m: float, stride_m: float, row_bytes: int) -> None:
+    n_tiles = (width_m / stride_m + 1) * (height_m / stride_m + 1)
+    if n_tiles > MAX_TILES:
+        raise MapError(
+            f"A stride of {stride_m:g} m asks for about {n_tiles:.3g} tiles of this map of {width_m:.0f} x "
+            f"{height_m:.0f} m, a gallery of about {n_tiles * row_bytes / 1e9:.3g} GB; at most {MAX_TILES:,} tiles are "
+            "indexed. Raise the stride."
+        )
 
 
 def _row_centres(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -61,8 +62,9 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(self, model_path: Path, name: str, threads: int = 0, expected: Shape | None = None) -> None:
-        if threads < 0:
-            raise EngineError(f"threads is {threads}; give 0 for all cores, or a count of at least 1.")
+        most = 4 * (os.cpu_count() or 1)
+        if not 0 <= threads <= most:
+            raise EngineError(f"threads is {threads}; give 0 for all cores, or a count of 1 to {most}.")
         self.name = name
         self.dim = self.height_px = self.width_px = 0
         self._path, self._threads, self._expected = model_path, threads, expected

@@ -52,7 +52,7 @@ def test_locate_prints_a_line_for_each_photo_and_the_summary(site, locate, capsy
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["photo", "15.png", "2.png", "30.png"]
     assert all(line.endswith("  0.0 m") for line in lines[1:4])
-    assert lines[4] == "3 photos located, 3 with a known truth"
+    assert lines[4] == "3 photos located; truth of 3 from the file, 0 from metadata, 0 unknown"
     assert lines[5] == "  best match: median error 0.0 m, 100% within 40 m"
 
 
@@ -126,7 +126,7 @@ def huge(path: Path) -> Path:
     ("photo", "message"),
     [
         (lambda folder: folder / "none.jpg", "does not exist"),
-        (lambda folder: huge(folder / "huge.png"), "200 megapixels|refused"),
+        (lambda folder: huge(folder / "huge.png"), "above the limit of 120"),
         (lambda folder: folder, "holds no picture"),
     ],
 )
@@ -174,7 +174,14 @@ def test_the_gallery_of_another_bundle_is_refused(site, other_bundle, capsys) ->
     [
         (["--top-k", 0], "top_k is 0"),
         (["--top-k", 2, "--agreeing", 3], "only 2 are looked at"),
-        (["--heading", "search", "--rotations", 0], "rotations 0"),
+        (["--top-k", 2], "asks for 3 agreeing matches, but only 2"),
+        (["--heading", "search", "--rotations", 361], "rotations is 361"),
+        (["--near=46,9", "--within", 0], "--within is 0 m"),
+        (["--near=46,9", "--within", "nan"], "--within is nan m"),
+        (["--threads", 100_000], "threads is 100000"),
+        (["--out", "/dev/full/x"], "a part of its path is a file"),
+        (["--picture", "p", "--map", "."], "is a folder: name the raster"),
+        (["--heading", "search", "--rotations", 0], "rotations is 0"),
         (["--near=91,0", "--within", 5], "outside latitude"),
         (["--precision", "fp16"], "holds no fp16 model"),
         (["--threads", -1], "threads is -1"),
@@ -193,6 +200,9 @@ def test_options_that_cannot_work_end_with_code_2(site, locate, words: list, mes
     ("changed", "message"),
     [
         ({"--tile-m": 0}, "above 0"),
+        ({"--stride-m": "inf"}, "above 0"),
+        ({"--stride-m": 0.001}, "a gallery of about 3.36e+03 GB; at most 50,000,000 tiles"),
+        ({"--tile-m": 5}, "fewer than 16 pixels a side on this map of 0.5 m a pixel. Choose a tile of at least 8"),
         ({"--tile-m": 5000}, "less than one tile of 5000 x 5000 m"),
         ({"--batch": 0}, "batch is 0"),
         ({"--max-nodata": 2}, "must lie in"),
@@ -227,6 +237,27 @@ def test_no_output_replaces_an_input(bundle, site, locate, tmp_path: Path, capsy
     assert locate(photo, "--out", "/dev/null") == 2
     assert "a device or a pipe" in capsys.readouterr().err
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_truth_that_is_not_of_these_photos_or_this_map_is_refused(site, locate, tmp_path: Path, capsys) -> None:
+    truth, head = tmp_path / "t.csv", "photo,latitude_deg,longitude_deg"
+    truth.write_text(f"{head}\nother.png,46.9,9\n")
+    assert locate(site / "photos", "--truth", truth) == 2
+    assert "t.csv names none of the 3 photos: it has 1 rows such as 'other.png'" in capsys.readouterr().err
+    truth.write_text(f"{head}\n2.png,9,46.9\n")
+    assert locate(site / "photos", "--truth", truth) == 2
+    assert "places 2.png at latitude 9, longitude 46.9, over" in capsys.readouterr().err
+    (tmp_path / "2.png").write_bytes((site / "photos/2.png").read_bytes())
+    assert locate(site / "photos", tmp_path / "2.png", "--truth", site / "truth.csv") == 2
+    assert "names 2.png, as 2 of the photos" in capsys.readouterr().err
+    assert locate(site / "photos/2.png", "--truth", site / "truth.csv", "--summary", tmp_path / "s") == 0
+    assert "1 photos located; truth of 1 from the file" in capsys.readouterr().out
+    assert json.loads((tmp_path / "s").read_text())["n_truth_unused"] == 2
+
+
+def test_more_matches_than_tiles_are_said_to_be_all(site, locate, capsys) -> None:
+    assert locate(site / "photos/2.png", "--top-k", 100) == 0
+    assert "has 35 tiles, fewer than --top-k 100: all are looked at" in capsys.readouterr().err
 
 
 def test_photos_of_one_name_keep_a_picture_each(site, locate, tmp_path: Path) -> None:

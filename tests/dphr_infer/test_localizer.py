@@ -104,6 +104,11 @@ def test_a_prior_restricts_the_places_to_its_circle(flight, localizer) -> None:
     assert [place.row for place in alone.places] == [30] and not alone.accepted
 
 
+def test_without_a_rule_fewer_matches_than_three_accept_nothing(flight, localizer) -> None:
+    assert not localizer(top_k=2).locate(tile_image(flight, 3)).accepted
+    assert localizer(top_k=2, accept=AcceptRule(1)).locate(tile_image(flight, 3)).accepted
+
+
 def test_a_prior_outside_the_gallery_says_how_far_it_is(flight, localizer) -> None:
     far = offset(flight[1].point(0), 0.0, 5_000.0)
     with pytest.raises(GalleryError, match=r"within 100 m .*the nearest is (4|5)\d\d\d m away"):

@@ -162,6 +162,14 @@ def test_a_map_without_georeference_is_refused(write_map, texture) -> None:
         pass
 
 
+def test_a_map_at_the_pole_is_refused(write_map, texture) -> None:
+    with (
+        MapRaster(write_map(texture(200, 200), crs="EPSG:3413", west=-50.0, north=50.0)) as raster,
+        pytest.raises(MapError, match=r"reaches latitude 90\.000"),
+    ):
+        raster.plan_rows(20.0, 20.0)
+
+
 LOCAL = 'LOCAL_CS["site",UNIT["metre",1],AXIS["X",EAST],AXIS["Y",NORTH]]'
 
 
@@ -208,6 +216,8 @@ def test_a_mirrored_map_is_refused(write_map, texture) -> None:
 
 
 def test_files_that_are_no_maps_are_refused(tmp_path: Path, write_map, texture) -> None:
+    with pytest.raises(MapError, match="is a folder"):
+        MapRaster(tmp_path).__enter__()
     with pytest.raises(MapError, match="does not exist"):
         MapRaster(tmp_path / "none.tif").__enter__()
     (tmp_path / "text.tif").write_text("no map")
@@ -215,7 +225,7 @@ def test_files_that_are_no_maps_are_refused(tmp_path: Path, write_map, texture) 
         MapRaster(tmp_path / "text.tif").__enter__()
     path = write_map(texture(200, 200))
     path.write_bytes(path.read_bytes()[:60_000])
-    with pytest.raises(MapError), MapRaster(path) as raster:
+    with pytest.raises(MapError, match=r"is damaged: (?!.*previous exception)"), MapRaster(path) as raster:
         raster.read_tile(TileSpot(100.0, 100.0, 200.0, 200.0, NORTH_60))
 
 

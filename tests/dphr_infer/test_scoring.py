@@ -15,6 +15,7 @@ from dphr_infer.scoring import LocatedPhoto, summarise
 from dphr_infer.truth import Truth, read_truth, truth_of
 from dphr_infer.types import GeoPoint, LocationEstimate, Place
 
+CORNERS = ",".join(f"corner{i}_{axis}_deg" for i in (1, 2, 3, 4) for axis in ("latitude", "longitude"))
 CENTRE = GeoPoint(47.0, 8.0)
 
 
@@ -50,8 +51,14 @@ def test_the_summary_of_four_photos_is_the_one_found_by_hand() -> None:
 def test_a_summary_without_truth_claims_no_error() -> None:
     found = summarise(PHOTOS[3:], tile_m=50.0)
     assert (found.median_error_m, found.accepted_median_error_m, found.recall_at_1) == (None, None, None)
-    assert summary_lines(found) == ["1 photos located, 0 with a known truth", "  accepted: 100%"]
+    assert summary_lines(found) == [
+        "1 photos located; truth of 0 from the file, 0 from metadata, 1 unknown",
+        "  accepted: 100%",
+    ]
     assert summarise([], 50.0).accepted_share is None
+    assert summary_lines(summarise(PHOTOS, 50.0, 7))[0] == (
+        "4 photos located; truth of 3 from the file, 0 from metadata, 1 unknown; 7 rows of the truth file unused"
+    )
 
 
 def test_without_a_footprint_a_tile_is_marked_right_if_the_true_centre_lies_in_it() -> None:
@@ -106,6 +113,14 @@ def test_the_samples_truth_has_corners_around_each_centre() -> None:
         ("photo,latitude_deg,longitude_deg\na,nan,2\n", "latitude_deg = 'nan'"),
         ("photo,latitude_deg,longitude_deg\na,1,200\n", "±180"),
         ("photo,latitude_deg,longitude_deg\na,1,2\na,1,2\n", "line 3 names a a second time"),
+        ("photo,latitude_deg,longitude_deg\n", "has no row"),
+        ("", "has no row"),
+        ("photo,latitude_deg,longitude_deg,corner1_latitude_deg\na,1,2,3\n", "in part: lacking corner1_longitude_deg,"),
+        (
+            f"photo,latitude_deg,longitude_deg,{CORNERS}\na,1,2,1,2,3,4,5,6,7,\n",
+            "line 2 has corner4_longitude_deg = ''",
+        ),
+        (f"photo,latitude_deg,longitude_deg,{CORNERS}\na,1,2,1,2,3,4,5,6,x,8\n", "corner4_latitude_deg = 'x'"),
     ],
 )
 def test_a_truth_file_with_a_fault_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
