@@ -105,6 +105,7 @@ def locate(request: LocateRequest) -> None:
     Raises:
         ImageError: at the end, if any photo failed.
         ConfigError: the map is not the gallery's, or an output would replace an input or another output.
+        GalleryError: no tile lies within the prior.
         StorageError: an output cannot be written.
     """
     bundle, gallery = open_bundle(request.bundle), open_gallery(request.gallery)
@@ -115,6 +116,8 @@ def locate(request: LocateRequest) -> None:
         check_truths(truths, request.truth, paths, gallery)
     if request.map is not None:
         _check_map(request.map, gallery)
+    if request.near is not None and request.within_m is not None:
+        gallery.allowed_rows(request.near, request.within_m)  # refused here, before the model is opened
     if request.top_k > len(gallery):
         print(
             f"{request.gallery} has {len(gallery)} tiles, fewer than --top-k {request.top_k}: all are looked at.",
@@ -192,9 +195,10 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _check_map(map_path: Path, gallery: Gallery) -> None:
+    if map_path.is_dir():
+        raise ConfigError(f"{map_path} is a folder. Name the raster file in it.")
     if not map_path.is_file():
-        state = "is a folder: name the raster file in it" if map_path.is_dir() else "does not exist"
-        raise ConfigError(f"{map_path} {state}.")
+        raise ConfigError(f"{map_path} {'is not a regular file' if map_path.exists() else 'does not exist'}.")
     found = file_digest(map_path)
     if found != gallery.origin.map_sha256:
         raise ConfigError(

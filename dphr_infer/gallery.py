@@ -139,6 +139,26 @@ class Gallery:
         edges = np.flatnonzero(inside[1:] != inside[:-1])
         return tuple((int(start), int(stop)) for start, stop in edges.reshape(-1, 2))
 
+    def allowed_rows(self, near: GeoPoint, within_m: float) -> tuple[tuple[int, int], ...]:
+        """The rows that a prior allows, as `rows_within`.
+
+        Raises:
+            GalleryError: no tile lies there.
+        """
+        ranges = self.rows_within(near, within_m)
+        if not ranges:
+            nearest = _readable(float(self.distances_m(near).min()))
+            raise GalleryError(
+                f"No tile of the gallery lies within {within_m:g} m of {near.latitude_deg:.6f},"
+                f"{near.longitude_deg:.6f}; the nearest is {nearest} away. Widen the "
+                "radius, or take the gallery of that region."
+            )
+        return ranges
+
+
+def _readable(distance_m: float) -> str:
+    return f"{distance_m:.0f} m" if distance_m < 10_000 else f"{distance_m / 1000:.0f} km"
+
 
 def open_gallery(path: Path) -> Gallery:
     """Open a gallery without reading its embeddings.

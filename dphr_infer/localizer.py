@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dphr_infer.bundle import Bundle
 from dphr_infer.embedder import Embedder
 from dphr_infer.engines.base import Engine
-from dphr_infer.errors import ConfigError, GalleryError, ImageError
+from dphr_infer.errors import ConfigError, ImageError
 from dphr_infer.gallery import Gallery
 from dphr_infer.geo import distance_m, offset
 from dphr_infer.geo import east_north_m as to_east_north_m
@@ -64,10 +64,6 @@ class AcceptRule:
                 f"The rule asks for {self.agreeing} agreeing matches and a similarity of {self.min_similarity}; the "
                 "first must be at least 1, the second lie in [-1, 1]."
             )
-
-
-def _readable(distance: float) -> str:
-    return f"{distance:.0f} m" if distance < 10_000 else f"{distance / 1000:.0f} km"
 
 
 class Localizer:
@@ -177,15 +173,8 @@ class Localizer:
             return self._matcher.match(embeddings, min(self._top_k, len(self._gallery)))
         if near is None or within_m is None or not within_m > 0:
             raise ConfigError(f"A prior needs a point and a radius above 0 m; one is missing, or {within_m} is none.")
-        ranges = self._gallery.rows_within(near, within_m)
+        ranges = self._gallery.allowed_rows(near, within_m)
         allowed = sum(stop - start for start, stop in ranges)
-        if allowed == 0:
-            nearest_m = float(self._gallery.distances_m(near).min())
-            raise GalleryError(
-                f"No tile of the gallery lies within {within_m:g} m of {near.latitude_deg:.6f},"
-                f"{near.longitude_deg:.6f}; the nearest is {_readable(nearest_m)} away. Widen the radius, or take the "
-                "gallery of that region."
-            )
         return self._matcher.match(embeddings, min(self._top_k, allowed), ranges)
 
     def estimate(self, matches: Matches, yaw_deg: float | None = None) -> LocationEstimate:

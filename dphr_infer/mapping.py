@@ -77,9 +77,10 @@ class MapRaster:
             MapError: missing, damaged, without georeference, turned, with fewer than three bands, or not of 8 bits.
         """
         rasterio = self._rasterio
+        if self.path.is_dir():
+            raise MapError(f"{self.path} is a folder. Name the raster file in it.")
         if not self.path.is_file():
-            state = "is a folder: name the raster file in it" if self.path.is_dir() else "does not exist"
-            raise MapError(f"{self.path} {state}.")
+            raise MapError(f"{self.path} {'is not a regular file' if self.path.exists() else 'does not exist'}.")
         self._environment = rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES)
         self._environment.__enter__()
         try:

@@ -126,9 +126,7 @@ def draw_map(photos: Sequence[LocatedPhoto], raster: MapRaster, path: Path) -> N
     for photo, estimate in zip(photos, estimates, strict=True):
         _mark_estimate(draw, estimate + shift, _colour(photo))
     if len(photos) <= _MAX_NAMES:
-        for photo, (x, y) in zip(photos, [estimate + shift for estimate in estimates], strict=True):
-            name = printable(photo.path.stem)[:_MAX_NAME_LENGTH]
-            draw.text((x + 11, y), name, _INK, _font(12), anchor="lm", stroke_width=2, stroke_fill=_PAPER)
+        _draw_names(draw, photos, [estimate + shift for estimate in estimates])
     middle = np.array([raster.width_px / 2]), np.array([raster.height_px / 2])
     px_per_m = scale / float(raster.metres_per_px(*middle)[0, 0])
     legend_top = top + height + bottom
@@ -165,6 +163,15 @@ def _mark_truth(draw: ImageDraw.ImageDraw, at: Position) -> None:
     for colour, reach, width in ((_INK, 9, 6), (_TRUTH, 8, 3)):
         draw.line((x - reach, y - reach, x + reach, y + reach), colour, width)
         draw.line((x - reach, y + reach, x + reach, y - reach), colour, width)
+
+
+def _draw_names(draw: ImageDraw.ImageDraw, photos: Sequence[LocatedPhoto], at: Sequence[Position]) -> None:
+    """Write the photos' names beside their estimates; those of one place stand below each other."""
+    names: dict[tuple[int, int], list[str]] = {}
+    for photo, (x, y) in zip(photos, at, strict=True):
+        names.setdefault((round(x), round(y)), []).append(printable(photo.path.stem)[:_MAX_NAME_LENGTH])
+    for (x, y), found in names.items():
+        draw.text((x + 11, y), "\n".join(found), _INK, _font(12), anchor="lm", stroke_width=2, stroke_fill=_PAPER)
 
 
 def round_length_m(limit_m: float) -> float:
