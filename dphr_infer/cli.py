@@ -96,7 +96,7 @@ def _add_locate(commands_parser: argparse._SubParsersAction[argparse.ArgumentPar
         "--agreeing",
         type=int,
         metavar="N",
-        help=f"accept a photo if so many of its matches lie within a tile of the best ({rule.agreeing})",
+        help=f"accept a photo if so many (up to --top-k) matches lie within a tile of the best ({rule.agreeing})",
     )
     parser.add_argument(
         "--min-similarity",

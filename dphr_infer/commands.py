@@ -90,7 +90,7 @@ def index(
         threads=threads,
     )
     skipped = f", {report.skipped} skipped (more than {max_nodata:.0%} without data)" if report.skipped else ""
-    print(f"{out}: {report.indexed} tiles of {tile_m:g} m{skipped}, {out.stat().st_size / 1e6:.1f} MB")
+    print(f"{printable(str(out))}: {report.indexed} tiles of {tile_m:g} m{skipped}, {out.stat().st_size / 1e6:.1f} MB")
 
 
 def _list_photos(paths: Sequence[Path]) -> list[Path]:
@@ -218,13 +218,13 @@ def _draw(photos: Sequence[LocatedPhoto], gallery: Gallery, request: LocateReque
             progress.advance()
         draw_map(photos, raster, folder / MAP_PICTURE)
         progress.advance()
-    print(f"{folder}: {len(photos) + 1} pictures")
+    print(f"{printable(str(folder))}: {len(photos) + 1} pictures")
 
 
 def inspect(path: Path) -> None:
     """Say what a bundle (a folder) or a gallery (a file) holds."""
     lines = _bundle_lines(open_bundle(path)) if path.is_dir() else _gallery_lines(open_gallery(path))
-    print("\n".join(lines))
+    print("\n".join(printable(line) for line in lines))
 
 
 def _bundle_lines(bundle: Bundle) -> list[str]:

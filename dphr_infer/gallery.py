@@ -149,7 +149,7 @@ class Gallery:
         if not ranges:
             nearest = _readable(float(self.distances_m(near).min()))
             raise GalleryError(
-                f"No tile of the gallery lies within {within_m:g} m of {near.latitude_deg:.6f},"
+                f"No tile of the gallery lies within {_readable(within_m)} of {near.latitude_deg:.6f},"
                 f"{near.longitude_deg:.6f}; the nearest is {nearest} away. Widen the "
                 "radius, or take the gallery of that region."
             )
@@ -157,7 +157,7 @@ class Gallery:
 
 
 def _readable(distance_m: float) -> str:
-    return f"{distance_m:.0f} m" if distance_m < 10_000 else f"{distance_m / 1000:.0f} km"
+    return f"{distance_m:.3g} m" if distance_m < 1000 else f"{distance_m / 1000:,.1f} km"
 
 
 def open_gallery(path: Path) -> Gallery:

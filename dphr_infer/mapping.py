@@ -74,7 +74,8 @@ class MapRaster:
         """Open the map.
 
         Raises:
-            MapError: missing, damaged, without georeference, turned, with fewer than three bands, or not of 8 bits.
+            MapError: missing, damaged, without a georeference that leads to WGS84, turned, with fewer than three
+                bands, or not of 8 bits.
         """
         rasterio = self._rasterio
         if self.path.is_dir():

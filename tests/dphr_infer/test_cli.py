@@ -11,6 +11,7 @@ from PIL import ExifTags, Image
 
 from dphr_infer.cli import main
 from dphr_infer.gallery import open_gallery
+from dphr_infer.listing import FORMATS
 from dphr_infer.mapping import MapRaster
 
 TILE_M = 50.0
@@ -259,6 +260,19 @@ def test_a_truth_that_is_not_of_these_photos_or_this_map_is_refused(site, locate
 def test_more_matches_than_tiles_are_said_to_be_all(site, locate, capsys) -> None:
     assert locate(site / "photos/2.png", "--top-k", 100) == 0
     assert "has 35 tiles, fewer than --top-k 100: all are looked at" in capsys.readouterr().err
+
+
+def test_a_photo_whose_name_is_no_text_is_listed_and_drawn(site, locate, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "odd\udcff"
+    folder.mkdir()
+    (folder / "a\nb\udcff.png").write_bytes((site / "photos/2.png").read_bytes())
+    (folder / "cut\n\udcff.png").write_bytes(b"")
+    for form in FORMATS:
+        words = ("--format", form, "--out", folder / f"list.{form}")
+        assert locate(folder, *words, "--picture", folder / "p", "--map", site / "map.tif") == 2
+        assert "a\\nb" in (folder / f"list.{form}").read_text() or form == "csv"
+        lines = [line for line in capsys.readouterr().err.splitlines() if "cut" in line]
+        assert len(lines) == 1 and "cut\\n\\udcff.png is not a picture" in lines[0]
 
 
 def test_photos_of_one_name_keep_a_picture_each(site, locate, tmp_path: Path) -> None:
