@@ -55,7 +55,7 @@ _CITIES = (
     "--seed", "0", "--train-cities", "3", "--train-places", "300", "--test-places", "120", "--distractors", "30",
     "--image-px", "160",
 )  # fmt: skip
-_TRAINING = ("--optim.steps", "150", "--loss.dphr.window", "10", "--loss.dphr.beta", "0.9")
+_TRAINING = ("--optim.steps", "180", "--loss.dphr.window", "10", "--loss.dphr.beta", "0.9")
 
 
 def training_steps(out: Path) -> list[Step]:
@@ -100,7 +100,7 @@ def training_steps(out: Path) -> list[Step]:
         Step(
             "export",
             "Export it as a bundle: ONNX in fp32 and fp16, behind the parity gate",
-            ("dphr-export", str(run), "--data", str(cities), "--out", str(bundle)),
+            ("dphr-export", str(run), "--data", str(cities), "--out", str(bundle), "--optional", "fp16"),
             (bundle,),
             ("train",),
             ("export", "dphr_train", "dphr_infer"),

@@ -52,6 +52,7 @@ class ExportRequest:
         data: a data set with a test split in University-1652's layout; the gate and the self-test take images from it.
         out: the bundle folder; it must not exist.
         precisions: the models to make, each at most once.
+        optional: those of them that the bundle may do without: one that fails the gate is left out, and said to be.
         max_images: of the evaluation set; cut evenly over its places.
     """
 
@@ -59,6 +60,7 @@ class ExportRequest:
     data: Path
     out: Path
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    optional: tuple[Precision, ...] = ()
     max_images: int = DEFAULT_MAX_IMAGES
 
 
@@ -120,16 +122,17 @@ def _checked(precision: str, embed: Embed) -> Embed:
 
 
 def run_gate(
-    folder: Path, precisions: Sequence[Precision], encoder: Encoder, preprocess: Preprocess, data: EvaluationSet
+    folder: Path, request: ExportRequest, encoder: Encoder, preprocess: Preprocess, data: EvaluationSet
 ) -> list[ParityReport]:
     """Compare every model in `folder` with torch.
 
     Returns:
-        One report a precision, all of them passed.
+        One report for each model that stays in `folder`, all of them passed; optional ones that failed are removed.
 
     Raises:
-        ExportError: a model does not agree with torch.
+        ExportError: a model that is not optional does not agree with torch, or none is left.
     """
+    precisions = request.precisions
     with shipped_embedders(folder, precisions) as shipped:
         embeddings = embed_evaluation_set(data, preprocess, {_REFERENCE: torch_embedder(encoder), **shipped})
     reports = [compare(precision, embeddings[_REFERENCE], embeddings[precision], data) for precision in precisions]
@@ -139,9 +142,14 @@ def run_gate(
             f"{report.min_cosine:.7f}, mean {report.mean_cosine:.7f}; recall@1 {100 * report.recall_at_1:.2f} % falls "
             f"by {100 * report.recall_drop:.2f} points; {len(data.queries)} queries, {len(data.gallery)} gallery images"
         )
-    for report in reports:
+    kept = [report for report in reports if report.passed or report.precision not in request.optional]
+    for report in kept or reports:
         report.require()
-    return reports
+    for report in reports:
+        if report not in kept:
+            (folder / model_name(report.precision)).unlink()
+            _report(f"{report.precision} is left out of the bundle: {'; '.join(report.failures())}")
+    return kept
 
 
 def choose_selftest(data: EvaluationSet) -> list[tuple[str, PlaceImage]]:
@@ -189,7 +197,7 @@ def build_bundle(request: ExportRequest) -> Manifest:
             content = to_onnx(encoder, preprocess, precision)
             (folder / model_name(precision)).write_bytes(content)
             _report(f"{model_name(precision)}: {len(content) / 1e6:.1f} MB")
-        reports = run_gate(folder, request.precisions, encoder, preprocess, data)
+        reports = run_gate(folder, request, encoder, preprocess, data)
         write_selftest(folder, encoder, preprocess, data)
         manifest = Manifest(
             encoder=encoder.name,

@@ -26,6 +26,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to make; it must not exist")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="default: all")
     parser.add_argument(
+        "--optional",
+        nargs="+",
+        choices=PRECISIONS,
+        default=(),
+        metavar="PRECISION",
+        help="leave a precision out of the bundle, and say so, instead of refusing the bundle when it fails the gate",
+    )
+    parser.add_argument(
         "--max-images",
         type=int,
         default=DEFAULT_MAX_IMAGES,
@@ -55,6 +63,7 @@ def export(arguments: argparse.Namespace) -> None:
         arguments.data,
         arguments.out,
         tuple(arguments.precisions),
+        tuple(arguments.optional),
         arguments.max_images,
     )
     manifest = build_bundle(request)

@@ -85,12 +85,35 @@ def test_a_model_with_another_mean_fails_the_gate_and_leaves_nothing(
     refuse(request, ExportError, r"fp32 model does not agree with torch on 26 images: the smallest cosine .*test/")
 
 
+def test_an_optional_precision_that_fails_is_left_out_and_said_to_be(
+    checkpoint: Path,
+    places: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def wrong_half(encoder: Encoder, preprocess: Preprocess, precision: str) -> bytes:
+        planted = copy.deepcopy(encoder)
+        planted.mean = (0.4, 0.5, 0.5) if precision == "fp16" else encoder.mean
+        return to_onnx(planted, preprocess, precision)
+
+    monkeypatch.setattr(building, "to_onnx", wrong_half)
+    out = tmp_path / "bundle"
+    refuse(ExportRequest(checkpoint, places, out), ExportError, "fp16 model does not agree")
+    refuse(ExportRequest(checkpoint, places, out, ("fp16",), ("fp16",)), ExportError, "fp16 model does not agree")
+    manifest = build_bundle(ExportRequest(checkpoint, places, out, optional=("fp16",)))
+    assert "fp16 is left out of the bundle: the smallest cosine" in capsys.readouterr().err
+    assert set(manifest.parity) == {"fp32"}
+    assert "model.fp16.onnx" not in open_bundle(out).manifest.files
+    assert not (out / "model.fp16.onnx").exists()
+
+
 def test_weights_beyond_the_range_of_a_half_fail_the_gate_by_name(
     encoder: Encoder, checkpoint: Path, places: Path, tmp_path: Path
 ) -> None:
     state = {name: value.clone() for name, value in encoder.state_dict().items()}
-    first = next(name for name, value in state.items() if value.ndim == 4)
-    state[first] *= 1e6
+    second = [name for name, value in state.items() if value.ndim == 4][1]  # the first convolution stays in float32
+    state[second] *= 1e6
     trained = read_checkpoint(checkpoint)
     write_checkpoint(tmp_path / "big.safetensors", Checkpoint(trained.config, 1, state))
     request = ExportRequest(tmp_path / "big.safetensors", places, tmp_path / "bundle", ("fp16",))

@@ -48,8 +48,9 @@ def test_the_graph_casts_before_it_transposes_because_tensorrt_refuses_a_uint8_t
 def test_the_half_precision_model_keeps_its_ends_in_float32_and_is_half_the_size(models: dict[str, bytes]) -> None:
     graph = onnx.load_model_from_string(models["fp16"]).graph
     types = {value.name: value.data_type for value in graph.initializer}
-    first_conv = next(node for node in graph.node if node.op_type == "Conv")
-    assert types[first_conv.input[1]] == onnx.TensorProto.FLOAT16
+    first, *others = [node for node in graph.node if node.op_type == "Conv"]
+    assert types[first.input[1]] == onnx.TensorProto.FLOAT
+    assert {types[node.input[1]] for node in others} == {onnx.TensorProto.FLOAT16}
     assert graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     norm = next(node for node in graph.node if node.op_type == "ReduceL2")
@@ -90,3 +91,12 @@ def test_an_encoder_that_cannot_be_traced_is_named(encoder: Encoder, preprocess:
     with pytest.raises(ExportError, match="cannot export the encoder test_efficientnet in fp32") as caught:
         to_onnx(branching, preprocess, "fp32")
     assert "\n" not in str(caught.value)
+
+
+def test_the_first_convolution_of_the_half_model_keeps_every_bit(models: dict[str, bytes]) -> None:
+    def first_weights(precision: str) -> np.ndarray:
+        graph = onnx.load_model_from_string(models[precision]).graph
+        name = next(node for node in graph.node if node.op_type == "Conv").input[1]
+        return next(onnx.numpy_helper.to_array(value) for value in graph.initializer if value.name == name)
+
+    assert np.array_equal(first_weights("fp16"), first_weights("fp32"))
