@@ -1,4 +1,4 @@
-# make demo   from a fresh clone to a drone photo with a position (about 15 minutes on 2 cores, once installed)
+# make demo   from a fresh clone to a drone photo with a position (about 12 minutes on 2 cores, once installed)
 # make test   all tests          make check  ruff, mypy, architecture          make bench  latency of the sample bundle
 
 PYTHON ?= python3
