@@ -57,6 +57,16 @@ def _draw(name: str, paint: Callable[[Axes], None], height_in: float = _SIZE_IN[
     return svg[svg.index("<svg") :]
 
 
+def _plain_log_axis(axes: Axes, steps: tuple[float, ...]) -> None:
+    """A logarithmic x axis with few ticks, written as plain numbers: those of matplotlib overlap on a small picture."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.minorticks_off()
+
+
 def distribution_plot(record: BenchRecord) -> Plot:
     """Histogram of the end-to-end latency, with its percentiles."""
     samples = np.array(record.samples_ms[END_TO_END])
@@ -68,7 +78,7 @@ def distribution_plot(record: BenchRecord) -> Plot:
         spread = np.geomspace if skewed else np.linspace
         axes.hist(samples, spread(samples.min(), max(samples.max(), samples.min() * 1.01), bins).tolist(), color=BLUE)
         if skewed:
-            axes.set_xscale("log")
+            _plain_log_axis(axes, (1.0, 2.0, 5.0))
         top = axes.get_ylim()[1]
         marks = (("p50", summary.p50_ms, 1.0), ("p90", summary.p90_ms, 0.9), ("p99", summary.p99_ms, 0.8))
         for label, value, height in marks:
@@ -129,17 +139,12 @@ def match_plot(record: BenchRecord) -> Plot:
     rows = np.arange(len(matching))
 
     def paint(axes: Axes) -> None:
-        from matplotlib.ticker import FuncFormatter, LogLocator
-
         measured = [m.latency.p50_ms for m in matching]
         bars = axes.barh(rows - 0.19, measured, 0.36, color=BLUE, label="measured p50")
         axes.barh(rows + 0.19, [m.limit_ms for m in matching], 0.36, color=GREY, label="bandwidth limit")
         shares = [f" {format_share(m)}" for m in matching]
         axes.bar_label(bars, shares)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=8))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.minorticks_off()
+        _plain_log_axis(axes, (1.0, 3.0))
         axes.set_yticks(rows, labels)
         axes.invert_yaxis()
         axes.margins(x=0.15)

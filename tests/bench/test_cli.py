@@ -44,8 +44,8 @@ def test_a_heading_search_embeds_eight_views_a_photo(bundle: Bundle, gallery: Pa
     ("options", "message"),
     [
         (["--precision", "fp16"], "holds no fp16 model"),
-        (["--batches", "0"], "give batch sizes of at least 1"),
-        (["--seconds", "0"], "a time above 0"),
+        (["--batches", "0"], "give sizes in 1..1024"),
+        (["--seconds", "0"], "a finite time above 0"),
         (["--images", "nowhere"], "nowhere is not a folder"),
         (["--heading", "north"], "tells no yaw"),
     ],

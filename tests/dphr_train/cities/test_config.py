@@ -7,12 +7,12 @@ from dphr_train.cities.config import CitiesConfig, places_of_city
 
 
 def test_a_setting_out_of_range_is_refused_with_the_value_and_its_bounds() -> None:
-    with pytest.raises(ConfigError, match="train_views is 55; it has to lie between 1 and 54"):
+    with pytest.raises(ConfigError, match="train-views is 55; it has to lie between 1 and 54"):
         CitiesConfig(train_views=55)
 
 
 def test_fewer_places_than_cities_are_refused() -> None:
-    with pytest.raises(ConfigError, match="train_places is 2; it has to lie between 3"):
+    with pytest.raises(ConfigError, match="train-places is 2; it has to lie between 3"):
         CitiesConfig(train_cities=3, train_places=2)
 
 
