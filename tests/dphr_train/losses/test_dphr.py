@@ -14,7 +14,7 @@ def on_circle(*degrees):
 
 
 def plain_terms(q, p, ids, config):
-    """L_tri and L_wtri as METHOD states them: a plain loop over both directions, anchors and negatives."""
+    """L_tri and L_wtri as the equations state them: a plain loop over both directions, anchors and negatives."""
 
     def distance(a, b):
         cosine = float(a @ b)
