@@ -1,4 +1,4 @@
-"""dphr-train: render cities, fit an encoder, evaluate it."""
+"""dphr-train: render cities, fit an encoder, evaluate it, compare runs."""
 
 from __future__ import annotations
 
@@ -107,7 +107,43 @@ class Evaluate:
         return evaluate(network_embedder(encoder.to(self.device), preprocess, self.device), self.data)
 
 
-_COMMANDS = {"cities": Cities, "fit": Fit, "evaluate": Evaluate}
+@dataclass(frozen=True)
+class Ablate:
+    """Train every row of DPHR's ablation with every seed; write ablation.json, .md and .png into --out."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A run of each row for each; what has ended is not made again."""
+
+    def run(self) -> None:
+        """Train and print the table."""
+        from dphr_train.ablation import run_ablation
+        from dphr_train.compare import to_markdown
+
+        print(to_markdown(run_ablation(self.config, self.seeds)), end="")
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Print finished runs as one table; those that differ in their seed alone share a line."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs."""
+    plot: Path | None = None
+    """Write the comparison as a PNG."""
+
+    def run(self) -> None:
+        """Print the table; draw the plot."""
+        from dphr_train.compare import draw_rows, group_runs, to_markdown
+        from dphr_train.run_record import read_record
+
+        rows = group_runs({str(run): read_record(run) for run in self.runs})
+        print(to_markdown(rows), end="")
+        if self.plot is not None:
+            draw_rows(rows, self.plot)
+
+
+_COMMANDS = {"cities": Cities, "fit": Fit, "evaluate": Evaluate, "ablate": Ablate, "compare": Compare}
 
 
 def _run() -> None:

@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from dphr_train.encoder import Encoder, load_exactly, load_pretrained, normalise
 from dphr_train.evaluate import directions_to_json, evaluate, network_embedder
 from dphr_train.objective import Objective
 from dphr_train.run_log import RunLog, draw_curves, read_metrics
+from dphr_train.run_record import RunRecord, describe_data, describe_environment, git_revision, write_record
 from dphr_train.samplers.exclusive import ExclusiveSampler
 
 _SCALER_START = 2.0**10
@@ -126,7 +128,20 @@ class Trainer:
                     self._evaluate()
         self._evaluate()
         self.save()
-        draw_curves(read_metrics(config.out / "metrics.jsonl"), config.out / "curves.png")
+        steps = read_metrics(config.out / "metrics.jsonl")
+        draw_curves(steps, config.out / "curves.png")
+        write_record(
+            config.out,
+            RunRecord(
+                config=config,
+                steps=self.step,
+                git=git_revision(Path(__file__).parent),
+                data=describe_data(config.data.root),
+                environment=describe_environment(config.device),
+                seconds=sum(line["seconds"] for line in steps),
+                metrics=self.metrics,
+            ),
+        )
         return self.metrics
 
     def train_step(self, batch: PairBatch) -> dict[str, float]:
