@@ -16,7 +16,8 @@ from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import ConfigError
 from dphr_train.checkpoint import LAST_CHECKPOINT
 from dphr_train.compare import Row, draw_rows, make_row, rows_to_json, to_markdown
-from dphr_train.config import DphrConfig, TrainConfig, config_to_json
+from dphr_train.config import DphrConfig, TrainConfig
+from dphr_train.config_json import config_to_json
 from dphr_train.run_record import RECORD_FILE, RunRecord, read_record
 
 BASE, FULL = "base: InfoNCE", "DPHR: RDA and PALW"

@@ -15,7 +15,7 @@ import numpy as np
 
 from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import ConfigError
-from dphr_train.config import config_to_json
+from dphr_train.config_json import config_to_json
 from dphr_train.run_record import RunRecord
 
 FIGURES = ("R@1", "AP")

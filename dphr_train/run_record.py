@@ -18,7 +18,8 @@ import torch
 from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import CheckpointError
 from dphr_infer.preprocess import IMAGE_SUFFIXES
-from dphr_train.config import TrainConfig, config_from_json, config_to_json
+from dphr_train.config import TrainConfig
+from dphr_train.config_json import config_from_json, config_to_json
 from dphr_train.encoder import import_timm
 
 RECORD_FILE = "run.json"

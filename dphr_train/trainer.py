@@ -18,7 +18,8 @@ from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import ConfigError, TrainingError
 from dphr_infer.terminal import Progress
 from dphr_train.checkpoint import LAST_CHECKPOINT, Checkpoint, read_checkpoint, write_checkpoint
-from dphr_train.config import TrainConfig, config_to_json
+from dphr_train.config import TrainConfig
+from dphr_train.config_json import config_to_json
 from dphr_train.datasets.pairs import PairBatch, PairDataset, load_steps
 from dphr_train.datasets.university1652 import University1652
 from dphr_train.encoder import Encoder, load_exactly, load_pretrained, normalise

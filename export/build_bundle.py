@@ -31,7 +31,7 @@ from dphr_infer.engines.onnxrt import OnnxRuntimeEngine
 from dphr_infer.errors import EngineError, ExportError
 from dphr_infer.preprocess import Preprocess, read_image
 from dphr_train.checkpoint import load_encoder, read_checkpoint
-from dphr_train.config import config_to_json
+from dphr_train.config_json import config_to_json
 from dphr_train.datasets.university1652 import PlaceImage
 from dphr_train.encoder import Encoder
 from export.evaluation_set import DEFAULT_MAX_IMAGES, EvaluationSet, read_evaluation_set

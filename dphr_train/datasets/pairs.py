@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dphr_infer.preprocess import Preprocess, read_image
 from dphr_train.augment import augment_pair
 from dphr_train.config import AugmentConfig, DataConfig
-from dphr_train.datasets.university1652 import TrainPair
+from dphr_train.datasets.base import TrainSplit
 from dphr_train.samplers.exclusive import ExclusiveSampler
 
 PairBatch = tuple[Tensor, Tensor, Tensor]
-"""drone and satellite images, uint8 (B, H, W, 3), and place ids, int64 (B,)."""
+"""Query and reference images, uint8 (B, H, W, 3) each with its own H and W, and place ids, int64 (B,)."""
 
 
 class ImageCache:
@@ -41,9 +41,11 @@ class ImageCache:
 class PairDataset(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]):
     """Maps (epoch, pair number) to an augmented pair; the same key always gives the same pixels."""
 
-    def __init__(self, pairs: Sequence[TrainPair], data: DataConfig, augment: AugmentConfig, seed: int) -> None:
-        self.pairs = list(pairs)
-        self._cache = ImageCache(data.preprocess(), data.cache)
+    def __init__(self, split: TrainSplit, data: DataConfig, augment: AugmentConfig, seed: int) -> None:
+        self.pairs = split.pairs
+        self._query_view = split.query_view
+        self._queries = ImageCache(data.preprocess(split.query_view), data.cache)
+        self._references = ImageCache(data.preprocess("satellite"), data.cache)
         self._augment, self._seed = augment, seed
 
     def __len__(self) -> int:
@@ -53,8 +55,8 @@ class PairDataset(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]):
         epoch, number = key
         pair = self.pairs[number]
         random = np.random.default_rng([self._seed, epoch, number])
-        drone, satellite = self._cache.read(pair.drone), self._cache.read(pair.satellite)
-        return *augment_pair(drone, satellite, self._augment, random), pair.place_id
+        query, reference = self._queries.read(pair.query), self._references.read(pair.reference)
+        return *augment_pair(query, reference, self._augment, random, self._query_view), pair.place_id
 
 
 class _StepSampler(Sampler[list[tuple[int, int]]]):
@@ -71,8 +73,8 @@ class _StepSampler(Sampler[list[tuple[int, int]]]):
 
 
 def _collate(samples: list[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]) -> PairBatch:
-    drones, satellites, places = zip(*samples, strict=True)
-    return torch.from_numpy(np.stack(drones)), torch.from_numpy(np.stack(satellites)), torch.tensor(places)
+    queries, references, places = zip(*samples, strict=True)
+    return torch.from_numpy(np.stack(queries)), torch.from_numpy(np.stack(references)), torch.tensor(places)
 
 
 def load_steps(dataset: PairDataset, sampler: ExclusiveSampler, first: int, last: int, workers: int) -> DataLoader:

@@ -12,27 +12,10 @@ from typing import Literal
 
 from dphr_infer.errors import DatasetError
 from dphr_infer.preprocess import IMAGE_SUFFIXES
+from dphr_train.datasets.base import Direction, PlaceImage, TrainPair, TrainSplit, View
 
-View = Literal["satellite", "drone"]
 Role = Literal["query", "gallery"]
 TRAIN_VIEWS: tuple[View, ...] = ("satellite", "drone")
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceImage:
-    """One image of one place."""
-
-    path: Path
-    place_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class TrainPair:
-    """A drone image and the satellite image of the same place."""
-
-    drone: Path
-    satellite: Path
-    place_id: int
 
 
 def _read_folder(folder: Path) -> list[PlaceImage]:
@@ -71,7 +54,7 @@ class University1652:
 
     root: Path
 
-    def train_pairs(self) -> list[TrainPair]:
+    def train_split(self) -> TrainSplit:
         """Every training drone image with the first satellite image of its place.
 
         Raises:
@@ -90,7 +73,28 @@ class University1652:
         satellite: dict[int, Path] = {}
         for image in images["satellite"]:
             satellite.setdefault(image.place_id, image.path)
-        return [TrainPair(image.path, satellite[image.place_id], image.place_id) for image in images["drone"]]
+        pairs = [TrainPair(image.path, satellite[image.place_id], image.place_id) for image in images["drone"]]
+        return TrainSplit(pairs, "drone")
+
+    def test_directions(self) -> list[Direction]:
+        """drone -> satellite and satellite -> drone; none where there is no test split.
+
+        Raises:
+            DatasetError: a folder is missing or has places without an image.
+        """
+        if not self.has_test_split():
+            return []
+        views: tuple[tuple[View, View], ...] = (("drone", "satellite"), ("satellite", "drone"))
+        return [
+            Direction(
+                f"{query}->{gallery}",
+                query,
+                gallery,
+                self.test_images("query", query),
+                self.test_images("gallery", gallery),
+            )
+            for query, gallery in views
+        ]
 
     def test_images(self, role: Role, view: View) -> list[PlaceImage]:
         """The images of one side of the test split.
