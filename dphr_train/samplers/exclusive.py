@@ -8,13 +8,27 @@ batch is dropped.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dphr_infer.errors import TrainingError
 
 _MAX_CONFLICTS = 512
+
+
+def require_places(n_places: int, batch_size: int) -> None:
+    """Refuse a set that cannot fill a batch with different places.
+
+    Raises:
+        TrainingError: there are fewer places than pairs in a batch.
+    """
+    if n_places < batch_size:
+        raise TrainingError(
+            f"The training set has {n_places} places but a batch needs {batch_size} different ones: "
+            "lower optim.batch-size or add places."
+        )
 
 
 def exclusive_batches(place_ids: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -30,12 +44,7 @@ def exclusive_batches(place_ids: Sequence[int], batch_size: int, seed: int, epoc
     Raises:
         TrainingError: there are fewer places than pairs in a batch.
     """
-    n_places = len(set(place_ids))
-    if n_places < batch_size:
-        raise TrainingError(
-            f"The training set has {n_places} places but a batch needs {batch_size} different ones: "
-            "lower optim.batch-size or add places."
-        )
+    require_places(len(set(place_ids)), batch_size)
     queue = deque(np.random.default_rng([seed, epoch]).permutation(len(place_ids)).tolist())
     batches: list[list[int]] = []
     batch: list[int] = []
@@ -57,25 +66,17 @@ def exclusive_batches(place_ids: Sequence[int], batch_size: int, seed: int, epoc
 
 
 class ExclusiveSampler:
-    """Yields the batches of epoch after epoch from any step on, for a DataLoader's `batch_sampler`.
-
-    An item is (epoch, pair number), so that augmentation can be seeded by both and does not depend on the worker.
-    """
+    """Every pair in random order, each place once in a batch; uses no lists of neighbours."""
 
     def __init__(self, place_ids: Sequence[int], batch_size: int, seed: int) -> None:
         self._place_ids, self._batch_size, self._seed = list(place_ids), batch_size, seed
+        self.neighbours: NDArray[np.int64] | None = None
         self.steps_per_epoch = len(self.batches(0))
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """The batches of one epoch."""
+        """Pair numbers of every batch of one epoch."""
         return exclusive_batches(self._place_ids, self._batch_size, self._seed, epoch)
 
-    def steps(self, first: int, last: int) -> Iterator[list[tuple[int, int]]]:
-        """The batches of steps first..last-1, counted over all epochs; starts in the middle of an epoch if need be."""
-        step, epoch = 0, 0
-        while step < last:
-            for batch in self.batches(epoch):
-                if first <= step < last:
-                    yield [(epoch, pair) for pair in batch]
-                step += 1
-            epoch += 1
+    def wants_refresh(self, epoch: int) -> bool:
+        """Never: there are no lists."""
+        return False

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dphr_infer.errors import TrainingError
-from dphr_train.samplers.exclusive import ExclusiveSampler, exclusive_batches
+from dphr_train.samplers.exclusive import exclusive_batches
 
 place_lists = st.lists(st.integers(0, 12), min_size=4, max_size=120).filter(lambda ids: len(set(ids)) >= 4)
 
@@ -30,11 +30,3 @@ def test_epochs_differ():
 def test_fewer_places_than_a_batch_is_refused_with_both_numbers():
     with pytest.raises(TrainingError, match=r"3 places but a batch needs 4"):
         exclusive_batches([1, 2, 3, 3], 4, 0, 0)
-
-
-@given(st.integers(0, 12))
-def test_steps_can_start_anywhere(first):
-    sampler = ExclusiveSampler([place for place in range(8) for _ in range(3)], 4, seed=1)
-    everything = list(sampler.steps(0, 13))
-    assert list(sampler.steps(first, 13)) == everything[first:]
-    assert len(everything) == 13
