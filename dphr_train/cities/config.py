@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from dphr_infer.errors import ConfigError
+
+DroneConditions = Literal["mixed", "low-sun", "autumn", "overcast"]
 
 UNIVERSITY_VIEWS = 54
 SUES_VIEWS = 50
@@ -21,7 +24,7 @@ class CitiesConfig:
 
     Attributes:
         seed:          everything is derived from it.
-        train_cities:  cities for training, each with its own seed.
+        train_cities:  cities for training, each with its own seed; 0, with train_places 0, writes no training split.
         train_places:  places over all training cities.
         test_places:   places in one further city that training never sees.
         distractors:   further places of the test city that are in the galleries but not among the queries.
@@ -31,6 +34,9 @@ class CitiesConfig:
         supersampling: rays per pixel and axis.
         workers:       processes, 0 takes all cores; does not influence a single byte of the output.
         city_m:        side of each square city in metres.
+        conditions:    light of the drone's pictures; the satellite keeps its own, and nothing else changes. "mixed"
+            draws sun, season and weather for each place; "low-sun" puts the sun 8 to 15 degrees above the horizon,
+            "autumn" takes full autumn leaves on dry grass, "overcast" full cloud in haze of 800 m.
     """
 
     seed: int = 0
@@ -44,10 +50,16 @@ class CitiesConfig:
     supersampling: int = 2
     workers: int = 0
     city_m: int = 1600
+    conditions: DroneConditions = "mixed"
 
     def __post_init__(self) -> None:
         self._check("seed", 0, 2**63 - 1)
-        self._check("train_cities", 1, 1000)
+        self._check("train_cities", 0, 1000)
+        if self.train_cities == 0 and self.train_places:
+            raise ConfigError(
+                f"train-places is {self.train_places} but train-cities is 0, which have no place. Give train-places 0 "
+                "to write the test split alone, or at least one training city."
+            )
         self._check("train_places", self.train_cities, 1_000_000)
         self._check("test_places", 1, 1_000_000)
         self._check("distractors", 0, 1_000_000)
@@ -57,6 +69,10 @@ class CitiesConfig:
         self._check("supersampling", 1, MAX_SUPERSAMPLING)
         self._check("workers", 0, 4096)
         self._check("city_m", MIN_CITY_M, MAX_CITY_M)
+        if self.conditions not in get_args(DroneConditions):
+            raise ConfigError(
+                f"conditions is {self.conditions!r}; choose one of {', '.join(get_args(DroneConditions))}."
+            )
 
     def _check(self, name: str, lowest: int, highest: int) -> None:
         value = getattr(self, name)

@@ -26,6 +26,7 @@ from dphr_train.cities.places import (
     open_city,
     satellite_conditions,
     satellite_tilt_azimuth_deg,
+    shift_conditions,
 )
 from dphr_train.cities.raycast import render
 from dphr_train.cities.sensor import expose, to_jpeg
@@ -112,7 +113,7 @@ def write_flight(
     if not mosaic.exists():
         _write_mosaic(config, city, mosaic, mosaic_m, gsd_m)
     if missing:
-        acquisition = acquire(city, whole_city(city), _conditions(city))
+        acquisition = acquire(city, whole_city(city), shift_conditions(_conditions(city), config.conditions))
         render(acquisition, drone_rays(flight[0].pose), 1, 1, 1)  # compiles the kernels before the fork
         shared = _Flight(city, acquisition, config, photos)
         with Progress("photos", frames, "photos") as progress:
@@ -137,7 +138,7 @@ def _check(config: CitiesConfig, frames: int, mosaic_m: float, gsd_m: float) -> 
 
 
 def _conditions(city: City) -> Conditions:
-    """The flight's own day: afternoon sun, early autumn, some haze."""
+    """The flight's own day, before a shift: afternoon sun, early autumn, some haze."""
     rng = np.random.default_rng([city.seed, 9])
     return Conditions(
         FLIGHT_SEED, rng.uniform(220, 270), rng.uniform(30, 45), autumn=0.3, dryness=0.3, haze_m=2500.0, car_share=0.9

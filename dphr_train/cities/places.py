@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from dphr_train.cities.acquisition import Acquisition, Conditions, Window, acqui
 from dphr_train.cities.buildings import Building
 from dphr_train.cities.camera import Pose, drone_rays, satellite_rays, seen_corners
 from dphr_train.cities.city import BORDER_M, City, build_city, choose_places
-from dphr_train.cities.config import CitiesConfig
+from dphr_train.cities.config import CitiesConfig, DroneConditions
 from dphr_train.cities.raycast import render
 from dphr_train.cities.sensor import expose, to_jpeg, to_png
 
@@ -30,6 +30,8 @@ FLIGHT_SEED = 2  # acquisition of the survey flight
 PLACE_SEED = 1000  # plus the building's object id: acquisition of a place's drone flight
 
 _PLACE_SPACING_M = 50.0
+_MIXED_SUN_DEG = (25.0, 62.0)
+_LOW_SUN_DEG = (8.0, 15.0)
 _SATELLITE_JITTER_M = 8.0
 _SUN_REACH_M = 160.0  # shadows are followed this far beyond the picture
 _AMBIENT_REACH_M = 10.0
@@ -135,13 +137,28 @@ def drone_conditions(building: Building, rng: np.random.Generator) -> Conditions
     return Conditions(
         PLACE_SEED + building.object_id,
         rng.uniform(0, 360),
-        rng.uniform(25, 62),
+        rng.uniform(*_MIXED_SUN_DEG),
         autumn=float(rng.choice((0, 0, 0.3, 0.7))),
         dryness=rng.uniform(0, 0.6),
         cloudiness=float(rng.choice((0, 0, 0.5, 0.9))),
         haze_m=rng.uniform(1200, 6000),
         car_share=rng.uniform(0.5, 1.2),
     )
+
+
+def shift_conditions(mixed: Conditions, to: DroneConditions) -> Conditions:
+    """The same flight in another light: seed, cars and the sun's direction stay, no random number is drawn.
+
+    A low sun keeps the order of the elevations: 25 to 62 degrees become 8 to 15.
+    """
+    if to == "low-sun":
+        share = (mixed.sun_elevation_deg - _MIXED_SUN_DEG[0]) / (_MIXED_SUN_DEG[1] - _MIXED_SUN_DEG[0])
+        return replace(mixed, sun_elevation_deg=_LOW_SUN_DEG[0] + share * (_LOW_SUN_DEG[1] - _LOW_SUN_DEG[0]))
+    if to == "autumn":
+        return replace(mixed, autumn=1.0, dryness=0.8)
+    if to == "overcast":
+        return replace(mixed, cloudiness=1.0, haze_m=800.0)
+    return mixed
 
 
 def satellite_shot(building: Building, rng: np.random.Generator, targets: tuple[str, ...]) -> SatelliteShot:

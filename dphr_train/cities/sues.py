@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +10,14 @@ from dphr_infer.errors import ConfigError
 from dphr_train.cities.buildings import Building
 from dphr_train.cities.camera import pose_over
 from dphr_train.cities.city import City
-from dphr_train.cities.config import SUES_VIEWS, CitiesConfig, places_of_city
-from dphr_train.cities.places import PlacePlan, Shot, drone_conditions, pick_buildings, satellite_shot
-from dphr_train.cities.writer import CityTask, write_benchmark
+from dphr_train.cities.config import SUES_VIEWS, CitiesConfig
+from dphr_train.cities.places import PlacePlan, Shot, drone_conditions, satellite_shot
+from dphr_train.cities.writer import Layout, write_benchmark
 
 HEIGHTS_M = (150, 200, 250, 300)
 
 _PITCH_DEG = (-48.0, -42.0)
 _FOV_DEG = (36.0, 46.0)
-_TRAIN = ("Training/{height}/{view}", "Testing/{height}/gallery_{view}")
-_QUERY = ("Testing/{height}/query_{view}", "Testing/{height}/gallery_{view}")
-_DISTRACTOR = ("Testing/{height}/gallery_{view}",)
 
 
 def write_sues200(config: CitiesConfig, root: Path) -> None:
@@ -41,32 +37,7 @@ def write_sues200(config: CitiesConfig, root: Path) -> None:
         raise ConfigError(
             f"{views} views are asked for, but a circle of SUES-200 has {SUES_VIEWS}. Ask for {SUES_VIEWS} or fewer."
         )
-    write_benchmark(config, root, "sues200", _tasks(config))
-
-
-def _tasks(config: CitiesConfig) -> list[CityTask]:
-    tasks, first = [], 1
-    for index in range(config.train_cities):
-        count = places_of_city(config, index)
-        tasks.append(CityTask("train", index, count, _planner(first, count, config.train_views, count, _TRAIN)))
-        first += count
-    count = config.test_places + config.distractors
-    tasks.append(CityTask("test", 0, count, _planner(first, count, config.test_views, config.test_places, _QUERY)))
-    return tasks
-
-
-def _planner(
-    first: int, count: int, views: int, leading: int, folders: tuple[str, ...]
-) -> Callable[[City], list[PlacePlan]]:
-    """Plan `count` places with ids from `first`; the `leading` ones go to `folders`, the rest are distractors."""
-
-    def plan(city: City) -> list[PlacePlan]:
-        return [
-            _plan_place(city, building, f"{first + i:04d}", views, folders if i < leading else _DISTRACTOR)
-            for i, building in enumerate(pick_buildings(city, count))
-        ]
-
-    return plan
+    write_benchmark(config, root, _LAYOUT)
 
 
 def _plan_place(city: City, building: Building, place_id: str, views: int, folders: tuple[str, ...]) -> PlacePlan:
@@ -92,3 +63,13 @@ def _plan_place(city: City, building: Building, place_id: str, views: int, folde
             targets = (f"{folder.format(height=height, view='drone')}/{place_id}/{k}.jpg" for folder in folders)
             shots.append(Shot(level * SUES_VIEWS + k + 1, pose, tuple(targets)))
     return PlacePlan(place_id, building, tile, conditions, tuple(shots))
+
+
+_LAYOUT = Layout(
+    name="sues200",
+    first_id=1,
+    train=("Training/{height}/{view}", "Testing/{height}/gallery_{view}"),
+    query=("Testing/{height}/query_{view}", "Testing/{height}/gallery_{view}"),
+    distractor=("Testing/{height}/gallery_{view}",),
+    plan_place=_plan_place,
+)

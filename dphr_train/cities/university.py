@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,17 +10,14 @@ import numpy as np
 from dphr_train.cities.buildings import Building
 from dphr_train.cities.camera import spiral
 from dphr_train.cities.city import City
-from dphr_train.cities.config import UNIVERSITY_VIEWS, CitiesConfig, places_of_city
-from dphr_train.cities.places import PlacePlan, Shot, drone_conditions, pick_buildings, satellite_shot
-from dphr_train.cities.writer import CityTask, write_benchmark
+from dphr_train.cities.config import UNIVERSITY_VIEWS, CitiesConfig
+from dphr_train.cities.places import PlacePlan, Shot, drone_conditions, satellite_shot
+from dphr_train.cities.writer import Layout, write_benchmark
 
 _AIM_JITTER_M = 6.0
 _HEADING_JITTER_DEG = 6.0
 _PITCH_JITTER_DEG = 3.0
 _FOV_DEG = (36.0, 46.0)
-_TRAIN = ("train/{view}",)
-_QUERY = ("test/query_{view}", "test/gallery_{view}")
-_DISTRACTOR = ("test/gallery_{view}",)
 
 
 def write_university1652(config: CitiesConfig, root: Path) -> None:
@@ -36,32 +32,7 @@ def write_university1652(config: CitiesConfig, root: Path) -> None:
         ConfigError: the cities have no room for the places.
         StorageError: the disk refused.
     """
-    write_benchmark(config, root, "university1652", _tasks(config))
-
-
-def _tasks(config: CitiesConfig) -> list[CityTask]:
-    tasks, first = [], 0
-    for index in range(config.train_cities):
-        count = places_of_city(config, index)
-        tasks.append(CityTask("train", index, count, _planner(first, count, config.train_views, count, _TRAIN)))
-        first += count
-    count = config.test_places + config.distractors
-    tasks.append(CityTask("test", 0, count, _planner(first, count, config.test_views, config.test_places, _QUERY)))
-    return tasks
-
-
-def _planner(
-    first: int, count: int, views: int, leading: int, folders: tuple[str, ...]
-) -> Callable[[City], list[PlacePlan]]:
-    """Plan `count` places with ids from `first`; the `leading` ones go to `folders`, the rest are distractors."""
-
-    def plan(city: City) -> list[PlacePlan]:
-        return [
-            _plan_place(city, building, f"{first + i:04d}", views, folders if i < leading else _DISTRACTOR)
-            for i, building in enumerate(pick_buildings(city, count))
-        ]
-
-    return plan
+    write_benchmark(config, root, _LAYOUT)
 
 
 def _plan_place(city: City, building: Building, place_id: str, views: int, folders: tuple[str, ...]) -> PlacePlan:
@@ -85,3 +56,13 @@ def _plan_place(city: City, building: Building, place_id: str, views: int, folde
         name = f"{place_id}/image-{k + 1:02d}.jpeg"
         shots.append(Shot(k + 1, pose, tuple(f"{folder.format(view='drone')}/{name}" for folder in folders)))
     return PlacePlan(place_id, building, tile, conditions, tuple(shots))
+
+
+_LAYOUT = Layout(
+    name="university1652",
+    first_id=0,
+    train=("train/{view}",),
+    query=("test/query_{view}", "test/gallery_{view}"),
+    distractor=("test/gallery_{view}",),
+    plan_place=_plan_place,
+)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import DatasetError
 from dphr_infer.terminal import Progress
+from dphr_train.cities.buildings import Building
 from dphr_train.cities.city import City
-from dphr_train.cities.config import CitiesConfig
+from dphr_train.cities.config import CitiesConfig, places_of_city
 from dphr_train.cities.metadata import METADATA_FILE, MetadataRow, place_rows, write_rows
 from dphr_train.cities.places import (
     PlacePlan,
     Role,
     open_city,
     open_studio,
+    pick_buildings,
     render_place,
     satellite_conditions,
+    shift_conditions,
 )
 from dphr_train.cities.workers import each_forked
 
@@ -28,17 +31,72 @@ SETTINGS_FILE = "cities.json"
 FORMAT_VERSION = 1
 
 
+PlanPlace = Callable[[City, Building, str, int, tuple[str, ...]], PlacePlan]
+"""City, building, place id, number of views, folders -> plan in mixed conditions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What sets a benchmark apart from the others.
+
+    Attributes:
+        name: in the settings and for people.
+        first_id: number of its first place.
+        train, query, distractor: the folders of a training place, a test place and a distractor, as plan_place
+            takes them.
+        plan_place: who photographs a place from where.
+    """
+
+    name: str
+    first_id: int
+    train: tuple[str, ...]
+    query: tuple[str, ...]
+    distractor: tuple[str, ...]
+    plan_place: PlanPlace
+
+
 @dataclass(frozen=True, slots=True)
 class CityTask:
-    """The places of one city: the city's role and number, and how its plans are drawn."""
+    """One city: its role and number, and what is photographed there.
+
+    Ids count up from `first_id`; the `leading` places go to `folders`, the rest are distractors.
+    """
 
     role: Role
     index: int
+    first_id: int
     places: int
-    plan: Callable[[City], list[PlacePlan]]
+    leading: int
+    views: int
+    folders: tuple[str, ...]
 
 
-def write_benchmark(config: CitiesConfig, root: Path, layout: str, tasks: list[CityTask]) -> None:
+def list_tasks(config: CitiesConfig, layout: Layout) -> list[CityTask]:
+    """The training cities and, with ids after theirs, the test city."""
+    tasks, first = [], layout.first_id
+    for index in range(config.train_cities):
+        count = places_of_city(config, index)
+        tasks.append(CityTask("train", index, first, count, count, config.train_views, layout.train))
+        first += count
+    count = config.test_places + config.distractors
+    return [*tasks, CityTask("test", 0, first, count, config.test_places, config.test_views, layout.query)]
+
+
+def plan_city(config: CitiesConfig, layout: Layout, task: CityTask, city: City) -> list[PlacePlan]:
+    """The plans of a city's places, in the conditions that the configuration asks for.
+
+    Raises:
+        ConfigError: the city has no room for its places.
+    """
+    plans = []
+    for i, building in enumerate(pick_buildings(city, task.places)):
+        folders = task.folders if i < task.leading else layout.distractor
+        mixed = layout.plan_place(city, building, f"{task.first_id + i:04d}", task.views, folders)
+        plans.append(replace(mixed, conditions=shift_conditions(mixed.conditions, config.conditions)))
+    return plans
+
+
+def write_benchmark(config: CitiesConfig, root: Path, layout: Layout) -> None:
     """Build city by city, render what is missing, and end with the metadata.
 
     Raises:
@@ -46,14 +104,15 @@ def write_benchmark(config: CitiesConfig, root: Path, layout: str, tasks: list[C
         ConfigError: a city has no room for its places.
         StorageError: the disk refused.
     """
-    claim_folder(root, layout, config)
+    claim_folder(root, layout.name, config)
     if _is_complete(root):
         return
+    tasks = list_tasks(config, layout)
     rows: list[MetadataRow] = []
-    with Progress(layout, sum(task.places for task in tasks), "places") as progress:
+    with Progress(layout.name, sum(task.places for task in tasks), "places") as progress:
         for task in tasks:
             city = open_city(config, task.role, task.index)
-            plans = task.plan(city)
+            plans = plan_city(config, layout, task, city)
             for plan in plans:
                 rows += place_rows(city, plan, satellite_conditions(city))
             missing = [plan for plan in plans if not all((root / target).exists() for target in plan.targets())]
@@ -99,6 +158,7 @@ def _compare(path: Path, settings: dict[str, object]) -> None:
         raise DatasetError(f"{path} cannot be read ({error}). Choose an empty folder.") from error
     if not isinstance(found, dict):
         raise DatasetError(f"{path} holds no settings. Choose an empty folder.")
+    found.setdefault("conditions", "mixed")  # begun before there was a choice
     names = [*settings, *(name for name in found if name not in settings)]
     other = [
         f"{name} is {found.get(name)!r} there and {settings.get(name)!r} here"

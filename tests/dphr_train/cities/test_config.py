@@ -19,3 +19,17 @@ def test_fewer_places_than_cities_are_refused() -> None:
 def test_places_are_shared_evenly_and_the_first_cities_take_the_rest() -> None:
     config = CitiesConfig(train_cities=3, train_places=11)
     assert [places_of_city(config, index) for index in range(3)] == [4, 4, 3]
+
+
+def test_training_places_without_a_city_are_refused() -> None:
+    with pytest.raises(ConfigError, match="train-places is 300 but train-cities is 0"):
+        CitiesConfig(train_cities=0)
+
+
+def test_no_training_at_all_may_be_asked_for() -> None:
+    assert CitiesConfig(train_cities=0, train_places=0).test_places == 120
+
+
+def test_unknown_conditions_are_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match="conditions is 'snow'; choose one of mixed, low-sun, autumn, overcast"):
+        CitiesConfig(conditions="snow")  # type: ignore[arg-type]
