@@ -44,6 +44,7 @@ def _on_sample4geo(benchmark: str) -> TrainConfig:
 # parts of 512 values, 120 and 200 epochs. Ours: AdamW with a cosine for their SGD with steps, and so its rate; a mirror
 # for both views together; satellite views turned by quarters for any angle up to 90 degrees; no padding and cropping;
 # none of MCCG's colour policies and erasing; drone and satellite views only, where LPN trains with street views too.
+# LPN's last stage of ResNet-50 has stride 1 and its bottlenecks drop 0.75; here timm's stride 2 and 0.5.
 LPN = ModelConfig(
     name="resnet50.tv_in1k",
     weights="weights/resnet50.tv_in1k.safetensors",
