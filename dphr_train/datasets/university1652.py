@@ -10,42 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dphr_infer.errors import DatasetError
-from dphr_infer.preprocess import IMAGE_SUFFIXES
-from dphr_train.datasets.base import Direction, PlaceImage, TrainPair, TrainSplit, View
+from dphr_train.datasets.base import CheckReport, Direction, PlaceImage, TrainSplit, View
+from dphr_train.datasets.check import CheckedSide, check_sides
+from dphr_train.datasets.layout import has_layout, layout_error
+from dphr_train.datasets.place_folders import missing_places, pair_places, read_places, scan_places
 
 Role = Literal["query", "gallery"]
-TRAIN_VIEWS: tuple[View, ...] = ("satellite", "drone")
 
-
-def _read_folder(folder: Path) -> list[PlaceImage]:
-    """Every image below folder/<id>/, by id and name.
-
-    Raises:
-        DatasetError: the folder is missing, has a place whose name is no number, or a place without an image.
-    """
-    if not folder.is_dir():
-        raise DatasetError(
-            f"{folder} is missing. The set needs University-1652's layout: train/{{satellite,drone}}/<id>/ and "
-            "test/{query,gallery}_{satellite,drone}/<id>/, each with its images."
-        )
-    images: list[PlaceImage] = []
-    empty: list[str] = []
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if not place.name.isdigit():
-            raise DatasetError(f"{place} is not named by a number, as a place must be: rename or remove it.")
-        found = sorted(path for path in place.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            empty.append(place.name)
-        images += [PlaceImage(path, int(place.name)) for path in found]
-    if empty:
-        raise DatasetError(
-            f"{folder} has {len(empty)} places without an image (the first: {', '.join(empty[:5])}). "
-            "Copy them again or remove the empty folders."
-        )
-    if not images:
-        raise DatasetError(f"{folder} holds no place with an image.")
-    return images
+OFFICIAL = {
+    "train/drone": 37_854,
+    "train/satellite": 701,
+    "test/query_drone": 37_855,
+    "test/query_satellite": 701,
+    "test/gallery_drone": 51_355,
+    "test/gallery_satellite": 951,
+}
+"""Images of the official release, by folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +40,18 @@ class University1652:
         Raises:
             DatasetError: a folder or a view of some places is missing; says which and how many.
         """
-        images = {view: _read_folder(self.root / "train" / view) for view in TRAIN_VIEWS}
-        places = {view: {image.place_id for image in images[view]} for view in TRAIN_VIEWS}
-        for view, other in (("satellite", "drone"), ("drone", "satellite")):
-            missing = sorted(places[other] - places[view])
-            if missing:
-                raise DatasetError(
-                    f"{self.root / 'train' / view} lacks {len(missing)} of the {len(places[other])} places of the "
-                    f"{other} view (the first: {', '.join(f'{place:04d}' for place in missing[:5])}). "
-                    "Complete the download or remove them from the other view."
-                )
-        satellite: dict[int, Path] = {}
-        for image in images["satellite"]:
-            satellite.setdefault(image.place_id, image.path)
-        pairs = [TrainPair(image.path, satellite[image.place_id], image.place_id) for image in images["drone"]]
-        return TrainSplit(pairs, "drone")
+        folders = [self.root / "train" / view for view in ("drone", "satellite")]
+        return TrainSplit(pair_places({folder: self._read(folder) for folder in folders}), "drone")
 
     def test_directions(self) -> list[Direction]:
         """drone -> satellite and satellite -> drone; none where there is no test split.
 
         Raises:
-            DatasetError: a folder is missing or has places without an image.
+            DatasetError: another layout, a folder is missing, or places are without an image.
         """
         if not self.has_test_split():
+            if not has_layout(self.root, "university1652"):
+                raise layout_error(self.root, "university1652", self.root / "test")
             return []
         views: tuple[tuple[View, View], ...] = (("drone", "satellite"), ("satellite", "drone"))
         return [
@@ -102,8 +71,30 @@ class University1652:
         Raises:
             DatasetError: the folder is missing or has places without an image.
         """
-        return _read_folder(self.root / "test" / f"{role}_{view}")
+        return self._read(self.root / "test" / f"{role}_{view}")
 
     def has_test_split(self) -> bool:
         """True when the folder has a test split at all."""
         return (self.root / "test").is_dir()
+
+    def check(self, read_images: bool = True) -> CheckReport:
+        """Count the images of each folder; a place that one view of a split has and the other lacks is missing.
+
+        Raises:
+            DatasetError: the folder has another layout.
+        """
+        if not has_layout(self.root, "university1652"):
+            raise layout_error(self.root, "university1652", self.root / "train")
+        scans = {what: scan_places(self.root / what) for what in OFFICIAL}
+        missing = [
+            name
+            for side in ("train/", "test/query_", "test/gallery_")
+            for name in missing_places({what: scan for what, scan in scans.items() if what.startswith(side)})
+        ]
+        sides = [CheckedSide(what, OFFICIAL[what], [i.path for i in scan.images]) for what, scan in scans.items()]
+        return check_sides(self.root, sides, read_images, missing)
+
+    def _read(self, folder: Path) -> list[PlaceImage]:
+        if not folder.is_dir():
+            raise layout_error(self.root, "university1652", folder)
+        return read_places(folder)
