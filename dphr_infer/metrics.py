@@ -1,9 +1,14 @@
-"""Recall@k and average precision of a ranking, as the official University-1652 scripts define them.
+"""Recall@k, hit rate and average precision of a ranking, as the official scripts of the benchmarks define them.
 
-Ranks are 0-based; similarity decides, equal similarities go to the lower gallery row.
+Ranks are 0-based; similarity decides, equal similarities go to the lower gallery row. Nothing is sorted: the rank of a
+row is how many rows come before it, counted in one pass, so a gallery of 100,000 images costs no more than its blocks.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +16,29 @@ from numpy.typing import NDArray
 from dphr_infer.errors import DatasetError
 from dphr_infer.types import GalleryProtocol, RetrievalReport
 
+OnePercent = Literal["round", "floor"]
 RECALL_AT = (1, 5, 10)
-_BLOCK_BYTES = 256 * 1024 * 1024
+_BLOCK_BYTES = 16 * 1024 * 1024
+_ROUNDING_M = 1e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroundPositions:
+    """Where the images lie, for benchmarks that count every near reference as found.
+
+    Attributes:
+        queries_m: float64 (Q, 2), east and north in one plane (UTM).
+        gallery_m: float64 (G, 2), in the same plane.
+        within_m: a reference at this distance or nearer is right; 5 m in CVACT (Liu and Li, CVPR 2019, RecallGeo.m).
+    """
+
+    queries_m: NDArray[np.float64]
+    gallery_m: NDArray[np.float64]
+    within_m: float = 5.0
 
 
 def trapezoid_ap(ranks: NDArray[np.int64]) -> float:
-    """Average precision by the trapezoid rule of the official script; not scikit-learn's.
+    """Average precision by the trapezoid rule of the official University-1652 script; not scikit-learn's.
 
     AP = sum_j (1/N) * (before_j + at_j) / 2 with at_j = (j+1)/(r_j+1), before_j = j/r_j, or 1 where r_j = 0.
 
@@ -34,23 +56,62 @@ def standard_ap(ranks: NDArray[np.int64]) -> float:
     return float(np.mean((np.arange(len(ranks)) + 1) / (ranks + 1)))
 
 
-def one_percent_rank(n_gallery: int) -> int:
-    """Last 0-based rank that counts for recall@1%: round(0.01 G), one rank generous, as in the official script."""
-    return round(0.01 * n_gallery)
-
-
-def ranks_of_matches(
-    similarity: NDArray[np.float32], query_ids: NDArray[np.int64], gallery_ids: NDArray[np.int64]
-) -> list[NDArray[np.int64]]:
-    """Ascending 0-based ranks of every query's true matches.
+def one_percent_rank(n_gallery: int, rule: OnePercent = "round") -> int:
+    """Last 0-based rank that counts for recall@1%.
 
     Args:
-        similarity: float32 (Q, G).
-        query_ids: int64 (Q,), place of each query.
-        gallery_ids: int64 (G,), place of each gallery image.
+        n_gallery: G >= 1.
+        rule: "round" is round(0.01 G), one rank generous, as in the official University-1652 script; "floor" is the
+            first k = G // 100 ranks, as for CVUSA, CVACT and VIGOR, and the first alone where G < 100.
     """
-    order = np.argsort(-similarity, axis=1, kind="stable")
-    return [np.nonzero(gallery_ids[row] == query)[0] for row, query in zip(order, query_ids, strict=True)]
+    return round(0.01 * n_gallery) if rule == "round" else max(1, n_gallery // 100) - 1
+
+
+def similarity_rows(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """One query's similarities after another, float32 (G,), multiplied in blocks of a fixed size in memory.
+
+    Args:
+        queries: float32 (Q, D).
+        gallery: float32 (G, D), G >= 1.
+    """
+    block = max(1, _BLOCK_BYTES // (4 * len(gallery)))
+    for start in range(0, len(queries), block):
+        yield from queries[start : start + block] @ gallery.T
+
+
+def rank_of(similarity: NDArray[np.float32], row: int) -> int:
+    """0-based rank of a gallery row: how many rows are more similar, or as similar and lower.
+
+    Args:
+        similarity: float32 (G,), finite.
+    """
+    value = similarity[row]
+    lower, higher = similarity[:row] >= value, similarity[row + 1 :] > value
+    return int(np.count_nonzero(lower) + np.count_nonzero(higher))
+
+
+def best_of(similarity: NDArray[np.float32], rows: NDArray[np.int64]) -> int:
+    """The first-ranked of some gallery rows, int64 (n,) ascending, n >= 1."""
+    return int(rows[np.argmax(similarity[rows])])
+
+
+def matching_rows(query_ids: NDArray[np.int64], gallery_ids: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """For every query the gallery rows of its place, ascending.
+
+    Raises:
+        DatasetError: a query's place is not in the gallery.
+    """
+    order = np.argsort(gallery_ids, kind="stable")
+    ascending = gallery_ids[order]
+    first = np.searchsorted(ascending, query_ids, "left")
+    last = np.searchsorted(ascending, query_ids, "right")
+    missing = np.unique(query_ids[first == last])
+    if len(missing):
+        raise DatasetError(
+            f"{len(missing)} places of the queries are not in the gallery, the first is {missing[0]:04d}: "
+            "recall would be wrong. Complete the gallery."
+        )
+    return [order[start:stop] for start, stop in zip(first, last, strict=True)]
 
 
 def report_retrieval(
@@ -59,43 +120,115 @@ def report_retrieval(
     gallery: NDArray[np.float32],
     gallery_ids: NDArray[np.int64],
     protocol: GalleryProtocol = "full",
+    *,
+    one_percent: OnePercent = "round",
+    semi_positives: NDArray[np.int64] | None = None,
+    positions: GroundPositions | None = None,
 ) -> RetrievalReport:
-    """Rank the gallery for every query and summarise.
+    """Rank the gallery for every query and summarise. Memory: the arguments and two blocks of 16 MiB.
 
     Args:
         queries: float32 (Q, D), unit length.
-        query_ids: int64 (Q,).
+        query_ids: int64 (Q,), place of each query.
         gallery: float32 (G, D), unit length.
-        gallery_ids: int64 (G,).
+        gallery_ids: int64 (G,), place of each gallery image.
         protocol: "full" keeps every gallery row; "matched" first drops rows whose place no query has, as the
             Sample4Geo family of code does.
+        one_percent: see `one_percent_rank`.
+        semi_positives: int64 (Q, 3), rows of the whole gallery that show a query's place off its centre (VIGOR): no
+            match for recall and AP, but the hit rate lets them outrank it.
+        positions: counts every near reference as found, beside the strict figures.
 
     Raises:
-        DatasetError: a query's place is not in the gallery, or the two sides differ in length.
+        DatasetError: a query's place is not in the gallery, arrays differ in length, an embedding or a position is
+            not finite, or a semi-positive is no row of the gallery.
     """
-    if queries.shape[1] != gallery.shape[1]:
-        raise DatasetError(f"Queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}.")
+    _check(queries, gallery, semi_positives, positions)
+    near = None if positions is None else _rows_within(positions)
     if protocol == "matched":
         keep = np.isin(gallery_ids, query_ids)
         gallery, gallery_ids = gallery[keep], gallery_ids[keep]
-    missing = np.setdiff1d(query_ids, gallery_ids)
-    if len(missing):
-        raise DatasetError(
-            f"{len(missing)} places of the queries are not in the gallery, the first is {missing[0]:04d}: "
-            "recall would be wrong. Complete the gallery."
-        )
-    block = max(1, _BLOCK_BYTES // (8 * len(gallery)))
+        kept_rows = np.where(keep, np.cumsum(keep) - 1, -1)
+        semi_positives = None if semi_positives is None else kept_rows[semi_positives]
+        near = None if near is None else [kept_rows[rows][keep[rows]] for rows in near]
+    matches = matching_rows(query_ids, gallery_ids)
     ranks: list[NDArray[np.int64]] = []
-    for start in range(0, len(queries), block):
-        similarity = queries[start : start + block] @ gallery.T
-        ranks += ranks_of_matches(similarity, query_ids[start : start + block], gallery_ids)
+    hits, near_ranks = np.zeros(len(queries), bool), np.full(len(queries), len(gallery))
+    for query, similarity in enumerate(similarity_rows(queries, gallery)):
+        ranks.append(np.sort([rank_of(similarity, row) for row in matches[query]]))
+        if semi_positives is not None:
+            best = best_of(similarity, matches[query])
+            hits[query] = ranks[-1][0] == _count_before(similarity, best, semi_positives[query])
+        if near is not None and len(near[query]):
+            near_ranks[query] = rank_of(similarity, best_of(similarity, near[query]))
     first = np.array([row[0] for row in ranks])
     return RetrievalReport(
-        recall_at={k: float(np.mean(first < k)) for k in RECALL_AT if k <= len(gallery)},
-        recall_at_1_percent=float(np.mean(first <= one_percent_rank(len(gallery)))),
+        recall_at=_recall_at(first, len(gallery)),
+        recall_at_1_percent=float(np.mean(first <= one_percent_rank(len(gallery), one_percent))),
         ap=float(np.mean([trapezoid_ap(row) for row in ranks])),
         standard_ap=float(np.mean([standard_ap(row) for row in ranks])),
         protocol=protocol,
         n_queries=len(queries),
         n_gallery=len(gallery),
+        hit_rate=None if semi_positives is None else float(np.mean(hits)),
+        recall_within=None if positions is None else _recall_at(near_ranks, len(gallery)),
+        within_m=None if positions is None else positions.within_m,
     )
+
+
+def _recall_at(first: NDArray[np.int64], n_gallery: int) -> dict[int, float]:
+    return {k: float(np.mean(first < k)) for k in RECALL_AT if k <= n_gallery}
+
+
+def _count_before(similarity: NDArray[np.float32], best: int, others: NDArray[np.int64]) -> int:
+    """How many different rows of `others`, where -1 is none, are ranked before the row `best`."""
+    rows = np.unique(others[others >= 0])
+    before = (similarity[rows] > similarity[best]) | ((similarity[rows] == similarity[best]) & (rows < best))
+    return int(np.count_nonzero(before))
+
+
+def _rows_within(positions: GroundPositions) -> list[NDArray[np.int64]]:
+    """For every query the gallery rows near it, ascending; looked for in a strip of the gallery sorted by east."""
+    order = np.argsort(positions.gallery_m[:, 0], kind="stable")
+    east = positions.gallery_m[order, 0]
+    reach = positions.within_m + _ROUNDING_M
+    first = np.searchsorted(east, positions.queries_m[:, 0] - reach, "left")
+    last = np.searchsorted(east, positions.queries_m[:, 0] + reach, "right")
+    near = []
+    for query, start, stop in zip(positions.queries_m, first, last, strict=True):
+        strip = order[start:stop]
+        offset = positions.gallery_m[strip] - query
+        near.append(np.sort(strip[np.hypot(offset[:, 0], offset[:, 1]) <= positions.within_m]))
+    return near
+
+
+def _check(
+    queries: NDArray[np.float32],
+    gallery: NDArray[np.float32],
+    semi_positives: NDArray[np.int64] | None,
+    positions: GroundPositions | None,
+) -> None:
+    if queries.shape[1] != gallery.shape[1]:
+        raise DatasetError(f"Queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}.")
+    for side, embeddings in (("queries", queries), ("gallery", gallery)):
+        broken = np.count_nonzero(~np.isfinite(embeddings).all(axis=1))
+        if broken:
+            raise DatasetError(
+                f"{broken} of {len(embeddings)} embeddings of the {side} hold NaN or infinity, which no rank can be "
+                "given: the model diverged or overflows. Use an earlier checkpoint or float32."
+            )
+    if semi_positives is not None:
+        if len(semi_positives) != len(queries):
+            raise DatasetError(f"There are semi-positives for {len(semi_positives)} queries of {len(queries)}.")
+        outside = semi_positives[(semi_positives < 0) | (semi_positives >= len(gallery))]
+        if outside.size:
+            raise DatasetError(f"A semi-positive is gallery row {outside[0]}; the gallery has {len(gallery)} rows.")
+    if positions is not None:
+        for side, n, where in (
+            ("queries", len(queries), positions.queries_m),
+            ("gallery", len(gallery), positions.gallery_m),
+        ):
+            if where.shape != (n, 2) or not np.isfinite(where).all():
+                raise DatasetError(
+                    f"Positions of the {side} have shape {where.shape}; ({n}, 2) is needed, every metre finite."
+                )

@@ -72,6 +72,11 @@ class RetrievalReport:
         ap:              mean average precision by the trapezoid rule of the official University-1652 scripts.
         standard_ap:     mean average precision as scikit-learn defines it.
         protocol:        "full" ranks every gallery image; "matched" drops those whose place no query has.
+        hit_rate:        share of queries whose match no gallery image but its semi-positives outranks (VIGOR); None
+            without semi-positives.
+        recall_within:   {k: share of queries with any gallery image at most `within_m` metres away among the first k}
+            (CVACT test); None without positions.
+        within_m:        that distance in metres, or None.
     """
 
     recall_at: dict[int, float]
@@ -81,3 +86,6 @@ class RetrievalReport:
     protocol: GalleryProtocol
     n_queries: int
     n_gallery: int
+    hit_rate: float | None = None
+    recall_within: dict[int, float] | None = None
+    within_m: float | None = None

@@ -14,12 +14,14 @@ from dphr_infer.atomic import atomic_file
 from dphr_infer.bundle import MANIFEST_NAME, open_bundle
 from dphr_infer.embedder import Embedder
 from dphr_infer.engines.open import open_engine
+from dphr_infer.errors import DatasetError
 from dphr_infer.terminal import run_command
 from dphr_train.cities.config import CitiesConfig
-from dphr_train.config import TrainConfig
+from dphr_train.config import DatasetName, TrainConfig
 
 if TYPE_CHECKING:
-    from dphr_train.evaluate import Direction
+    from dphr_train.datasets.base import Direction
+    from dphr_train.evaluate import RankedDirection
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,17 @@ class Fit:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure recall and average precision in both directions and under both gallery protocols."""
+    """Measure recall and average precision by the benchmark's rules, in each of its directions."""
 
-    model: tyro.conf.Positional[Path]
-    """A checkpoint, a run's folder, or a bundle."""
+    model: tyro.conf.Positional[Literal["imagenet"] | Path]
+    """A checkpoint, a run's folder, a bundle, or the word imagenet: the ImageNet network without any training on
+    places, at 128 px."""
     data: Path
-    """A folder with a test split in University-1652's layout."""
+    """The benchmark's folder."""
+    dataset: DatasetName | None = None
+    """The benchmark; None takes the one that the checkpoint was trained on, or university1652."""
+    flip: bool = False
+    """Add the embedding of the mirrored image to each image's own, as the official University-1652 test does."""
     out: Path | None = None
     """Write the figures as JSON."""
     failures: Path | None = None
@@ -93,18 +100,37 @@ class Evaluate:
         if self.failures is not None:
             draw_failures(directions[0], self.failures)
 
-    def _evaluate(self) -> list[Direction]:
-        from dphr_train.checkpoint import last_checkpoint, load_encoder
+    def _evaluate(self) -> list[RankedDirection]:
+        from dphr_train.checkpoint import last_checkpoint, load_encoder, read_checkpoint
+        from dphr_train.config import DataConfig, ModelConfig
+        from dphr_train.encoder import Encoder, load_pretrained
         from dphr_train.evaluate import bundle_embedder, evaluate, network_embedder
         from dphr_train.trainer import require_device
 
-        if (self.model / MANIFEST_NAME).is_file():
+        if self.model != "imagenet" and (self.model / MANIFEST_NAME).is_file():
             bundle = open_bundle(self.model)
+            directions = self._directions("university1652")
             with open_engine(bundle, device=self.device) as engine:
-                return evaluate(bundle_embedder(Embedder(bundle.manifest.preprocess, engine)), self.data)
+                return evaluate(bundle_embedder(Embedder(bundle.manifest.preprocess, engine), self.flip), directions)
         require_device(self.device)
-        encoder, preprocess = load_encoder(last_checkpoint(self.model))
-        return evaluate(network_embedder(encoder.to(self.device), preprocess, self.device), self.data)
+        if self.model == "imagenet":
+            model, data = ModelConfig(pooling="average"), DataConfig(image_px=128)
+            encoder = Encoder(model, data.image_px)
+            load_pretrained(encoder, model.weights)
+        else:
+            path = last_checkpoint(self.model)
+            encoder, data = load_encoder(path)[0], read_checkpoint(path).config.data
+        embed = network_embedder(encoder.to(self.device), data.preprocess, self.device, self.flip)
+        return evaluate(embed, self._directions(data.dataset))
+
+    def _directions(self, trained_on: DatasetName) -> list[Direction]:
+        from dphr_train.datasets.open import open_dataset
+
+        name = self.dataset or trained_on
+        directions = open_dataset(name, self.data).test_directions()
+        if not directions:
+            raise DatasetError(f"{self.data} has no test split of {name}: give --data a folder that has one.")
+        return directions
 
 
 @dataclass(frozen=True)

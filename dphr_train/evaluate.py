@@ -1,4 +1,4 @@
-"""Retrieval on the test split, in both directions and under both gallery protocols."""
+"""Retrieval on the test split, in every direction and under every protocol of the benchmark."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from dphr_infer.embedder import Embedder
-from dphr_infer.metrics import report_retrieval
+from dphr_infer.metrics import GroundPositions, report_retrieval
 from dphr_infer.preprocess import Preprocess, read_image
 from dphr_infer.terminal import Progress
 from dphr_infer.types import GalleryProtocol, RetrievalReport
-from dphr_train.datasets.university1652 import PlaceImage, University1652, View
+from dphr_train.datasets.base import Direction, PlaceImage, View
 from dphr_train.encoder import Encoder, normalise
 
 _BATCH = 64
-PROTOCOLS: tuple[GalleryProtocol, ...] = ("full", "matched")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,99 +37,142 @@ class EmbeddedImages:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Direction:
-    """One direction of retrieval: its embeddings, for pictures, and its reports by protocol."""
+class RankedDirection:
+    """What a direction of retrieval came to: its embeddings, for pictures, and its reports by protocol."""
 
     name: str
     queries: EmbeddedImages
     gallery: EmbeddedImages
-    reports: dict[str, RetrievalReport]
+    reports: dict[GalleryProtocol, RetrievalReport]
 
 
-EmbedFiles = Callable[[Sequence[Path], str], NDArray[np.float32]]
-"""Image files and a label for the progress bar -> float32 (n, dim), unit length: a network in training or a bundle."""
+EmbedFiles = Callable[[Sequence[Path], View, str], NDArray[np.float32]]
+"""Image files, what they show, a label for the progress bar -> float32 (n, dim), unit length: a network or a bundle."""
+
+EmbedImages = Callable[[list[NDArray[np.uint8]]], NDArray[np.float32]]
 
 
-def embed_files(
-    embed: Callable[[list[NDArray[np.uint8]]], NDArray[np.float32]], paths: Sequence[Path], label: str
-) -> NDArray[np.float32]:
-    """Read and embed files in batches, with progress."""
+def embed_files(embed: EmbedImages, paths: Sequence[Path], label: str, flip: bool = False) -> NDArray[np.float32]:
+    """Read and embed files in batches, with progress.
+
+    Args:
+        embed: images uint8 (H, W, 3) of any size -> float32 (n, dim), unit length.
+        flip: add the embedding of the mirrored image and normalise again, as the official University-1652 test does.
+            Ours adds two unit vectors, which every bundle has; the official script adds them before the norm.
+    """
     rows: list[NDArray[np.float32]] = []
     with Progress(label, len(paths), "images") as progress:
         for start in range(0, len(paths), _BATCH):
-            rows.append(embed([read_image(path) for path in paths[start : start + _BATCH]]))
-            progress.advance(len(rows[-1]))
+            images = [read_image(path) for path in paths[start : start + _BATCH]]
+            embeddings = embed(images)
+            if flip:
+                embeddings = embeddings + embed([image[:, ::-1] for image in images])
+                embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+            rows.append(embeddings)
+            progress.advance(len(embeddings))
     return np.concatenate(rows)
 
 
-def network_embedder(encoder: Encoder, preprocess: Preprocess, device: str) -> EmbedFiles:
-    """Embed with a torch encoder in evaluation mode; its mode is restored afterwards."""
+def network_embedder(
+    encoder: Encoder, preprocess_of: Callable[[View], Preprocess], device: str, flip: bool = False
+) -> EmbedFiles:
+    """Embed with a torch encoder in evaluation mode; its mode is restored afterwards. For flip see `embed_files`."""
 
-    def embed(images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        pixels = torch.from_numpy(np.stack([preprocess(image) for image in images])).to(device)
-        with torch.inference_mode():
-            return encoder(normalise(pixels, encoder.mean, encoder.std)).float().cpu().numpy()
+    def embed_paths(paths: Sequence[Path], view: View, label: str) -> NDArray[np.float32]:
+        preprocess = preprocess_of(view)
 
-    def embed_paths(paths: Sequence[Path], label: str) -> NDArray[np.float32]:
+        def embed(images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+            pixels = torch.from_numpy(np.stack([preprocess(image) for image in images])).to(device)
+            with torch.inference_mode():
+                return encoder(normalise(pixels, encoder.mean, encoder.std)).float().cpu().numpy()
+
         training = encoder.training
         encoder.eval()
         try:
-            return embed_files(embed, paths, label)
+            return embed_files(embed, paths, label, flip)
         finally:
             encoder.train(training)
 
     return embed_paths
 
 
-def bundle_embedder(embedder: Embedder) -> EmbedFiles:
-    """Embed with the model of a bundle, as it flies."""
-    return lambda paths, label: embed_files(embedder.embed_images, paths, label)
+def bundle_embedder(embedder: Embedder, flip: bool = False) -> EmbedFiles:
+    """Embed with the model of a bundle, as it flies: one preprocess for every view. For flip see `embed_files`."""
+    return lambda paths, view, label: embed_files(embedder.embed_images, paths, label, flip)
 
 
-def evaluate(embed: EmbedFiles, root: Path) -> list[Direction]:
-    """Evaluate drone -> satellite and satellite -> drone on the test split of a University-1652 layout.
+def evaluate(embed: EmbedFiles, directions: Sequence[Direction]) -> list[RankedDirection]:
+    """Embed and rank every direction.
 
     Raises:
-        DatasetError: the test split is missing or incomplete.
+        ImageError: an image cannot be read.
+        DatasetError: a query's place is not in the gallery, or an embedding is not finite.
     """
-    data = University1652(root)
-    views: tuple[tuple[View, View], ...] = (("drone", "satellite"), ("satellite", "drone"))
-    directions = []
-    for query_view, gallery_view in views:
-        queries = _embed_side(embed, data.test_images("query", query_view), f"embed query_{query_view}")
-        gallery = _embed_side(embed, data.test_images("gallery", gallery_view), f"embed gallery_{gallery_view}")
-        reports = {
-            protocol: report_retrieval(
-                queries.embeddings, queries.place_ids, gallery.embeddings, gallery.place_ids, protocol
-            )
-            for protocol in PROTOCOLS
-        }
-        directions.append(Direction(f"{query_view}->{gallery_view}", queries, gallery, reports))
-    return directions
+    return [_rank(embed, direction) for direction in directions]
 
 
-def _embed_side(embed: EmbedFiles, images: list[PlaceImage], label: str) -> EmbeddedImages:
-    return EmbeddedImages(images, embed([image.path for image in images], label))
+def _rank(embed: EmbedFiles, direction: Direction) -> RankedDirection:
+    query_paths = [image.path for image in direction.queries]
+    gallery_paths = [image.path for image in direction.gallery]
+    queries = EmbeddedImages(
+        direction.queries, embed(query_paths, direction.query_view, f"embed {direction.query_view} queries")
+    )
+    gallery = EmbeddedImages(
+        direction.gallery, embed(gallery_paths, direction.gallery_view, f"embed {direction.gallery_view} gallery")
+    )
+    positions = None
+    if direction.query_positions_m is not None and direction.gallery_positions_m is not None:
+        positions = GroundPositions(direction.query_positions_m, direction.gallery_positions_m, direction.within_m)
+    reports = {
+        protocol: report_retrieval(
+            queries.embeddings,
+            queries.place_ids,
+            gallery.embeddings,
+            gallery.place_ids,
+            protocol,
+            one_percent=direction.one_percent,
+            semi_positives=direction.semi_positives,
+            positions=positions,
+        )
+        for protocol in direction.protocols
+    }
+    return RankedDirection(direction.name, queries, gallery, reports)
 
 
-def directions_to_json(directions: Sequence[Direction]) -> dict[str, Any]:
-    """{direction: {protocol: figures}} as JSON values."""
+def directions_to_json(directions: Sequence[RankedDirection]) -> dict[str, Any]:
+    """{direction: {protocol: figures}} as JSON values; a figure that the benchmark does not have is left out."""
     return {
-        direction.name: {protocol: dataclasses.asdict(report) for protocol, report in direction.reports.items()}
+        direction.name: {
+            protocol: {name: value for name, value in dataclasses.asdict(report).items() if value is not None}
+            for protocol, report in direction.reports.items()
+        }
         for direction in directions
     }
 
 
-def format_table(directions: Sequence[Direction]) -> str:
-    """The figures as a table for people, in percent."""
-    lines = [f"{'direction':<18}{'gallery':<9}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'R@1%':>7}{'AP':>7}{'std AP':>8}  sizes"]
-    for direction in directions:
-        for protocol, report in direction.reports.items():
-            recalls = "".join(
-                f"{100 * report.recall_at[k]:7.2f}" if k in report.recall_at else f"{'-':>7}" for k in (1, 5, 10)
-            )
-            lines.append(
-                f"{direction.name:<18}{protocol:<9}{recalls}{100 * report.recall_at_1_percent:7.2f}"
-                f"{100 * report.ap:7.2f}{100 * report.standard_ap:8.2f}  {report.n_queries} in {report.n_gallery}"
-            )
+def format_table(directions: Sequence[RankedDirection]) -> str:
+    """The figures as a table for people, in percent; hit rate and recall within metres only where there is one."""
+    rows = [(direction.name, report) for direction in directions for report in direction.reports.values()]
+    columns: dict[str, Callable[[RetrievalReport], float | None]] = {
+        "R@1": lambda report: report.recall_at.get(1),
+        "R@5": lambda report: report.recall_at.get(5),
+        "R@10": lambda report: report.recall_at.get(10),
+        "R@1%": lambda report: report.recall_at_1_percent,
+        "AP": lambda report: report.ap,
+        "std AP": lambda report: report.standard_ap,
+    }
+    if any(report.hit_rate is not None for _, report in rows):
+        columns["hit"] = lambda report: report.hit_rate
+    for within_m in sorted({report.within_m for _, report in rows if report.within_m is not None}):
+        columns[f"R@1 {within_m:g}m"] = lambda report, within_m=within_m: (
+            report.recall_within[1] if report.recall_within and report.within_m == within_m else None
+        )
+    widths = {title: max(7, len(title) + 2) for title in columns}
+    lines = [f"{'direction':<18}{'gallery':<9}" + "".join(f"{title:>{widths[title]}}" for title in columns) + "  sizes"]
+    for name, report in rows:
+        figures = ""
+        for title, figure in columns.items():
+            value = figure(report)
+            figures += f"{'-' if value is None else f'{100 * value:.2f}':>{widths[title]}}"
+        lines.append(f"{name:<18}{report.protocol:<9}{figures}  {report.n_queries} in {report.n_gallery}")
     return "\n".join(lines)

@@ -8,31 +8,34 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dphr_infer.atomic import atomic_file
+from dphr_infer.metrics import best_of, matching_rows, rank_of, similarity_rows
 from dphr_infer.preprocess import Preprocess, read_image
-from dphr_train.evaluate import Direction
+from dphr_train.evaluate import RankedDirection
 
 _TILE_PX, _GAP_PX, _TEXT_PX = 160, 6, 20
 _TOP = 5
 _RIGHT, _WRONG, _NEUTRAL = (30, 150, 70), (200, 60, 50), (90, 90, 90)
 
 
-def worst_queries(direction: Direction, count: int) -> list[tuple[int, int, list[int]]]:
+def worst_queries(direction: RankedDirection, count: int) -> list[tuple[int, int, list[int]]]:
     """(query row, rank of its best true match, rows of the top 5), the worst first, at most one query a place."""
-    similarity = direction.queries.embeddings @ direction.gallery.embeddings.T
-    order = np.argsort(-similarity, axis=1, kind="stable")
-    hits = direction.gallery.place_ids[order] == direction.queries.place_ids[:, None]
-    ranks = hits.argmax(axis=1)
+    queries, gallery = direction.queries, direction.gallery
+    place_ids = queries.place_ids
+    matches = matching_rows(place_ids, gallery.place_ids)
+    rows = zip(similarity_rows(queries.embeddings, gallery.embeddings), matches, strict=True)
+    ranks = np.array([rank_of(similarity, best_of(similarity, found)) for similarity, found in rows])
     chosen: list[tuple[int, int, list[int]]] = []
     places: set[int] = set()
     for row in np.argsort(-ranks, kind="stable"):
-        place = int(direction.queries.place_ids[row])
+        place = int(place_ids[row])
         if place not in places and len(chosen) < count:
             places.add(place)
-            chosen.append((int(row), int(ranks[row]), order[row, :_TOP].tolist()))
+            similarity = gallery.embeddings @ queries.embeddings[row]
+            chosen.append((int(row), int(ranks[row]), np.argsort(-similarity, kind="stable")[:_TOP].tolist()))
     return chosen
 
 
-def draw_failures(direction: Direction, path: Path, count: int = 8) -> None:
+def draw_failures(direction: RankedDirection, path: Path, count: int = 8) -> None:
     """Write a PNG with one line for each of the worst queries: query, truth, top 5 with similarity.
 
     Raises:
@@ -48,11 +51,11 @@ def draw_failures(direction: Direction, path: Path, count: int = 8) -> None:
     to_tile = Preprocess(_TILE_PX, _TILE_PX)
     gallery, queries = direction.gallery, direction.queries
     for line, (query, rank, top) in enumerate(rows):
-        place = int(queries.place_ids[query])
-        truth = int(np.nonzero(gallery.place_ids == place)[0][0])
+        place = queries.images[query].place_id
+        truth = next(row for row, image in enumerate(gallery.images) if image.place_id == place)
         tiles = [(queries.images[query], _NEUTRAL, f"place {place:04d}, found at {rank + 1}")]
         for number, row in enumerate([truth, *top]):
-            same = int(gallery.place_ids[row]) == place
+            same = gallery.images[row].place_id == place
             value = float(queries.embeddings[query] @ gallery.embeddings[row])
             text = f"{value:.3f}" if number == 0 else f"{value:.3f}  {gallery.images[row].place_id:04d}"
             tiles.append((gallery.images[row], _RIGHT if same else _WRONG, text))
