@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dphr_infer.preprocess import Preprocess, read_image
-from dphr_train.augment import augment_pair
+from dphr_train.augment import augment_pair, require_fitting
 from dphr_train.config import AugmentConfig, DataConfig
 from dphr_train.datasets.base import TrainSplit
-from dphr_train.samplers.exclusive import ExclusiveSampler
 
 PairBatch = tuple[Tensor, Tensor, Tensor]
 """Query and reference images, uint8 (B, H, W, 3) each with its own H and W, and place ids, int64 (B,)."""
@@ -42,6 +41,7 @@ class PairDataset(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]):
     """Maps (epoch, pair number) to an augmented pair; the same key always gives the same pixels."""
 
     def __init__(self, split: TrainSplit, data: DataConfig, augment: AugmentConfig, seed: int) -> None:
+        require_fitting(augment, split.query_view)
         self.pairs = split.pairs
         self._query_view = split.query_view
         self._queries = ImageCache(data.preprocess(split.query_view), data.cache)
@@ -59,17 +59,22 @@ class PairDataset(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]):
         return *augment_pair(query, reference, self._augment, random, self._query_view), pair.place_id
 
 
-class _StepSampler(Sampler[list[tuple[int, int]]]):
-    """ExclusiveSampler's steps first..last-1 in the form that DataLoader takes."""
+class BatchPlan(Sampler[list[tuple[int, int]]]):
+    """The batches of an epoch that are still to come, in the form that DataLoader takes; set before each pass."""
 
-    def __init__(self, sampler: ExclusiveSampler, first: int, last: int) -> None:
-        self._sampler, self._first, self._last = sampler, first, last
+    def __init__(self) -> None:
+        self._epoch = 0
+        self._batches: list[list[int]] = []
+
+    def set(self, epoch: int, batches: list[list[int]]) -> None:
+        """Plan batches of pair numbers."""
+        self._epoch, self._batches = epoch, batches
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return self._sampler.steps(self._first, self._last)
+        return ([(self._epoch, pair) for pair in batch] for batch in self._batches)
 
     def __len__(self) -> int:
-        return self._last - self._first
+        return len(self._batches)
 
 
 def _collate(samples: list[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]) -> PairBatch:
@@ -77,15 +82,15 @@ def _collate(samples: list[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]) ->
     return torch.from_numpy(np.stack(queries)), torch.from_numpy(np.stack(references)), torch.tensor(places)
 
 
-def load_steps(dataset: PairDataset, sampler: ExclusiveSampler, first: int, last: int, workers: int) -> DataLoader:
-    """A loader of the batches of steps first..last-1.
+def open_loader(dataset: PairDataset, plan: BatchPlan, workers: int) -> DataLoader:
+    """A loader that gives the plan's batches each time it is iterated; its workers live on between epochs.
 
     It has a generator of its own: DataLoader draws a seed at its start, and from torch's global generator that draw
     would make a resumed run differ from an uninterrupted one.
     """
     return DataLoader(
         dataset,
-        batch_sampler=_StepSampler(sampler, first, last),
+        batch_sampler=plan,
         num_workers=workers,
         collate_fn=_collate,
         persistent_workers=workers > 0,
