@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from dphr_infer.errors import CheckpointError, ConfigError, MissingPackageError
 from dphr_train.config import EMBEDDED_WEIGHTS, ModelConfig
+from dphr_train.heads.build import Head, build_head, reads_feature_map
 
 EMBEDDED_MODEL = "tf_efficientnet_lite0"
 
@@ -42,76 +43,105 @@ def import_timm() -> ModuleType:
 _KEEP_ALIVE: list[Any] = []
 
 
-class GeM(nn.Module):
-    """Generalised-mean pooling with a learned exponent p, initially 3 (Radenovic, Tolias, Chum: TPAMI 2019).
-
-    (B, C, h, w) -> (B, C): (mean over h, w of max(x, eps)^p)^(1/p), in float32 whatever the input's type.
-    """
-
-    def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.p = nn.Parameter(torch.tensor(p))
-        self.eps = eps
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Pool a feature map."""
-        raised = features.float().clamp(min=self.eps).pow(self.p)
-        return raised.mean(dim=(2, 3)).pow(1 / self.p)
-
-
 class Encoder(nn.Module):
-    """Backbone, pooling, optional projection, L2 norm; the same weights for both views.
+    """Backbone, head, L2 norm; the same weights for both views.
+
+    Args:
+        config: the network and its head.
+        image_px: side of the square input.
+        ground_px: (height, width) of the ground panorama's input, which passes the same network; None: there is none.
 
     Attributes:
         name: timm model name.
-        dim: length of an embedding.
+        n_parts, part_dim: an image has so many parts, each of this length.
+        dim: length of an embedding, n_parts * part_dim.
         mean, std: per channel, for pixel values in 0..1.
         backbone: timm network without classifier; runs in half precision in an fp16 export.
-        head: pooling and projection; always float32.
+        head: pooling and projection, or the parts of LPN or MCCG; always float32.
+
+    Raises:
+        ConfigError: timm has no such model, the head cannot read its features, it takes no second input size, or it
+            cannot compute activations again.
     """
 
-    def __init__(self, config: ModelConfig, image_px: int) -> None:
+    def __init__(self, config: ModelConfig, image_px: int, ground_px: tuple[int, int] | None = None) -> None:
         super().__init__()
-        timm = import_timm()
-        options: dict[str, Any] = {"num_classes": 0, "pretrained": False}
-        if config.drop_path:
-            options["drop_path_rate"] = config.drop_path
-        if not timm.is_model(config.name):
-            near = ", ".join(difflib.get_close_matches(config.name, timm.list_models()))
-            mend = f"Near names: {near}." if near else "timm.list_models() lists the names."
-            raise ConfigError(f"timm {timm.__version__} has no model {config.name!r}. {mend}")
-        try:
-            self.backbone = timm.create_model(config.name, img_size=image_px, **options)
-        except TypeError:  # convolutional networks take any size and do not know img_size
-            self.backbone = timm.create_model(config.name, **options)
         self.name = config.name
-        self.pooling = config.pooling
+        self.backbone = _create_backbone(config, image_px)
         self.mean = tuple(self.backbone.default_cfg["mean"])
         self.std = tuple(self.backbone.default_cfg["std"])
+        self._reads_map = reads_feature_map(config)
+        self._channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
+        self._checkpoints_gradients = False
+        self.eval()
         with torch.no_grad():
-            self.backbone.eval()
-            pixels = torch.zeros(1, 3, image_px, image_px)
-            shape = (
-                self.backbone(pixels) if config.pooling == "average" else self.backbone.forward_features(pixels)
-            ).shape
-            self.backbone.train()
-        if config.pooling == "gem" and len(shape) != 4:
+            features = self._backbone_features(torch.zeros(1, 3, image_px, image_px))
+            self.head: Head = build_head(config, int(features.shape[1])).eval()
+            self.head(features)  # refuses what it cannot read
+            if ground_px is not None:
+                self.head(self._ground_features(image_px, ground_px))
+        self.n_parts, self.part_dim = self.head.n_parts, self.head.part_dim
+        self.dim = self.n_parts * self.part_dim
+        self._checkpoints_gradients = config.checkpoint_gradients
+        self.train()
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Training or evaluation mode; activations are computed again in training only."""
+        super().train(mode)
+        if self._checkpoints_gradients:
+            try:
+                self.backbone.set_grad_checkpointing(mode)
+            except (AttributeError, AssertionError):  # timm's networks lack it, or assert that it is not asked for
+                raise ConfigError(
+                    f"timm's {self.name} cannot compute activations again: turn model.checkpoint-gradients off and "
+                    "set optim.chunk-size, or choose another model."
+                ) from None
+        return self
+
+    def _backbone_features(self, images: Tensor) -> Tensor:
+        """What the head reads: the feature map (B, C, h, w), or the network's own pooled output (B, C)."""
+        if not self._reads_map:
+            return self.backbone(images)
+        features = self.backbone.forward_features(images)
+        return features.permute(0, 3, 1, 2) if self._channels_last and features.ndim == 4 else features
+
+    def _ground_features(self, image_px: int, ground_px: tuple[int, int]) -> Tensor:
+        height, width = ground_px
+        try:
+            return self._backbone_features(torch.zeros(1, 3, height, width))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
             raise ConfigError(
-                f"GeM pooling needs a feature map; {config.name} gives {len(shape)}-d features: use average."
-            )
-        self.dim = config.projection_dim or int(shape[1])
-        pool: nn.Module = GeM() if config.pooling == "gem" else nn.Identity()
-        project: nn.Module = nn.Linear(int(shape[1]), config.projection_dim) if config.projection_dim else nn.Identity()
-        self.head = nn.Sequential(pool, project)
+                f"{self.name} is made for inputs of {image_px} x {image_px} and takes no panorama of {height} x "
+                f"{width} ({reason}): choose a convolutional network, or leave data.ground-px out."
+            ) from None
+
+    def parts(self, images: Tensor) -> Tensor:
+        """Embeddings of the parts, float32 (B, n_parts, part_dim), not of unit length, of images as `forward` takes."""
+        return self.head(self._backbone_features(images).float()).float()
 
     def features(self, images: Tensor) -> Tensor:
-        """Embedding before the L2 norm, (B, dim), of normalised images (B, 3, H, W)."""
-        raw = self.backbone.forward_features(images) if self.pooling == "gem" else self.backbone(images)
-        return self.head(raw.float())
+        """Embedding before the L2 norm, float32 (B, dim): the parts one after the other."""
+        return self.parts(images).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Unit-length embedding, float32 (B, dim), of images float (B, 3, H, W), normalised by mean and std."""
         return F.normalize(self.features(images), dim=1)
+
+
+def _create_backbone(config: ModelConfig, image_px: int) -> nn.Module:
+    timm = import_timm()
+    options: dict[str, Any] = {"num_classes": 0, "pretrained": False}
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
+    if not timm.is_model(config.name):
+        near = ", ".join(difflib.get_close_matches(config.name, timm.list_models()))
+        mend = f"Near names: {near}." if near else "timm.list_models() lists the names."
+        raise ConfigError(f"timm {timm.__version__} has no model {config.name!r}. {mend}")
+    try:
+        return timm.create_model(config.name, img_size=image_px, **options)
+    except TypeError:  # convolutional networks take any size and do not know img_size
+        return timm.create_model(config.name, **options)
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -148,7 +178,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return state.get("state_dict", state)
     except Exception as error:  # torch's reader raises whatever the bytes lead it to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise CheckpointError(f"The weights {path} cannot be read: give .safetensors or .pth ({reason}).") from error
 
 

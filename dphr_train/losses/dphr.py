@@ -6,13 +6,14 @@
     RDA:  h_ik = d(p_i, q_i) / (d(p_i, q_i) + d(q_i, n_ik)),   w_ik = w_min + (w_max - w_min) * h_ik
     PALW: lambda_t = beta * lambda_(t-1) + (1 - beta) * lambda_max * alpha_t,   lambda_0 = 0
 
-h lies in (0, 1), does not change with the scale of the distances, and is larger for a harder negative. alpha_t is a
-training-progress signal made of the moving average of recent unweighted triplet losses.
+The triplet, its distance and its negatives are those of triplet.py. h lies in (0, 1), does not change with the scale of
+the distances, and is larger for a harder negative. alpha_t is a training-progress signal made of the moving average of
+recent unweighted triplet losses.
 
 The paper gives this structure. Our reconstruction, each a field of DphrConfig: w carries no gradient; the interval
-[w_min, w_max] = [1, 2]; the margin 0.3; d = sqrt(max(2 - 2 cos, 1e-6)); negatives are all samples of the other view
-with another place; the mean is over (i, k) without renormalising w; alpha_t = clip(1 - mean/reference, 0, 1), where
-`reference` is the mean at the first full window.
+[w_min, w_max] = [1, 2]; the margin 0.3; Euclidean distance; negatives are all samples of the other view with another
+place; the mean is over (i, k) without renormalising w; alpha_t = clip(1 - mean/reference, 0, 1), where `reference` is
+the mean at the first full window.
 """
 
 from __future__ import annotations
@@ -23,11 +24,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dphr_train.config import DphrConfig
-
-_MIN_SQUARED_DISTANCE = 1e-6
+from dphr_train.losses.triplet import TripletTerms, triplet_terms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,17 +47,15 @@ class DphrTerms:
     mean_weight: Tensor
 
 
-def distances(queries: Tensor, references: Tensor, kind: str) -> Tensor:
-    """Distance of every query to every reference, (B, B), of unit vectors (B, D)."""
-    cosine = queries @ references.T
-    if kind == "cosine":
-        return 1 - cosine
-    return (2 - 2 * cosine).clamp(min=_MIN_SQUARED_DISTANCE).sqrt()
-
-
 def hardness(positive: Tensor, negative: Tensor) -> Tensor:
     """RDA's h = d_p / (d_p + d_n), elementwise."""
     return positive / (positive + negative).clamp(min=torch.finfo(positive.dtype).tiny)
+
+
+def rda_weights(terms: TripletTerms, config: DphrConfig) -> Tensor:
+    """RDA's w = w_min + (w_max - w_min) * h of every term, (B, B), without gradient."""
+    with torch.no_grad():
+        return config.weight_min + (config.weight_max - config.weight_min) * hardness(terms.positive, terms.distance)
 
 
 def progress_signal(mean_loss: float, reference: float | None, kind: str) -> float:
@@ -118,11 +115,9 @@ class DphrLoss:
             queries, references: float (B, D), unit length; row i of both shows place_ids[i].
             place_ids: int64 (B,).
         """
-        distance = distances(queries, references, self.config.distance)
-        negative = place_ids[:, None] != place_ids[None, :]
+        directions = triplet_terms(queries, references, place_ids, self.config)
         triplet, weighted, weight = (
-            sum(values) / 2
-            for values in zip(self._direction(distance, negative), self._direction(distance.T, negative), strict=True)
+            sum(values) / 2 for values in zip(*(self._direction(terms) for terms in directions), strict=True)
         )
         if not (self.config.rda or self.config.palw):
             return DphrTerms(triplet, triplet.detach(), weighted.detach(), 0.0, 0.0, weight)
@@ -136,21 +131,10 @@ class DphrLoss:
             mean_weight=weight,
         )
 
-    def _direction(self, distance: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """L_tri, L_wtri and the mean weight of one direction; row i holds anchor i's distances, its own at (i, i)."""
+    def _direction(self, terms: TripletTerms) -> tuple[Tensor, Tensor, Tensor]:
+        """L_tri, L_wtri and the mean weight of one direction."""
         config = self.config
-        positive = distance.diagonal()[:, None]
-        if config.negatives == "hardest":
-            nearest = distance.masked_fill(~negative, torch.inf).argmin(dim=1)
-            negative = negative & F.one_hot(nearest, len(distance)).bool()
-        gap = positive - distance
-        terms = F.softplus(config.gamma * gap) if config.kind == "soft" else F.relu(config.margin + gap)
-        with torch.no_grad():
-            weight = torch.ones_like(distance)
-            if config.rda:
-                weight = config.weight_min + (config.weight_max - config.weight_min) * hardness(positive, distance)
-            mask = negative.to(distance.dtype)
-            count = mask.sum().clamp(min=1)
-            weight_sum = (weight * mask).sum()
-        scale = weight_sum.clamp(min=torch.finfo(distance.dtype).tiny) if config.normalise_weights else count
-        return (terms * mask).sum() / count, (terms * weight * mask).sum() / scale, weight_sum / count
+        weight = rda_weights(terms, config) if config.rda else torch.ones_like(terms.distance)
+        weight_sum = (weight * terms.mask).sum()
+        scale = weight_sum.clamp(min=torch.finfo(weight.dtype).tiny) if config.normalise_weights else terms.count
+        return terms.mean(), (terms.values * weight * terms.mask).sum() / scale, weight_sum / terms.count

@@ -1,11 +1,16 @@
+import itertools
 import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from dphr_train.config import DphrConfig
-from dphr_train.losses.dphr import DphrLoss, ProgressiveBalance, hardness
+from dphr_train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from dphr_train.config import DphrConfig, TrainConfig
+from dphr_train.losses.dphr import DphrLoss, ProgressiveBalance, hardness, rda_weights
+from dphr_train.losses.triplet import triplet_terms
 
 
 def on_circle(*degrees):
@@ -93,6 +98,103 @@ def test_hardness_grows_with_a_nearer_negative_and_ignores_scale():
     assert torch.allclose(hardness(10 * positive, 10 * negative), hardness(positive, negative))
 
 
+@settings(max_examples=60, deadline=None)
+@given(positive=st.floats(1e-3, 2), negative=st.floats(1e-3, 2), scale=st.floats(1e-3, 1e3), nearer=st.floats(0.1, 0.9))
+def test_hardness_lies_between_0_and_1_keeps_its_value_under_scaling_and_grows(positive, negative, scale, nearer):
+    d_p, d_n = torch.tensor([positive, negative], dtype=torch.float64)
+    h = hardness(d_p, d_n)
+    assert 0 < h < 1
+    assert float(hardness(scale * d_p, scale * d_n)) == pytest.approx(float(h))
+    assert hardness(d_p, nearer * d_n) > h
+
+
+def test_weights_by_hand():
+    # Chords: query 0 to its own reference 1, to the other 2: h = 1/3, and w = 0.5 + 2.5 / 3.
+    config = DphrConfig(weight_min=0.5, weight_max=3.0)
+    forward, _ = triplet_terms(on_circle(0, 90), on_circle(60, 180), torch.tensor([1, 2]), config)
+    weights = rda_weights(forward, config)
+    assert float(weights[0, 1]) == pytest.approx(0.5 + 2.5 / 3)
+    # Query 1 at 90 degrees: its own at 180 degrees, sqrt 2; the other at 60 degrees, 2 sin 15.
+    own, other = math.sqrt(2), 2 * math.sin(math.radians(15))
+    assert float(weights[1, 0]) == pytest.approx(0.5 + 2.5 * own / (own + other))
+
+
+# Total, L_tri and L_wtri of `wave_batch`, as the first release computed them.
+PINNED = [
+    ({}, 0.482764335258973, 0.16026169311228097, 0.322502642146692),
+    ({"kind": "soft"}, 2.602501698620972, 0.842407833598364, 1.7600938650226077),
+    ({"distance": "cosine"}, 0.5154207866121086, 0.16059246683696785, 0.35482831977514073),
+    ({"negatives": "hardest"}, 1.5148779441350384, 0.4901801142082626, 1.0246978299267757),
+    ({"normalise_weights": True}, 0.3763167463805836, 0.16026169311228097, 0.21605505326830263),
+    (
+        {"distance": "cosine", "kind": "soft", "negatives": "hardest", "normalise_weights": True},
+        6.428350083274488,
+        2.8016224885097434,
+        3.626727594764744,
+    ),
+    ({"rda": False, "palw": True, "window": 1, "progress": "reciprocal", "beta": 0.0}, None, 0.16026169311228097, None),
+]
+
+
+def wave_batch():
+    wave = torch.arange(24, dtype=torch.float64).reshape(6, 4)
+    queries = F.normalize(torch.sin(1 + 5 * wave), dim=1)
+    return queries, F.normalize(queries + 1.2 * torch.cos(7 * wave), dim=1), torch.tensor([1, 2, 3, 4, 5, 2])
+
+
+@pytest.mark.parametrize(("options", "total", "triplet", "weighted"), PINNED)
+def test_the_loss_of_a_fixed_batch_stays_what_it_was(options, total, triplet, weighted):
+    terms = DphrLoss(DphrConfig(**{"palw": False, "weight_min": 0.5, "weight_max": 3.0, **options}))(*wave_batch())
+    if total is None:  # weights of 1, and lambda = 1 / (1 + L_tri) at once
+        weighted, total = triplet, triplet + triplet / (1 + triplet)
+    expected = pytest.approx([total, triplet, weighted], rel=1e-13)
+    assert [float(terms.total), float(terms.triplet), float(terms.weighted_triplet)] == expected
+
+
+def test_the_second_step_of_a_fixed_batch_stays_what_it_was():
+    loss = DphrLoss(DphrConfig(window=1, beta=0.5))
+    queries, references, places = wave_batch()
+    assert loss(queries, references, places).balance == 0.0
+    terms = loss(queries, F.normalize(references + 0.5 * queries, dim=1), places)
+    values = [float(terms.total), float(terms.triplet), float(terms.weighted_triplet), terms.balance]
+    assert values == pytest.approx(
+        [0.1075542507375915, 0.07617833371540944, 0.11960410766157911, 0.2623314335571192], rel=1e-13
+    )
+
+
+@pytest.mark.parametrize("kind", ["hinge", "soft"])
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_the_gradient_of_the_whole_loss_is_that_of_a_loop_with_constant_weights(kind, distance):
+    config = DphrConfig(kind=kind, distance=distance, margin=0.8, gamma=2.0, window=1, beta=0.0, weight_max=4.0)
+    queries, references, _ = wave_batch()
+    easy = F.normalize(references + 0.5 * queries, dim=1)
+    places = torch.arange(6)
+    loss = DphrLoss(config)
+    loss(queries, references, places)
+    q = queries.clone().requires_grad_()
+    terms = loss(q, easy, places)
+    assert terms.balance > 0.1
+    terms.total.backward()
+
+    by_hand = queries.clone().requires_grad_()
+    cosine = by_hand @ easy.T
+    d = 1 - cosine if distance == "cosine" else (2 - 2 * cosine).sqrt()
+    values = []
+    for table in (d, d.T):
+        for i in range(6):
+            for k in range(6):
+                if i != k:
+                    gap = table[i, i] - table[i, k]
+                    term = torch.log1p(torch.exp(2.0 * gap)) if kind == "soft" else torch.clamp(0.8 + gap, min=0)
+                    own, other = table[i, i].item(), table[i, k].item()
+                    constant = 1 + 3 * own / (own + other)
+                    values.append(term * (1 + terms.balance * constant))
+    total = torch.stack(values).sum() / 60
+    assert total.item() == pytest.approx(terms.total.item())
+    total.backward()
+    torch.testing.assert_close(q.grad, by_hand.grad)
+
+
 def test_weights_carry_no_gradient():
     # One anchor pair, margin so wide that every hinge is open: with w held fixed the gradient of the total is that of
     # sum (1 + w) * (m + d_p - d_n) / count; a weight that carried gradient would add d_term * dw/dq.
@@ -156,6 +258,35 @@ def test_palw_continues_from_its_state_exactly():
         first.update(value)
     second.load_state(first.state())
     assert [second.update(value) for value in losses[4:]] == expected[4:]
+
+
+def test_lambda_stays_small_at_the_start_and_grows_while_the_triplet_loss_falls():
+    config = DphrConfig(window=20, beta=0.97)
+    palw = ProgressiveBalance(config)
+    balances = [palw.update(0.3 * math.exp(-step / 80)) for step in range(300)]
+    assert balances[:20] == [0.0] * 20
+    assert max(balances[:40]) < 0.1
+    assert all(later > earlier for earlier, later in itertools.pairwise(balances[19:]))
+    assert 0.8 < balances[-1] < config.lambda_max
+
+
+def test_the_state_of_palw_passes_a_checkpoint_and_the_run_continues_exactly(tmp_path):
+    config = DphrConfig(window=3, beta=0.5)
+    queries, references, places = wave_batch()
+    batches = [F.normalize(references + step * 0.1 * queries, dim=1) for step in range(8)]
+    whole, first, second = (DphrLoss(config) for _ in range(3))
+    expected = [float(whole(queries, batch, places).total) for batch in batches]
+    for batch in batches[:5]:
+        first(queries, batch, places)
+    assert first.palw.balance > 0
+    path = tmp_path / "last.safetensors"
+    encoder = {"weight": torch.zeros(1)}
+    write_checkpoint(
+        path,
+        Checkpoint(TrainConfig(), step=5, epoch=0, offset=5, processes=1, encoder=encoder, palw=first.palw.state()),
+    )
+    second.palw.load_state(read_checkpoint(path).palw)
+    assert [float(second(queries, batch, places).total) for batch in batches[5:]] == expected[5:]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,32 @@ def test_infonce_equals_the_plain_double_loop(smoothing):
     assert loss(q, p).item() == pytest.approx(plain_infonce(q, p, 1 / 0.07, smoothing), rel=1e-6)
 
 
+def test_label_smoothing_by_hand():
+    # Two orthogonal pairs, temperature 1, smoothing 0.2: the target is 0.9 and 0.1, each row's losses are
+    # ln(1 + e^-1) and 1 + ln(1 + e^-1).
+    loss = SymmetricInfoNCE(temperature=1.0, label_smoothing=0.2)
+    assert loss(torch.eye(2), torch.eye(2)).item() == pytest.approx(math.log1p(math.exp(-1)) + 0.1, abs=1e-6)
+
+
+def test_gradients_agree_with_finite_differences_also_for_the_temperature():
+    loss = SymmetricInfoNCE(temperature=0.5, label_smoothing=0.1).double()
+    raw = torch.randn(8, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64, requires_grad=True)
+
+    def value(x, logit_scale):
+        unit = F.normalize(x, dim=1)
+        return torch.func.functional_call(loss, {"logit_scale": logit_scale}, (unit[:4], unit[4:]))
+
+    assert torch.autograd.gradcheck(value, (raw, loss.logit_scale))
+
+
+def test_the_temperature_falls_while_the_pairs_are_told_apart():
+    loss = SymmetricInfoNCE(temperature=0.5, label_smoothing=0.0)
+    loss(torch.eye(3), torch.eye(3)).backward()
+    # dL/ds = exp(s) * (mean negative - positive, by softmax) < 0: a step down the gradient raises s.
+    share = 2 * math.exp(-2) / (1 + 2 * math.exp(-2))
+    assert loss.logit_scale.grad.item() == pytest.approx(-2 * share, rel=1e-5)
+
+
 def test_the_temperature_is_learned():
     loss = SymmetricInfoNCE()
     loss(F.normalize(torch.randn(4, 3), dim=1), F.normalize(torch.randn(4, 3), dim=1)).backward()
