@@ -66,7 +66,7 @@ class Embedder:
         embeddings = np.concatenate(parts)
         lengths = np.linalg.norm(embeddings, axis=1)
         worst = float(lengths[np.argmax(np.abs(lengths - 1))])
-        if abs(worst - 1) > UNIT_TOLERANCE:
+        if not abs(worst - 1) <= UNIT_TOLERANCE:  # written so that NaN is refused too
             raise EngineError(
                 f"{self._engine.name} gave an embedding of length {worst:.4f} instead of 1. The model lacks its "
                 "normalising head or is damaged: export the bundle again."

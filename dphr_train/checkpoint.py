@@ -1,7 +1,8 @@
 """A checkpoint is one safetensors file with everything that the next step depends on.
 
-Tensors: "encoder.*", "objective.*" (the temperature), "optimizer.<parameter number>.<name>", "rng".
-Metadata "dphr", JSON: format, version, config, step, palw (state of the progressive balance), scaler, metrics.
+Tensors: "encoder.*", "objective.*" (temperature, classifiers), "optimizer.<parameter number>.<name>", "neighbours".
+Metadata "dphr", JSON: format, version, config, step, epoch, offset, processes, palw (state of the progressive balance),
+scaler, metrics. There is no random state: every step seeds its own generator from the run's seed and its number.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dphr_train.config_json import config_from_json, config_to_json
 from dphr_train.encoder import Encoder, load_exactly
 
 LAST_CHECKPOINT = "last.safetensors"
-_FORMAT, _VERSION = "dphr-checkpoint", 1
+_FORMAT, _VERSION = "dphr-checkpoint", 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,10 +33,12 @@ class Checkpoint:
     """The state of a run after `step` steps.
 
     Attributes:
+        epoch, offset: where the sampler stands: the next batch is number `offset` of `epoch`.
+        processes: of the run; it has to be resumed on as many.
         encoder: the encoder's state dict.
-        objective: the loss's learned state (the temperature).
+        objective: the loss's learned state.
         optimizer: {parameter number: {name: tensor}}.
-        rng: torch's generator state, uint8.
+        neighbours: the sampler's lists, int32 (n_places, range); None where it uses none.
         palw: state of losses.dphr.ProgressiveBalance.
         scaler: state of the fp16 loss scaler; empty where none is used.
         metrics: what evaluations measured, for people.
@@ -43,10 +46,13 @@ class Checkpoint:
 
     config: TrainConfig
     step: int
+    epoch: int
+    offset: int
+    processes: int
     encoder: dict[str, Tensor]
     objective: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    rng: Tensor | None = None
+    neighbours: Tensor | None = None
     palw: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -62,13 +68,16 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors |= {f"objective.{name}": value for name, value in checkpoint.objective.items()}
     for number, state in checkpoint.optimizer.items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-    if checkpoint.rng is not None:
-        tensors["rng"] = checkpoint.rng
+    if checkpoint.neighbours is not None:
+        tensors["neighbours"] = checkpoint.neighbours
     header = {
         "format": _FORMAT,
         "version": _VERSION,
         "config": config_to_json(checkpoint.config),
         "step": checkpoint.step,
+        "epoch": checkpoint.epoch,
+        "offset": checkpoint.offset,
+        "processes": checkpoint.processes,
         "palw": checkpoint.palw,
         "scaler": checkpoint.scaler,
         "metrics": checkpoint.metrics,
@@ -114,10 +123,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(
         config=config,
         step=int(header["step"]),
+        epoch=int(header["epoch"]),
+        offset=int(header["offset"]),
+        processes=int(header["processes"]),
         encoder=_part(tensors, "encoder."),
         objective=_part(tensors, "objective."),
         optimizer=optimizer,
-        rng=tensors.get("rng"),
+        neighbours=tensors.get("neighbours"),
         palw=header["palw"],
         scaler=header["scaler"],
         metrics=header["metrics"],

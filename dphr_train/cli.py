@@ -1,4 +1,4 @@
-"""dphr-train: render cities, fit an encoder, evaluate it, compare runs."""
+"""dphr-train: make or check data sets, fit an encoder, evaluate it, compare runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dphr_infer.atomic import atomic_file
 from dphr_infer.bundle import MANIFEST_NAME, open_bundle
 from dphr_infer.embedder import Embedder
 from dphr_infer.engines.open import open_engine
-from dphr_infer.errors import DatasetError
+from dphr_infer.errors import ConfigError, DatasetError
 from dphr_infer.terminal import run_command
 from dphr_train.cities.config import CitiesConfig
 from dphr_train.config import DatasetName, TrainConfig
@@ -53,8 +53,34 @@ class Cities:
 
 
 @dataclass(frozen=True)
+class Check:
+    """Verify a download: images and places against the official counts, missing and unreadable files by name."""
+
+    dataset: tyro.conf.Positional[DatasetName]
+    root: tyro.conf.Positional[Path]
+    """The benchmark's folder."""
+    decode: bool = True
+    """Decode every image; without it only names and counts are looked at."""
+
+    def run(self) -> None:
+        """Print what was found; an incomplete set is an error."""
+        from dphr_train.datasets.check import format_report
+        from dphr_train.datasets.open import open_dataset
+
+        report = open_dataset(self.dataset, self.root).check(self.decode)
+        print(format_report(report))
+        if not report.complete:
+            raise DatasetError(
+                f"{self.root} is not the official {self.dataset}: {len(report.missing)} files missing, "
+                f"{len(report.unreadable)} unreadable, see the table. Complete the download; a part of it can be "
+                "trained on, but its figures compare with nobody's."
+            )
+
+
+@dataclass(frozen=True)
 class Fit:
-    """Train an encoder on a folder in University-1652's layout."""
+    """Train an encoder. --preset NAME starts from a published recipe (see dphr-train presets); further options change
+    it. Under torchrun every process takes its share of each batch."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     resume: bool = False
@@ -62,9 +88,28 @@ class Fit:
 
     def run(self) -> None:
         """Train to the end."""
+        from dphr_train.distributed import joined, read_world
         from dphr_train.trainer import Trainer
 
-        Trainer(self.config, self.resume).run()
+        world = read_world()
+        with joined(world, self.config.device):
+            Trainer(self.config, self.resume, world).run()
+
+
+@dataclass(frozen=True)
+class Presets:
+    """List the published recipes: name, data set, encoder, batch, epochs."""
+
+    def run(self) -> None:
+        """Print the table."""
+        from dphr_train.presets.catalogue import PRESETS
+
+        for name, config in PRESETS.items():
+            optim = config.optim
+            print(
+                f"{name:<28} {config.data.dataset:<14} {config.model.name} {config.model.head}, "
+                f"batch {optim.batch_size}, {optim.epochs:g} epochs"
+            )
 
 
 @dataclass(frozen=True)
@@ -169,11 +214,74 @@ class Compare:
             draw_rows(rows, self.plot)
 
 
-_COMMANDS = {"cities": Cities, "fit": Fit, "evaluate": Evaluate, "ablate": Ablate, "compare": Compare}
+@dataclass(frozen=True)
+class Tiles:
+    """Cut two maps of the same ground, of two years say, into a test split: tiles of one are looked up in the other."""
+
+    query_map: tyro.conf.Positional[Path]
+    """A georeferenced raster; its squares become the queries."""
+    gallery_map: tyro.conf.Positional[Path]
+    """Another raster of the same ground, on any grid; its squares become the gallery."""
+    out: Path
+    """The folder to write, in University-1652's layout."""
+    tile_m: float = 400.0
+    """Side of a square on the ground."""
+    stride_m: float = 0.0
+    """Distance between squares; 0 takes tile-m. Below it neighbours overlap, and look alike."""
+    image_px: int = 128
+    """Side of the pictures."""
+
+    def run(self) -> None:
+        """Write the pictures."""
+        from dphr_train.datasets.raster_pair import write_raster_pair
+
+        stride_m = self.stride_m or self.tile_m
+        write_raster_pair(self.query_map, self.gallery_map, self.out, self.tile_m, stride_m, self.image_px)
+
+
+_COMMANDS = {
+    "cities": Cities,
+    "tiles": Tiles,
+    "check": Check,
+    "presets": Presets,
+    "fit": Fit,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "ablate": Ablate,
+}
+_PRESET = "--preset"
+
+
+def take_preset(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The value of --preset, if it is given, and the other arguments.
+
+    Raises:
+        ConfigError: it has no value, or belongs to a command that does not train.
+    """
+    for number, argument in enumerate(arguments):
+        if argument.partition("=")[0] == _PRESET:
+            _, equals, name = argument.partition("=")
+            rest = arguments[:number] + arguments[number + (1 if equals else 2) :]
+            name = name if equals else "".join(arguments[number + 1 : number + 2])
+            if not name or name.startswith("-"):
+                raise ConfigError("--preset needs a name: dphr-train presets lists them.")
+            if rest and not rest[0].startswith("-"):
+                if rest[0] != "fit":
+                    raise ConfigError(f"--preset belongs to fit, not to {rest[0]}: leave it out there.")
+                rest = rest[1:]
+            return name, rest
+    return None, arguments
 
 
 def _run() -> None:
-    command = tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog="dphr-train", description=__doc__)
+    preset_name, arguments = take_preset(sys.argv[1:])
+    if preset_name is None:
+        tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog="dphr-train", description=__doc__, args=arguments).run()
+        return
+    from dphr_train.presets.catalogue import preset, require_weights
+
+    command = tyro.cli(Fit, prog="dphr-train fit", args=arguments, default=Fit(preset(preset_name)))
+    require_weights(command.config, preset_name)
     command.run()
 
 

@@ -59,8 +59,10 @@ def group_runs(runs: Mapping[str, RunRecord]) -> list[Row]:
     """Runs by name as rows; runs that differ in their seed alone share a row, named by its settings.
 
     Raises:
-        ConfigError: a run evaluated nothing, or two runs have every setting in common, the seed too.
+        ConfigError: there is no run, one evaluated nothing, or two have every setting in common, the seed too.
     """
+    if not runs:
+        raise ConfigError("No run is given: name the folders of finished runs.")
     settings = {name: _flat(config_to_json(run.config)) for name, run in runs.items()}
     groups: dict[tuple[tuple[str, Any], ...], dict[int, str]] = {}
     for name, run in runs.items():

@@ -140,12 +140,17 @@ def _rank(embed: EmbedFiles, direction: Direction) -> RankedDirection:
 
 
 def directions_to_json(directions: Sequence[RankedDirection]) -> dict[str, Any]:
-    """{direction: {protocol: figures}} as JSON values; a figure that the benchmark does not have is left out."""
-    return {
-        direction.name: {
-            protocol: {name: value for name, value in dataclasses.asdict(report).items() if value is not None}
-            for protocol, report in direction.reports.items()
+    """{direction: {protocol: figures}} as JSON values, k as text; what the benchmark does not have is left out."""
+
+    def plain(report: RetrievalReport) -> dict[str, Any]:
+        figures = {name: value for name, value in dataclasses.asdict(report).items() if value is not None}
+        return {
+            name: {str(k): share for k, share in value.items()} if isinstance(value, dict) else value
+            for name, value in figures.items()
         }
+
+    return {
+        direction.name: {protocol: plain(report) for protocol, report in direction.reports.items()}
         for direction in directions
     }
 

@@ -82,8 +82,8 @@ def describe_data(root: Path) -> dict[str, Any]:
     return {"root": str(root), "images": count, "listing_sha256": digest.hexdigest()}
 
 
-def describe_environment(device: str) -> dict[str, Any]:
-    """Versions, device and threads of this process."""
+def describe_environment(device: str, processes: int) -> dict[str, Any]:
+    """Versions, device, threads of a process, and the number of processes."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return {
         "dphr": importlib.metadata.version("dphr"),
@@ -92,6 +92,7 @@ def describe_environment(device: str) -> dict[str, Any]:
         "timm": import_timm().__version__,
         "numpy": np.__version__,
         "device": device,
+        "processes": processes,
         "device_name": name,
         "threads": torch.get_num_threads(),
         "system": platform.platform(),

@@ -7,12 +7,14 @@ import json
 import math
 import sys
 import time
-from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import ConfigError, TrainingError
@@ -20,70 +22,49 @@ from dphr_infer.terminal import Progress
 from dphr_train.checkpoint import LAST_CHECKPOINT, Checkpoint, read_checkpoint, write_checkpoint
 from dphr_train.config import TrainConfig
 from dphr_train.config_json import config_to_json
-from dphr_train.datasets.pairs import PairBatch, PairDataset, load_steps
-from dphr_train.datasets.university1652 import University1652
-from dphr_train.encoder import Encoder, load_exactly, load_pretrained, normalise
+from dphr_train.datasets.open import open_dataset
+from dphr_train.datasets.pairs import BatchPlan, PairBatch, PairDataset, open_loader
+from dphr_train.distributed import World, broadcast_from_first, share_rows
+from dphr_train.encoder import Encoder, load_exactly, load_pretrained
 from dphr_train.evaluate import directions_to_json, evaluate, network_embedder
 from dphr_train.objective import Objective
 from dphr_train.run_log import RunLog, draw_curves, read_metrics
 from dphr_train.run_record import RunRecord, describe_data, describe_environment, git_revision, write_record
-from dphr_train.samplers.exclusive import ExclusiveSampler
+from dphr_train.samplers.neighbours import most_similar
+from dphr_train.samplers.open import open_sampler
+from dphr_train.schedule import CollapseWatch, learning_rate_at
+from dphr_train.step import PairStep
 
 _SCALER_START = 2.0**10
 _MAY_DIFFER_ON_RESUME = ("out", "device", "checkpoint_every", "evaluate_every")
 
 
-def learning_rate_at(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Linear warm-up over the first `warmup` share of `steps`, then a cosine to zero; step counts from 0."""
-    warm = math.ceil(warmup * steps)
-    if step < warm:
-        return peak * (step + 1) / warm
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-class CollapseWatch:
-    """Notices that InfoNCE stays at ln(batch), the value of embeddings that tell nothing apart.
-
-    Known of lr 1e-3 with small batches: the encoder maps everything to one point and never recovers.
-    """
-
-    _WINDOW = 50
-    _MARGIN = 0.03
-
-    def __init__(self, batch_size: int) -> None:
-        self._chance = math.log(batch_size)
-        self._recent: deque[float] = deque(maxlen=self._WINDOW)
-
-    def update(self, infonce: float) -> bool:
-        """Take in one step; True when the mean of the last 50 lies within 3 % of ln(batch), or above."""
-        self._recent.append(infonce)
-        mean = sum(self._recent) / len(self._recent)
-        return len(self._recent) == self._WINDOW and mean > (1 - self._MARGIN) * self._chance
-
-
 class Trainer:
-    """One run. Everything that the next step depends on is in the checkpoint.
+    """One run, or this process's part of it. Everything that the next step depends on is in the checkpoint.
 
     Raises:
         DatasetError, TrainingError, CheckpointError, ConfigError: the run cannot start as asked.
     """
 
-    def __init__(self, config: TrainConfig, resume: bool = False) -> None:
+    def __init__(self, config: TrainConfig, resume: bool = False, world: World | None = None) -> None:
         if config.optim.precision == "fp16" and not config.device.startswith("cuda"):
             raise ConfigError(
                 f"optim.precision fp16 needs a CUDA device, the device is {config.device}: use bf16 or fp32."
             )
         require_device(config.device)
-        self.config = config
+        self.config, self.world = config, world or World()
         torch.manual_seed(config.seed)
-        pairs = University1652(config.data.root).train_pairs()
-        self.dataset = PairDataset(pairs, config.data, config.augment, config.seed)
-        self.sampler = ExclusiveSampler([pair.place_id for pair in pairs], config.optim.batch_size, config.seed)
+        self.split = open_dataset(config.data.dataset, config.data.root).train_split()
+        self.sampler = open_sampler(config.sampler, self.split, config.optim.batch_size, config.seed)
         self.steps = config.optim.steps or max(1, round(config.optim.epochs * self.sampler.steps_per_epoch))
-        self.encoder = Encoder(config.model, config.data.image_px)
+        self._plan = BatchPlan()
+        dataset = PairDataset(self.split, config.data, config.augment, config.seed)
+        self._loader = open_loader(dataset, self._plan, config.data.workers)
+        self.encoder = Encoder(config.model, config.data.image_px, config.data.ground_px)
         load_pretrained(self.encoder, config.model.weights)
         self.encoder.to(config.device, memory_format=torch.channels_last).train()
-        self.objective = Objective(config.loss).to(config.device)
+        places = sorted({pair.place_id for pair in self.split.pairs})
+        self.objective = Objective(config.loss, places, self.encoder.n_parts, self.encoder.part_dim).to(config.device)
         self.parameters = [*self.encoder.parameters(), *self.objective.parameters()]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.optim.learning_rate, weight_decay=config.optim.weight_decay
@@ -91,7 +72,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(
             config.device.split(":")[0], _SCALER_START, enabled=config.optim.precision == "fp16"
         )
-        self.step = 0
+        self.compute = PairStep(self.encoder, self.objective, config.optim, self.world, self.scaler)
+        self.step = self.epoch = self.offset = 0
         self.metrics: dict[str, Any] = {}
         if resume:
             self._resume(read_checkpoint(config.out / LAST_CHECKPOINT))
@@ -106,64 +88,78 @@ class Trainer:
         Raises:
             TrainingError: the loss is not finite; the last good checkpoint stays.
         """
-        config = self.config
-        with atomic_file(config.out / "config.json") as temporary:
-            temporary.write_text(json.dumps(config_to_json(config), indent=2) + "\n")
-        loader = load_steps(self.dataset, self.sampler, self.step, self.steps, config.data.workers)
+        config, first = self.config, self.world.rank == 0
+        if first:
+            with atomic_file(config.out / "config.json") as temporary:
+                temporary.write_text(json.dumps(config_to_json(config), indent=2) + "\n")
         watch = CollapseWatch(config.optim.batch_size)
         started = time.monotonic()
-        with RunLog(config.out, self.step) as log, Progress("train", self.steps, "steps") as progress:
-            progress.resume_at(self.step)
-            for batch in loader:
+        with ExitStack() as stack:
+            log = stack.enter_context(RunLog(config.out, self.step)) if first else None
+            progress = stack.enter_context(Progress("train", self.steps, "steps")) if first else None
+            if progress:
+                progress.resume_at(self.step)
+            for batch in self.batches(self.steps - self.step):
+                waited = time.monotonic() - started
                 terms = self.train_step(batch)
                 now = time.monotonic()
-                terms |= {"images_per_s": 2 * len(batch[0]) / (now - started), "seconds": now - started}
+                rate = 2 * config.optim.batch_size / (now - started)
+                terms |= {"images_per_s": rate, "seconds": now - started, "seconds_waited": waited}
                 started = now
-                log.write(self.step - 1, terms)
-                progress.advance(text=f"loss {terms['loss']:.3f}, {terms['images_per_s']:.0f} images/s")
+                if log and progress:
+                    log.write(self.step - 1, terms)
+                    progress.advance(text=f"loss {terms['loss']:.3f}, {rate:.0f} images/s")
                 if "infonce" in terms and not self.metrics.get("collapsed") and watch.update(terms["infonce"]):
-                    self._say_collapse(terms["infonce"])
+                    self._note_collapse(terms["infonce"])
                 if self.step % config.checkpoint_every == 0:
                     self.save()
                 if config.evaluate_every and self.step % config.evaluate_every == 0 and self.step < self.steps:
                     self._evaluate()
         self._evaluate()
         self.save()
-        steps = read_metrics(config.out / "metrics.jsonl")
-        draw_curves(steps, config.out / "curves.png")
-        write_record(
-            config.out,
-            RunRecord(
-                config=config,
-                steps=self.step,
-                git=git_revision(Path(__file__).parent),
-                data=describe_data(config.data.root),
-                environment=describe_environment(config.device),
-                seconds=sum(line["seconds"] for line in steps),
-                metrics=self.metrics,
-            ),
-        )
+        if first:
+            self._record()
         return self.metrics
+
+    def batches(self, count: int) -> Iterator[PairBatch]:
+        """The next `count` batches, this process's share of each, over as many epochs as that takes."""
+        left = count
+        while left > 0:
+            if self.offset == 0 and self.sampler.wants_refresh(self.epoch):
+                self.sampler.neighbours = self._most_similar()
+            batches = self.sampler.batches(self.epoch)
+            if not batches:
+                raise TrainingError(
+                    f"Epoch {self.epoch} has no whole batch of {self.config.optim.batch_size} different places: "
+                    "lower optim.batch-size."
+                )
+            todo = batches[self.offset : self.offset + left]
+            rows = share_rows(self.config.optim.batch_size, self.world)
+            self._plan.set(self.epoch, [batch[rows] for batch in todo])
+            for batch in self._loader:
+                self.offset += 1
+                left -= 1
+                yield batch
+            if self.offset == len(batches):
+                self.epoch, self.offset = self.epoch + 1, 0
 
     def train_step(self, batch: PairBatch) -> dict[str, float]:
         """One optimisation step on one batch; returns its terms by name.
 
-        Both views pass the encoder in one batch, so batch normalisation sees the mixture that it meets in evaluation.
+        Raises:
+            TrainingError: the loss is not finite; no weight has changed.
         """
         optim = self.config.optim
+        torch.manual_seed(_step_seed(self.config.seed, self.step, self.world.rank))
         rate = learning_rate_at(self.step, self.steps, optim.learning_rate, optim.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        drones, satellites, places = (tensor.to(self.config.device, non_blocking=True) for tensor in batch)
-        queries, references = self._embed(torch.cat([drones, satellites])).chunk(2)
-        total, terms = self.objective(queries, references, places)
+        terms = self.compute.backward(batch)
         if not math.isfinite(terms["loss"]):
             raise TrainingError(
                 f"The loss is {terms['loss']} at step {self.step} of {self.steps}. The last good checkpoint is kept in "
                 f"{self.config.out}. Lower optim.learning-rate ({optim.learning_rate}) or use fp32."
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_value_(self.parameters, optim.clip_value)
         self.scaler.step(self.optimizer)
@@ -171,23 +167,23 @@ class Trainer:
         self.step += 1
         return terms | {"learning_rate": rate}
 
-    def _embed(self, images: Tensor) -> Tensor:
-        pixels = normalise(images, self.encoder.mean, self.encoder.std)
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.optim.precision)
-        with torch.autocast(images.device.type, dtype=kind, enabled=kind is not None):
-            return self.encoder(pixels).float()
-
     def save(self) -> None:
-        """Write the checkpoint of the current step."""
+        """Write the checkpoint of the current step; the first process does, the others need none."""
+        if self.world.rank != 0:
+            return
+        lists = self.sampler.neighbours
         write_checkpoint(
             self.config.out / LAST_CHECKPOINT,
             Checkpoint(
                 config=self.config,
                 step=self.step,
+                epoch=self.epoch,
+                offset=self.offset,
+                processes=self.world.size,
                 encoder=self.encoder.state_dict(),
                 objective=self.objective.state_dict(),
                 optimizer=self.optimizer.state_dict()["state"],
-                rng=torch.get_rng_state(),
+                neighbours=None if lists is None else torch.from_numpy(lists.astype(np.int32)),
                 palw=self.objective.dphr.palw.state() if self.objective.dphr else {},
                 scaler=self.scaler.state_dict(),
                 metrics=self.metrics,
@@ -196,6 +192,11 @@ class Trainer:
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         _check_same_run(self.config, checkpoint.config)
+        if checkpoint.processes != self.world.size:
+            raise ConfigError(
+                f"The run was made by {checkpoint.processes} processes, this is {self.world.size}: batch norm and drop "
+                f"path would go on differently. Start it with torchrun --nproc-per-node={checkpoint.processes}."
+            )
         source = str(self.config.out / LAST_CHECKPOINT)
         load_exactly(self.encoder, checkpoint.encoder, source)
         load_exactly(self.objective, checkpoint.objective, source)
@@ -209,32 +210,73 @@ class Trainer:
             self.objective.dphr.palw.load_state(checkpoint.palw)
         if checkpoint.scaler:
             self.scaler.load_state_dict(checkpoint.scaler)
-        if checkpoint.rng is not None:
-            torch.set_rng_state(checkpoint.rng)
+        if checkpoint.neighbours is not None:
+            self.sampler.neighbours = checkpoint.neighbours.numpy().astype(np.int64)
         self.step, self.metrics = checkpoint.step, checkpoint.metrics
+        self.epoch, self.offset = checkpoint.epoch, checkpoint.offset
+
+    def _most_similar(self) -> NDArray[np.int64]:
+        """Lists for the sampler from the embedding as it is now: each place by its first pair."""
+        found: NDArray[np.int64] | None = None
+        places = {pair.place_id: pair for pair in reversed(self.split.pairs)}
+        count = min(self.config.sampler.range, len(places) - 1)
+        if self.world.rank == 0:
+            pairs = [places[place] for place in sorted(places)]
+            embed = network_embedder(self.encoder, self.config.data.preprocess, self.config.device)
+            queries = embed([pair.query for pair in pairs], self.split.query_view, "embed train queries")
+            references = embed([pair.reference for pair in pairs], "satellite", "embed train references")
+            found = most_similar(queries, references, count)
+        return broadcast_from_first(found, (len(places), count), self.world, self.config.device)
 
     def _evaluate(self) -> None:
-        if not University1652(self.config.data.root).has_test_split():
-            print(f"{self.config.data.root} has no test split: nothing is evaluated.", file=sys.stderr)
+        if self.world.rank != 0:
             return
-        embed = network_embedder(self.encoder, self.config.data.preprocess(), self.config.device)
-        directions = evaluate(embed, self.config.data.root)
-        self.metrics.setdefault("evaluations", {})[str(self.step)] = directions_to_json(directions)
-        report = directions[0].reports["full"]
+        data = self.config.data
+        directions = open_dataset(data.dataset, data.root).test_directions()
+        if not directions:
+            print(f"{data.root} has no test split: nothing is evaluated.", file=sys.stderr)
+            return
+        ranked = evaluate(network_embedder(self.encoder, data.preprocess, self.config.device), directions)
+        self.metrics.setdefault("evaluations", {})[str(self.step)] = directions_to_json(ranked)
+        report = ranked[0].reports["full"]
         print(
-            f"step {self.step}: {directions[0].name} R@1 {100 * report.recall_at[1]:.2f} "
+            f"step {self.step}: {ranked[0].name} R@1 {100 * report.recall_at[1]:.2f} "
             f"AP {100 * report.ap:.2f} ({report.n_queries} in {report.n_gallery})",
             file=sys.stderr,
         )
 
-    def _say_collapse(self, infonce: float) -> None:
-        self.metrics["collapsed"] = self.step
-        print(
-            f"\nCollapse: InfoNCE has stayed at {infonce:.2f}, near ln(batch) = "
-            f"{math.log(self.config.optim.batch_size):.2f}, for 50 steps up to step {self.step}: the embeddings tell "
-            f"nothing apart. Lower optim.learning-rate ({self.config.optim.learning_rate}) or raise the batch size.",
-            file=sys.stderr,
+    def _record(self) -> None:
+        config = self.config
+        steps = read_metrics(config.out / "metrics.jsonl")
+        draw_curves(steps, config.out / "curves.png")
+        write_record(
+            config.out,
+            RunRecord(
+                config=config,
+                steps=self.step,
+                git=git_revision(Path(__file__).parent),
+                data=describe_data(config.data.root),
+                environment=describe_environment(config.device, self.world.size),
+                seconds=sum(line["seconds"] for line in steps),
+                metrics=self.metrics,
+            ),
         )
+
+    def _note_collapse(self, infonce: float) -> None:
+        self.metrics["collapsed"] = self.step
+        if self.world.rank == 0:
+            print(
+                f"\nCollapse: InfoNCE has stayed at {infonce:.2f}, near ln(batch) = "
+                f"{math.log(self.config.optim.batch_size):.2f}, for 50 steps up to step {self.step}: the embeddings "
+                f"tell nothing apart. Lower optim.learning-rate ({self.config.optim.learning_rate}) or raise the batch "
+                "size.",
+                file=sys.stderr,
+            )
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of one step's random choices in the network (drop path, dropout), different in every process."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
 
 
 def require_device(device: str) -> None:

@@ -29,6 +29,7 @@ OWNERS = {
     "timm": ("dphr_train/encoder.py",),
     "torchvision": ("dphr_train/encoder.py",),
     "numba": ("dphr_train/cities/compiled.py",),
+    "scipy": ("dphr_train/datasets/cvact.py", "dphr_train/samplers/neighbours.py"),
     "onnx": ("export/",),
     "onnxscript": ("export/",),
     "matplotlib": ("dphr_train/", "bench/plots.py"),

@@ -7,10 +7,21 @@ import pytest
 import torch
 
 from dphr_infer.errors import CheckpointError, ConfigError, TrainingError
-from dphr_train.checkpoint import load_encoder, read_checkpoint
-from dphr_train.config import AugmentConfig, DataConfig, DphrConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from dphr_train.checkpoint import load_encoder, read_checkpoint, write_checkpoint
+from dphr_train.config import (
+    AugmentConfig,
+    DataConfig,
+    DphrConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    SamplerConfig,
+    TrainConfig,
+)
 from dphr_train.run_log import read_metrics
-from dphr_train.trainer import CollapseWatch, Trainer, learning_rate_at
+from dphr_train.run_record import read_record
+from dphr_train.schedule import CollapseWatch, learning_rate_at
+from dphr_train.trainer import Trainer, _step_seed
 
 
 def run_config(root, out, steps=6, **changes):
@@ -36,30 +47,74 @@ def whole_run(tiny_root, tmp_path_factory):
     return out, metrics
 
 
-def test_a_resumed_run_has_exactly_the_same_next_losses(whole_run, tiny_root, tmp_path):
-    out = tmp_path / "split"
+class Interrupted(Exception):
+    pass
 
-    class Interrupted(Exception):
-        pass
 
-    trainer = Trainer(run_config(tiny_root, out))
-    step, plain = trainer.train_step, []
+def run_until(config, steps):
+    """Run and be interrupted before step number `steps`."""
+    trainer = Trainer(config)
+    train_step = trainer.train_step
 
-    def stop_in_the_fifth(batch):
-        if len(plain) == 4:
+    def interrupted(batch):
+        if trainer.step == steps:
             raise Interrupted
-        plain.append(1)
-        return step(batch)
+        return train_step(batch)
 
-    trainer.train_step = stop_in_the_fifth
+    trainer.train_step = interrupted
     with pytest.raises(Interrupted):
         trainer.run()
+
+
+def test_a_resumed_run_has_exactly_the_same_next_losses(whole_run, tiny_root, tmp_path):
+    out = tmp_path / "split"
+    run_until(run_config(tiny_root, out), 4)
     assert read_checkpoint(out / "last.safetensors").step == 3
     Trainer(run_config(tiny_root, out), resume=True).run()
     assert losses(out) == losses(whole_run[0])
     one, two = (read_checkpoint(run / "last.safetensors") for run in (out, whole_run[0]))
     assert all(torch.equal(one.encoder[name], two.encoder[name]) for name in two.encoder)
     assert one.palw == two.palw and one.step == two.step == 6
+
+
+def test_a_run_on_similarity_lists_resumes_exactly_in_the_middle_of_an_epoch(tiny_root, tmp_path):
+    # 18 pairs of 6 places in batches of 4: 4 batches an epoch. Lists are made anew before epochs 1 and 2.
+    sampler = SamplerConfig("hard", start="random", refresh_epochs=1, select=2, range=3)
+    for steps, stop in ((10, 7), (10, 5)):
+        whole, split = (
+            run_config(tiny_root, tmp_path / f"{name}{stop}", steps, sampler=sampler, checkpoint_every=1)
+            for name in ("whole", "split")
+        )
+        Trainer(whole).run()
+        run_until(split, stop)
+        stopped = read_checkpoint(split.out / "last.safetensors")
+        assert stopped.neighbours is not None and stopped.neighbours.shape == (6, 3)
+        assert (stopped.step, stopped.epoch) == (stop, 1)
+        Trainer(split, resume=True).run()
+        assert losses(split.out) == losses(whole.out)
+
+
+def test_lists_come_from_the_embedding_of_the_first_pair_of_each_place(tiny_root, tmp_path):
+    sampler = SamplerConfig("hard", start="random", refresh_epochs=1, select=2, range=2)
+    trainer = Trainer(run_config(tiny_root, tmp_path / "run", sampler=sampler))
+    trainer.run()
+    lists = trainer.sampler.neighbours
+    assert lists.shape == (6, 2)
+    assert all(place not in row for place, row in enumerate(lists.tolist()))
+
+
+def test_resuming_with_another_number_of_processes_is_refused_with_both(whole_run, tiny_root, tmp_path):
+    out = shutil.copytree(whole_run[0], tmp_path / "run")
+    config = run_config(tiny_root, out)
+    path = out / "last.safetensors"
+    write_checkpoint(path, dataclasses.replace(read_checkpoint(path), processes=4))
+    with pytest.raises(ConfigError, match=r"made by 4 processes, this is 1: .*torchrun --nproc-per-node=4"):
+        Trainer(config, resume=True)
+
+
+def test_each_step_seeds_its_own_random_choices_and_each_process_others():
+    seeds = {_step_seed(seed, step, rank) for seed in range(3) for step in range(3) for rank in range(3)}
+    assert len(seeds) == 27
 
 
 def test_every_term_is_logged_each_step(whole_run):
@@ -77,6 +132,9 @@ def test_a_run_leaves_its_config_curves_and_tensorboard_events(whole_run):
     assert list((out / "tensorboard").glob("events*"))
     report = metrics["evaluations"]["6"]["drone->satellite"]
     assert report["full"]["n_gallery"] == 6 and report["matched"]["n_gallery"] == 4
+    record = read_record(out)
+    assert record.evaluation() == metrics["evaluations"]["6"]
+    assert record.steps == 6 and record.seconds > 0 and record.data["images"] == 64
 
 
 def test_training_teaches_the_tiny_set(tiny_root, tmp_path):
@@ -103,8 +161,8 @@ def test_a_damaged_checkpoint_is_refused(whole_run, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tiny_root, tmp_path):
     trainer = Trainer(run_config(tiny_root, tmp_path / "nan"))
-    forward = trainer.encoder.forward
-    trainer.encoder.forward = lambda images: forward(images) * (math.nan if trainer.step == 4 else 1.0)
+    parts = trainer.encoder.parts
+    trainer.encoder.parts = lambda images: parts(images) * (math.nan if trainer.step == 4 else 1.0)
     with pytest.raises(TrainingError, match=r"nan at step 4 of 6"):
         trainer.run()
     checkpoint = read_checkpoint(tmp_path / "nan" / "last.safetensors")
@@ -151,8 +209,8 @@ def test_collapse_is_noticed_after_fifty_steps_at_the_logarithm_of_the_batch():
 
 def test_a_collapsed_run_says_so(tiny_root, tmp_path, capsys):
     trainer = Trainer(run_config(tiny_root, tmp_path / "flat", steps=51))
-    flat = torch.nn.functional.normalize(torch.ones(1, trainer.encoder.dim), dim=1)
-    trainer.encoder.forward = lambda images: flat.expand(len(images), -1) + 0 * trainer.encoder.features(images)
+    parts = trainer.encoder.parts
+    trainer.encoder.parts = lambda images: 1 + 0 * parts(images)
     metrics = trainer.run()
     assert metrics["collapsed"] == 50
     assert "ln(batch) = 1.39" in capsys.readouterr().err
