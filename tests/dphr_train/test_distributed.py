@@ -185,7 +185,7 @@ def test_a_share_is_the_ranks_own_run_of_rows():
 def test_the_shares_in_the_order_of_the_ranks_are_the_batch(share, size):
     rows = list(range(share * size))
     shares = [rows[share_rows(len(rows), World(rank, size, 0))] for rank in range(size)]
-    assert sum(shares, []) == rows and {len(each) for each in shares} == {share}
+    assert [row for each in shares for row in each] == rows and {len(each) for each in shares} == {share}
 
 
 @pytest.mark.parametrize(
