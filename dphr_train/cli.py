@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -137,7 +137,7 @@ class Evaluate:
         from dphr_train.evaluate import directions_to_json, format_table
         from dphr_train.failures import draw_failures
 
-        directions = self._evaluate()
+        directions = self.rank()
         print(format_table(directions))
         if self.out is not None:
             with atomic_file(self.out) as temporary:
@@ -145,7 +145,8 @@ class Evaluate:
         if self.failures is not None:
             draw_failures(directions[0], self.failures)
 
-    def _evaluate(self) -> list[RankedDirection]:
+    def rank(self) -> list[RankedDirection]:
+        """Embed and rank in each direction."""
         from dphr_train.checkpoint import last_checkpoint, load_encoder, read_checkpoint
         from dphr_train.config import DataConfig, ModelConfig
         from dphr_train.encoder import Encoder, load_pretrained
@@ -196,10 +197,15 @@ class Ablate:
 
 @dataclass(frozen=True)
 class Compare:
-    """Print finished runs as one table; those that differ in their seed alone share a line."""
+    """Print finished runs as one table, a gain over the first line in brackets; runs that differ in their seed alone
+    share a line."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs."""
+    data: Path | None = None
+    """Evaluate the runs on this folder's test split instead of taking their own last evaluation."""
+    dataset: DatasetName = "university1652"
+    """The layout of --data."""
     plot: Path | None = None
     """Write the comparison as a PNG."""
 
@@ -208,10 +214,16 @@ class Compare:
         from dphr_train.compare import draw_rows, group_runs, to_markdown
         from dphr_train.run_record import read_record
 
-        rows = group_runs({str(run): read_record(run) for run in self.runs})
+        records = {str(run): read_record(run) for run in self.runs}
+        rows = group_runs(records, None if self.data is None else self._evaluations(self.data))
         print(to_markdown(rows), end="")
         if self.plot is not None:
             draw_rows(rows, self.plot)
+
+    def _evaluations(self, data: Path) -> dict[str, Any]:
+        from dphr_train.evaluate import directions_to_json
+
+        return {str(run): directions_to_json(Evaluate(run, data, self.dataset).rank()) for run in self.runs}
 
 
 @dataclass(frozen=True)

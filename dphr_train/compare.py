@@ -55,18 +55,23 @@ def make_row(name: str, evaluations: Mapping[int, Mapping[str, Any]]) -> Row:
     return Row(name, tuple(by_seed), {key: tuple(figures[key] for figures in by_seed.values()) for key in keys})
 
 
-def group_runs(runs: Mapping[str, RunRecord]) -> list[Row]:
+def group_runs(runs: Mapping[str, RunRecord], evaluations: Mapping[str, Any] | None = None) -> list[Row]:
     """Runs by name as rows; runs that differ in their seed alone share a row, named by its settings.
+
+    Args:
+        runs: by name.
+        evaluations: of the same runs by the same names, on another test set; None takes each run's own.
 
     Raises:
         ConfigError: there is no run, one evaluated nothing, or two have every setting in common, the seed too.
     """
     if not runs:
         raise ConfigError("No run is given: name the folders of finished runs.")
+    evaluated = {name: run.evaluation() for name, run in runs.items()} if evaluations is None else evaluations
     settings = {name: _flat(config_to_json(run.config)) for name, run in runs.items()}
     groups: dict[tuple[tuple[str, Any], ...], dict[int, str]] = {}
     for name, run in runs.items():
-        if not run.evaluation():
+        if not evaluated[name]:
             raise ConfigError(f"The run {name} evaluated nothing: its data set has no test split. Leave it out.")
         key = tuple(sorted((k, str(v)) for k, v in settings[name].items() if k not in _NOT_A_SETTING))
         seeds = groups.setdefault(key, {})
@@ -80,7 +85,7 @@ def group_runs(runs: Mapping[str, RunRecord]) -> list[Row]:
     for key, seeds in groups.items():
         label = ", ".join(f"{k} {v}" for k, v in key if k in differing) if len(groups) > 1 else ""
         name = label or next(iter(seeds.values()))
-        rows.append(make_row(name, {seed: runs[run].evaluation() for seed, run in seeds.items()}))
+        rows.append(make_row(name, {seed: evaluated[run] for seed, run in seeds.items()}))
     return rows
 
 

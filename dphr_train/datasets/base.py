@@ -1,7 +1,7 @@
 """What every benchmark gives: pairs to train on, directions to test in, and a check of what lies on the disk.
 
-The views of a pair are a *query* (drone, or ground panorama) and a *reference* (satellite), whatever the benchmark calls
-them; a place is known by its number, and every image of a place carries it.
+The views of a pair are a *query* (drone, or ground panorama) and a *reference* (satellite), whatever the benchmark
+calls them; a place is known by its number, and every image of a place carries it.
 """
 
 from __future__ import annotations
@@ -123,7 +123,10 @@ class Dataset(Protocol):
     recognised, what is missing, and what to do.
     """
 
-    root: Path
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        ...
 
     def train_split(self) -> TrainSplit:
         """Training pairs."""
