@@ -251,6 +251,34 @@ class Tiles:
         write_raster_pair(self.query_map, self.gallery_map, self.out, self.tile_m, stride_m, self.image_px)
 
 
+@dataclass(frozen=True)
+class Throughput:
+    """Measure the training loop: images/s beside a plain loop's, its waiting for the loader, and the peak memory with
+    and without cached gradients."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    steps: int = 10
+    """Timed steps of a block."""
+    repeats: int = 7
+    """Blocks of each loop, alternating."""
+    memory_batch: int = 128
+    """Pairs of the batch whose memory is measured."""
+    memory_chunk: int = 16
+    """Pairs of a chunk there."""
+    json_out: Path | None = None
+    """Write the report as JSON."""
+
+    def run(self) -> None:
+        """Print the table."""
+        from dphr_train.throughput import format_table, measure_throughput, to_json
+
+        report = measure_throughput(self.config, self.steps, self.repeats, self.memory_batch, self.memory_chunk)
+        print(format_table(report))
+        if self.json_out is not None:
+            with atomic_file(self.json_out) as temporary:
+                temporary.write_text(json.dumps(to_json(report), indent=2) + "\n")
+
+
 _COMMANDS = {
     "cities": Cities,
     "tiles": Tiles,
@@ -260,6 +288,7 @@ _COMMANDS = {
     "evaluate": Evaluate,
     "compare": Compare,
     "ablate": Ablate,
+    "throughput": Throughput,
 }
 _PRESET = "--preset"
 
