@@ -242,13 +242,18 @@ class Tiles:
     """Distance between squares; 0 takes tile-m. Below it neighbours overlap, and look alike."""
     image_px: int = 128
     """Side of the pictures."""
+    split: Literal["train", "test"] = "test"
+    """A map paired with itself as train gives pairs without any label: augmentation alone tells the two apart."""
 
     def run(self) -> None:
         """Write the pictures."""
         from dphr_train.datasets.raster_pair import write_raster_pair
 
         stride_m = self.stride_m or self.tile_m
-        write_raster_pair(self.query_map, self.gallery_map, self.out, self.tile_m, stride_m, self.image_px)
+        report = write_raster_pair(
+            self.query_map, self.gallery_map, self.out, self.tile_m, stride_m, self.image_px, self.split
+        )
+        print(f"{report.places} squares written, {report.refused} refused because a map does not show all of them.")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
-"""Two maps of the same ground, such as two years, as a test split in University-1652's layout.
+"""Two maps of the same ground, such as two years, as a split in University-1652's layout.
 
-The first map takes the drone's part: its tiles are looked up among those of the second, taken as the satellite's.
+The first map takes the drone's part: its tiles are looked up among those of the second, taken as the satellite's. As a
+training split a map may be paired with itself: then the pairs are one picture twice, and augmentation alone tells them
+apart.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +30,11 @@ MAX_NODATA = 0.01  # maps that declare black as no data lose single dark pixels
 
 _FORMAT = "dphr-raster-pair"
 _VERSION = 1
-_FOLDERS = (("test/query_drone", "test/gallery_drone"), ("test/gallery_satellite", "test/query_satellite"))
+_FOLDERS = {
+    "test": (("test/query_drone", "test/gallery_drone"), ("test/gallery_satellite", "test/query_satellite")),
+    "train": (("train/drone",), ("train/satellite",)),
+}
+Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,13 @@ class RasterPairReport:
 
 
 def write_raster_pair(
-    query_map: Path, gallery_map: Path, out: Path, tile_m: float, stride_m: float | None = None, image_px: int = 128
+    query_map: Path,
+    gallery_map: Path,
+    out: Path,
+    tile_m: float,
+    stride_m: float | None = None,
+    image_px: int = 128,
+    split: Split = "test",
 ) -> RasterPairReport:
     """Cut both maps into the same squares of ground; a square is a place, with one tile of each map.
 
@@ -59,6 +72,7 @@ def write_raster_pair(
         tile_m: side of a square in true metres.
         stride_m: distance between centres; None takes tile_m, so that squares do not overlap.
         image_px: side of the pictures that are written.
+        split: "train" writes `train/drone` and `train/satellite` instead.
 
     Raises:
         MapError: see `MapRaster` and `tiling.plan_rows`.
@@ -77,7 +91,7 @@ def write_raster_pair(
                 pair = _read_pair(query, gallery, spot, tile_m)
                 if pair is None:
                     continue
-                for tile, targets in zip(pair, _FOLDERS, strict=True):
+                for tile, targets in zip(pair, _FOLDERS[split], strict=True):
                     _write_tile(folder, targets, f"{len(places):04d}", resize(tile))
                 places.append(spot.point)
             if not places:

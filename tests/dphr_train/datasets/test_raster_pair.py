@@ -161,3 +161,11 @@ def test_a_tile_larger_than_the_map_and_pictures_too_small_are_refused(query_map
     with pytest.raises(ConfigError, match="8x8 px"):
         write_raster_pair(query_map, query_map, tmp_path / "out", 50.0, image_px=8)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_map_paired_with_itself_trains_on_one_picture_twice(query_map: Path, tmp_path: Path) -> None:
+    write_raster_pair(query_map, query_map, tmp_path / "out", 80.0, image_px=16, split="train")
+    pairs = University1652(tmp_path / "out").train_split().pairs
+    assert len(pairs) == 4
+    assert all(np.array_equal(read_image(pair.query), read_image(pair.reference)) for pair in pairs)
+    assert University1652(tmp_path / "out").test_directions() == []
