@@ -175,6 +175,18 @@ def write_selftest(folder: Path, encoder: Encoder, preprocess: Preprocess, data:
     (folder / SELFTEST_EMBEDDINGS).write_bytes(to_safetensors({"embeddings": embeddings}))
 
 
+def _require_one_input(checkpoint: Path) -> None:
+    """Refuse an encoder whose queries reach it in another way than its references do."""
+    data = read_checkpoint(checkpoint).config.data
+    query, reference = data.preprocess("ground"), data.preprocess("satellite")
+    if query != reference:
+        raise ExportError(
+            f"{checkpoint} was trained on ground panoramas of {query.width_px}x{query.height_px} px beside satellite "
+            f"images of {reference.width_px}x{reference.height_px} px; a bundle has one input for photos and tiles. "
+            "Train without data.ground-px to export it."
+        )
+
+
 def build_bundle(request: ExportRequest) -> Manifest:
     """Export a checkpoint as a bundle.
 
@@ -191,6 +203,7 @@ def build_bundle(request: ExportRequest) -> Manifest:
         raise ExportError(f"Precisions are {request.precisions}; name at least one, and each at most once.")
     with atomic_folder(request.out) as folder:
         encoder, preprocess = load_encoder(request.checkpoint)
+        _require_one_input(request.checkpoint)
         data = read_evaluation_set(request.data, request.max_images)
         origin = read_origin(request.checkpoint, data)
         for precision in request.precisions:

@@ -64,7 +64,7 @@ def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Pa
     config = TrainConfig(
         out=Path("/home/somebody/run"), seed=11, data=DataConfig(root=Path("/home/x"), image_px=IMAGE_PX), model=MODEL
     )
-    write_checkpoint(path, Checkpoint(config, 40, encoder.state_dict()))
+    write_checkpoint(path, Checkpoint(config, 40, 1, 2, 1, encoder.state_dict()))
     return path
 
 

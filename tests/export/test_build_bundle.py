@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import resource
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from dphr_infer.bundle import open_bundle
 from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import CheckpointError, DphrError, ExportError, StorageError
 from dphr_infer.preprocess import Preprocess
-from dphr_train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from dphr_train.checkpoint import read_checkpoint, write_checkpoint
 from dphr_train.encoder import Encoder
 from export.build_bundle import ExportRequest, build_bundle
 from export.cli import main
@@ -115,7 +116,7 @@ def test_weights_beyond_the_range_of_a_half_fail_the_gate_by_name(
     second = [name for name, value in state.items() if value.ndim == 4][1]  # the first convolution stays in float32
     state[second] *= 1e6
     trained = read_checkpoint(checkpoint)
-    write_checkpoint(tmp_path / "big.safetensors", Checkpoint(trained.config, 1, state))
+    write_checkpoint(tmp_path / "big.safetensors", dataclasses.replace(trained, encoder=state))
     request = ExportRequest(tmp_path / "big.safetensors", places, tmp_path / "bundle", ("fp16",))
     refuse(request, ExportError, "The fp16 model")
 
@@ -132,8 +133,17 @@ def test_nan_weights_are_refused(encoder: Encoder, checkpoint: Path, places: Pat
     state = {name: value.clone() for name, value in encoder.state_dict().items()}
     state["head.1.weight"][0, 0] = float("nan")
     trained = read_checkpoint(checkpoint)
-    write_checkpoint(tmp_path / "nan.safetensors", Checkpoint(trained.config, 1, state))
+    write_checkpoint(tmp_path / "nan.safetensors", dataclasses.replace(trained, encoder=state))
     refuse(ExportRequest(tmp_path / "nan.safetensors", places, tmp_path / "bundle"), CheckpointError, "NaN")
+
+
+def test_an_encoder_of_panoramas_in_another_size_is_refused(checkpoint: Path, places: Path, tmp_path: Path) -> None:
+    trained = read_checkpoint(checkpoint)
+    data = dataclasses.replace(trained.config.data, ground_px=(32, 96))
+    config = dataclasses.replace(trained.config, data=data)
+    path = tmp_path / "ground.safetensors"
+    write_checkpoint(path, dataclasses.replace(trained, config=config))
+    refuse(ExportRequest(path, places, tmp_path / "out"), ExportError, "panoramas of 96x32 px beside .* of 32x32 px")
 
 
 def test_a_truncated_checkpoint_is_refused(checkpoint: Path, places: Path, tmp_path: Path) -> None:
@@ -174,7 +184,7 @@ def test_the_command_prints_one_line_and_exits_2(
     assert main([str(checkpoint), "--data", str(tmp_path / "none"), "--out", str(tmp_path / "bundle")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "is missing" in error
+    assert "is not a folder" in error
 
 
 def test_the_command_refuses_to_export_without_real_images(
