@@ -1,0 +1,1 @@
+"""CUDA C++ kernels, each with the plan of its launches beside it."""
