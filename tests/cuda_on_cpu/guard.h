@@ -3,19 +3,18 @@
 
 namespace cuda_on_cpu {
 
-// Puts an array right before a guard page (as near as 16-byte alignment lets it), behind another, slack poisoned.
+// Puts an array between two stretches without access, at the end of its pages up to 16-byte alignment, slack poisoned.
 static void map_array(unsigned number, const Argument& argument, bool writable) {
   const size_t room = (argument.bytes + 15) / 16 * 16, pages = (room + PAGE - 1) / PAGE * PAGE;
   char* map = static_cast<char*>(
-      mmap(nullptr, pages + 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  char* begin = map + PAGE + pages - room;
-  memset(map + PAGE, POISON, pages - room);
+      mmap(nullptr, pages + 2 * GUARD_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  char* begin = map + GUARD_BYTES + pages - room;
+  mprotect(map + GUARD_BYTES, pages, PROT_READ | PROT_WRITE);
+  memset(map + GUARD_BYTES, POISON, pages - room);
   memcpy(begin, argument.host, argument.bytes);
   memset(begin + argument.bytes, POISON, room - argument.bytes);
-  mprotect(map, PAGE, PROT_NONE);
-  mprotect(map + PAGE + pages, PAGE, PROT_NONE);
-  if (!writable) mprotect(map + PAGE, pages, PROT_READ);
-  buffers.push_back({begin, begin + argument.bytes, map, map + pages + 2 * PAGE, number, writable, 0});
+  if (!writable) mprotect(map + GUARD_BYTES, pages, PROT_READ);
+  buffers.push_back({begin, begin + argument.bytes, map, map + pages + 2 * GUARD_BYTES, number, writable, 0});
 }
 
 static void take_arguments(Argument* arguments) {
@@ -40,8 +39,8 @@ static void give_back(Argument* arguments) {
     argument.bytes_read = buffer.bytes_read;
     if (buffer.writable) memcpy(argument.host, buffer.begin, argument.bytes);
     auto poisoned = [](char byte) { return static_cast<unsigned char>(byte) == POISON; };
-    if (!error_text[0] && !(std::all_of(buffer.map + PAGE, buffer.begin, poisoned) &&
-                            std::all_of(buffer.end, buffer.map_end - PAGE, poisoned)))
+    if (!error_text[0] && !(std::all_of(buffer.map + GUARD_BYTES, buffer.begin, poisoned) &&
+                            std::all_of(buffer.end, buffer.map_end - GUARD_BYTES, poisoned)))
       snprintf(error_text, sizeof error_text, "%s seed %llu: wrote out of bounds around argument %u, which has %td bytes",
                kernel_name, static_cast<unsigned long long>(seed), buffer.argument, buffer.end - buffer.begin);
     munmap(buffer.map, static_cast<size_t>(buffer.map_end - buffer.map));
@@ -108,7 +107,7 @@ CUDA_ON_CPU_EXPORT void cuda_on_cpu_describe(const char* name, char* text) {
   cuda_on_cpu::find_kernel(name)->describe(text);
 }
 
-CUDA_ON_CPU_EXPORT void cuda_on_cpu_launch(Launch* launch) {
+CUDA_ON_CPU_EXPORT void cuda_on_cpu_launch(cuda_on_cpu::Launch* launch) {
   using namespace cuda_on_cpu;
   running = find_kernel(launch->kernel);
   kernel_name = running->name;

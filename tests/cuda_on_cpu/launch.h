@@ -10,9 +10,12 @@
 #include <unistd.h>
 #include <utility>
 
-thread_local __attribute__((aligned(128))) unsigned char shared_bytes[SHARED_CAPACITY + SHARED_CANARY];
+thread_local __attribute__((aligned(128))) unsigned char
+    shared_bytes[cuda_on_cpu::SHARED_CAPACITY + cuda_on_cpu::SHARED_CANARY];
 
 #define CUDA_ON_CPU_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace cuda_on_cpu {
 
 struct Argument {  // mirrored by the runner's ctypes.Structure
   void* host;      // the array's or the number's bytes; nullptr for a null pointer
@@ -30,10 +33,10 @@ struct Launch {  // likewise
   const char* error;
 };
 
-namespace cuda_on_cpu {
-
 constexpr size_t STACK_BYTES = 64 << 10;
-constexpr size_t PAGE = 4096;
+constexpr size_t MAX_FIBERS = 16384;  // Linux lets a process have 65530 mappings; a stack and its guard take two
+static const size_t PAGE = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+constexpr size_t GUARD_BYTES = 16 << 20;  // no access on either side of an array
 
 struct Kernel {
   const char* name;
@@ -197,7 +200,8 @@ static void run_blocks(unsigned at_once) {
       for (unsigned x = grid_dim.x; x-- > 0;) waiting.push_back({x, y, z});
   if (seed != 0)
     for (size_t i = waiting.size(); i > 1; --i) std::swap(waiting[i - 1], waiting[random_bits() % i]);
-  resident.resize(std::min<size_t>(at_once, waiting.size()));
+  const size_t threads = block_dim.x * block_dim.y * block_dim.z;
+  resident.resize(std::min({size_t{at_once}, waiting.size(), MAX_FIBERS / threads}));
   for (Block& block : resident) block.live = 0;
   size_t turn = 0;
   while (!error_text[0]) {

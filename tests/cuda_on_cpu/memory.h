@@ -4,11 +4,10 @@
 
 #include "scheduler.h"
 
-constexpr size_t SHARED_CAPACITY = 232448;  // 227 KiB, the most any target gives one block (sm_90)
-constexpr size_t SHARED_CANARY = 4096;      // watched behind what the launch asked for
-
 namespace cuda_on_cpu {
 
+constexpr size_t SHARED_CAPACITY = 232448;  // 227 KiB, the most any target gives one block (sm_90)
+constexpr size_t SHARED_CANARY = 4096;      // watched behind what the launch asked for
 constexpr unsigned char POISON = 0xA5;
 
 struct Buffer {  // one array argument of the launch
@@ -61,9 +60,9 @@ static inline Buffer& check_global(const void* address, size_t bytes, const char
 template <class T>
 static inline T read_global(const void* address, const char* what) {
   check_global(address, sizeof(T), what).bytes_read += sizeof(T);
-  may_switch();
   T value;
   memcpy(&value, address, sizeof value);
+  may_switch();  // the value may be old when it is used
   return value;
 }
 
@@ -101,6 +100,7 @@ static inline void deliver_copies(unsigned below_group) {
     T* target = cuda_on_cpu::atomic_target(address, #NAME);          \
     const T old = *target;                                           \
     *target = NEW_VALUE;                                             \
+    cuda_on_cpu::may_switch();                                       \
     return old;                                                      \
   }
 CUDA_ON_CPU_ATOMIC(atomicAdd, static_cast<T>(old + value))
@@ -118,6 +118,7 @@ static inline T atomicCAS(T* address, U expected, V desired) {
   T* target = cuda_on_cpu::atomic_target(address, "atomicCAS");
   const T old = *target;
   if (old == static_cast<T>(expected)) *target = static_cast<T>(desired);
+  cuda_on_cpu::may_switch();
   return old;
 }
 

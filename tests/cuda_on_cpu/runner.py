@@ -97,7 +97,7 @@ class CpuDevice:
             seed:            the schedule. 0: blocks and lanes in order, hardly interrupted; any other: blocks start,
                              warps and lanes run in a random order, and change at barriers, collectives, atomics and
                              loads through wrappers.
-            resident_blocks: blocks that run at the same time; the others start as these end.
+            resident_blocks: blocks that run at the same time, fewer beyond 16384 threads; the others start as these end.
             preempt_every:   mean number of such places between two changes, for seeds other than 0.
             time_limit_s:    processor time after which the launch is given up.
 
@@ -182,7 +182,7 @@ class Builder:
         key = "\n".join((text, headers, str(source), *options, *LIBRARY_FLAGS, _processor(), self.compiler))
         library = self.cache / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
         if not library.exists():
-            table = "".join(f'{{"{k}", Door<{k}>::invoke, Door<{k}>::describe}}, ' for k in kernels)
+            table = "".join(f'{{"{k}", Door<::{k}>::invoke, Door<::{k}>::describe}}, ' for k in kernels)
             main = library.with_suffix(f".{os.getpid()}.cpp")
             main.write_text(
                 f'#include "{source}"\n#include "{FOLDER / "launch.h"}"\n'
