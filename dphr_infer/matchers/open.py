@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import EngineError
 from dphr_infer.matchers.base import Matcher
+from dphr_infer.matchers.cuda_exact import CudaExactMatcher
 from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
 
-DEVICES = ("cpu",)
+DEVICES = ("cpu", "cuda")
 
 
 def open_matcher(embeddings: NDArray[np.float16] | NDArray[np.float32], device: str = "cpu") -> Matcher:
@@ -17,10 +18,11 @@ def open_matcher(embeddings: NDArray[np.float16] | NDArray[np.float32], device: 
 
     Args:
         embeddings: float16 or float32 (N, D), rows of unit length, e.g. `Gallery.embeddings`.
-        device: "cpu" is NumPy.
+        device: "cpu" is NumPy; "cuda" the first GPU, by float16 rows, for at most 64 queries a launch and k up to 32.
 
     Raises:
-        EngineError: the device is unknown or not available here.
+        EngineError: the device is unknown. Entering the GPU's matcher raises what `CudaExactMatcher` says; it never
+            falls back to the CPU.
         GalleryError: another dtype or shape.
     """
     if device not in DEVICES:
@@ -28,4 +30,6 @@ def open_matcher(embeddings: NDArray[np.float16] | NDArray[np.float32], device: 
             f"Device {device!r} is not available: this runtime matches on {', '.join(DEVICES)} and does not fall back "
             "silently. Choose one of these."
         )
+    if device == "cuda":
+        return CudaExactMatcher(embeddings)
     return NumpyExactMatcher(embeddings)
