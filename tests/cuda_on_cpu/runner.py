@@ -97,7 +97,7 @@ class CpuDevice:
             seed:            the schedule. 0: blocks and lanes in order, hardly interrupted; any other: blocks start,
                              warps and lanes run in a random order, and change at barriers, collectives, atomics and
                              loads through wrappers.
-            resident_blocks: blocks that run at the same time, fewer beyond 16384 threads; the others start as these end.
+            resident_blocks: blocks that run at the same time, at most 16384 threads; others start as these end.
             preempt_every:   mean number of such places between two changes, for seeds other than 0.
             time_limit_s:    processor time after which the launch is given up.
 
