@@ -1,0 +1,259 @@
+"""Exact search by int8 codes: scan cheap upper bounds, re-rank a few rows exactly, and prove that no other row enters.
+
+A gallery row is g ~ scale * c and a query q ~ first_scale * a + second_scale * b, with c, a, b int8 in [-127, 127].
+With e = g - scale * c and r = q - first_scale * a - second_scale * b,
+
+    g . q = scale * (first_scale * (a . c) + second_scale * (b . c))  +  e . q  +  scale * (c . r)
+
+and by Cauchy-Schwarz the last two terms are at most ||e|| ||q|| + ||scale * c|| ||r||. That sum is the upper bound. If
+the k-th best exact similarity lies above the smallest bound that was kept, no row that was not kept can be among the
+best k; otherwise more rows are kept and the scan is repeated.
+
+This is the plain reference of the kernels that scan int8: it decides the formula, its rounding and the proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dphr_infer.errors import GalleryError
+from dphr_infer.matchers.base import check_queries, check_ranges
+from dphr_infer.types import Matches
+
+LARGEST_CODE = 127
+WIDEN_BY = 4
+
+# Relative errors of the float64 sums below are under D * 2^-52; this covers D up to 2^21.
+_SUM_MARGIN = 1 + 2.0**-30
+# Of one step of a float32 sum: 2^-24 where it rounds to nearest, 2^-23 where a tensor core cuts off.
+_STEP_ERROR = 2.0**-23
+# Nine roundings of 2^-24 each make a bound; sixteen are granted.
+_BOUND_ERROR = 2.0**-20
+# A device may flush numbers below 2^-126 to zero.
+_FLUSHED = 2.0**-100
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantisedRows:
+    """Gallery rows as int8, each with its own scale.
+
+    Attributes:
+        codes:   int8 (N, D), in [-127, 127].
+        scale:   float32 (N,), >= 0; 0 for a row of zeros.
+        error:   float32 (N,), at least ||g - scale * codes||.
+        longest: at least ||scale * codes|| of every row.
+    """
+
+    codes: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    error: NDArray[np.float32]
+    longest: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitQueries:
+    """Queries as two levels of int8.
+
+    Attributes:
+        first, second:             int8 (Q, D), in [-127, 127].
+        first_scale, second_scale: float32 (Q,).
+        residual:                  float32 (Q,), at least ||q - first_scale * first - second_scale * second||.
+        length:                    float32 (Q,), at least ||q||.
+    """
+
+    first: NDArray[np.int8]
+    second: NDArray[np.int8]
+    first_scale: NDArray[np.float32]
+    second_scale: NDArray[np.float32]
+    residual: NDArray[np.float32]
+    length: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CertifiedMatches:
+    """What a scan by upper bounds found; the matches are exact in any case.
+
+    Attributes:
+        matches:   as `Matcher.match` gives them.
+        proven:    bool (Q,), the first scan proved this query.
+        widenings: how often the queries that were not yet proven were scanned again with more candidates.
+    """
+
+    matches: Matches
+    proven: NDArray[np.bool_]
+    widenings: int
+
+
+def round_up(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The least float32 that is not below each value."""
+    nearest = values.astype(np.float32)
+    higher: NDArray[np.float32] = np.nextafter(nearest, np.float32(np.inf))
+    return np.where(nearest < values, higher, nearest)
+
+
+def _lengths(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At least the length of each row."""
+    lengths: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * _SUM_MARGIN
+    return lengths
+
+
+def _encode(vectors: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float64]]:
+    """Codes int8 (n, D), scales float32 (n,), and what they leave of the vectors, float64 (n, D)."""
+    scale = (np.abs(vectors).max(axis=1) / LARGEST_CODE).astype(np.float32)
+    divisor = np.where(scale > 0, scale, 1).astype(np.float64)[:, None]
+    codes = np.rint(vectors / divisor).clip(-LARGEST_CODE, LARGEST_CODE).astype(np.int8)
+    return codes, scale, vectors - scale.astype(np.float64)[:, None] * codes
+
+
+def quantise_rows(gallery: NDArray[np.float16] | NDArray[np.float32]) -> QuantisedRows:
+    """Quantise each row symmetrically: its largest magnitude becomes 127.
+
+    Args:
+        gallery: float16 or float32 (N, D); needs 25 % (of float32) as much memory again, and a few MB to work in.
+
+    Raises:
+        GalleryError: a row is not finite.
+    """
+    n, dim = gallery.shape
+    codes = np.empty((n, dim), np.int8)
+    scale, error, longest = np.empty(n, np.float32), np.empty(n, np.float32), 0.0
+    for start in range(0, n, _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        rows = gallery[part].astype(np.float64)
+        if not np.isfinite(rows).all():
+            raise GalleryError(
+                f"Gallery rows {start}..{start + len(rows) - 1} hold values that are not finite: build it again."
+            )
+        codes[part], scale[part], left = _encode(rows)
+        error[part] = round_up(_lengths(left))
+        longest = max(longest, float(_lengths(rows - left).max()))
+    return QuantisedRows(codes, scale, error, float(round_up(np.array(longest))))
+
+
+def split_queries(queries: NDArray[np.float32]) -> SplitQueries:
+    """Quantise each query, then what that left of it.
+
+    Args:
+        queries: float32 (Q, D), finite.
+    """
+    exact = queries.astype(np.float64)
+    first, first_scale, left = _encode(exact)
+    second, second_scale, residual = _encode(left)
+    return SplitQueries(
+        first, second, first_scale, second_scale, round_up(_lengths(residual)), round_up(_lengths(exact))
+    )
+
+
+def bound_slack(quantised: QuantisedRows, split: SplitQueries) -> NDArray[np.float32]:
+    """The part of the upper bounds that is the same for all rows: float32 (Q,).
+
+    It covers, in this order: ||scale * c|| times the residual; the rounding of the float32 similarity that the bound
+    is compared with, summed in whatever order (at most D + 1 steps, each relative to at most ||g|| ||q||, where
+    ||g|| <= longest + error); and the rounding of the bound itself, every intermediate of which is at most the sum of
+    the magnitudes of its terms.
+    """
+    dim = split.first.shape[1]
+    length = split.length.astype(np.float64)
+    gallery_length = quantised.longest + float(quantised.error.max())
+    from_residual = quantised.longest * split.residual.astype(np.float64)
+    from_summing = (dim + 1) * _STEP_ERROR * gallery_length * length
+    levels = split.first_scale * _lengths(split.first.astype(np.float64))
+    levels += split.second_scale * _lengths(split.second.astype(np.float64))
+    magnitude = quantised.longest * levels + gallery_length * length + from_residual + from_summing
+    return round_up((from_residual + from_summing + _BOUND_ERROR * magnitude) * _SUM_MARGIN + _FLUSHED)
+
+
+def upper_bounds(
+    quantised: QuantisedRows, split: SplitQueries, slack: NDArray[np.float32], start: int, stop: int
+) -> NDArray[np.float32]:
+    """Upper bounds of the similarity of gallery rows start..stop-1: float32 (Q, stop - start).
+
+    None is below the float32 similarity of its row, in whatever order that is summed. Evaluated in float32 with the
+    integer dot products exact, as the kernels do:
+
+        scale * (first_scale * float(a . c) + second_scale * float(b . c)) + error * length + slack
+
+    Rounding may go either way in it, with or without fused multiply-adds, because `slack` (of `bound_slack`) exceeds
+    all that these nine roundings can take away. `scale`, `first_scale` and `second_scale` are exact: they define the
+    codes. `error` and `length` are rounded up.
+    """
+    codes = quantised.codes[start:stop].astype(np.float64)  # sums of products of int8 are exact in float64
+    first = (split.first.astype(np.float64) @ codes.T).astype(np.float32)
+    second = (split.second.astype(np.float64) @ codes.T).astype(np.float32)
+    bounds: NDArray[np.float32] = split.first_scale[:, None] * first + split.second_scale[:, None] * second
+    bounds *= quantised.scale[start:stop]
+    bounds += quantised.error[start:stop] * split.length[:, None]
+    bounds += slack[:, None]
+    return bounds
+
+
+def _take_queries(split: SplitQueries, chosen: NDArray[np.int64]) -> SplitQueries:
+    return SplitQueries(
+        split.first[chosen],
+        split.second[chosen],
+        split.first_scale[chosen],
+        split.second_scale[chosen],
+        split.residual[chosen],
+        split.length[chosen],
+    )
+
+
+def match_int8_certified(
+    gallery: NDArray[np.float16] | NDArray[np.float32],
+    quantised: QuantisedRows,
+    queries: NDArray[np.float32],
+    k: int,
+    candidates: int,
+    row_ranges: Sequence[tuple[int, int]] | None = None,
+) -> CertifiedMatches:
+    """Exact top k by a scan of int8 codes; plain, with all Q x N bounds in memory: for tests and small galleries.
+
+    Each scan keeps the rows with the highest bounds, `candidates` of them at first and WIDEN_BY times as many at each
+    repetition, and ranks them by their float32 similarity with the gallery itself. A query is done when its k-th
+    similarity lies above the smallest bound kept, or when all allowed rows were kept.
+
+    Args:
+        gallery: float16 or float32 (N, D), the rows that were quantised.
+        quantised: of `quantise_rows`.
+        candidates: k or more; more than the allowed rows are as good as all of them.
+        queries, k, row_ranges: as in `Matcher.match`.
+
+    Raises:
+        GalleryError: as `Matcher.match`; `quantised` is of another shape; `candidates` is below k.
+    """
+    check_queries(queries, gallery.shape[1])
+    ranges = check_ranges(row_ranges, len(gallery), k)
+    if quantised.codes.shape != gallery.shape:
+        raise GalleryError(
+            f"The int8 codes are {quantised.codes.shape} but the gallery is {gallery.shape}: quantise this gallery."
+        )
+    if candidates < k:
+        raise GalleryError(f"{candidates} candidates cannot hold {k} matches: keep at least {k}.")
+    allowed = np.concatenate([np.arange(start, stop) for start, stop in ranges])
+    split = split_queries(queries)
+    slack = bound_slack(quantised, split)
+    rows, similarity = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.float32)
+    proven_at_first = np.zeros(len(queries), np.bool_)
+    open_queries, widenings = np.arange(len(queries)), 0
+    while True:
+        kept = min(candidates * WIDEN_BY**widenings, len(allowed))
+        part = _take_queries(split, open_queries)
+        bounds = np.concatenate([upper_bounds(quantised, part, slack[open_queries], *pair) for pair in ranges], axis=1)
+        order = np.argsort(-bounds, axis=1, kind="stable")[:, :kept]
+        least_bound = np.take_along_axis(bounds, order, axis=1)[:, -1]
+        for query, chosen in zip(open_queries, np.sort(order, axis=1), strict=True):
+            exact = queries[query] @ gallery[allowed[chosen]].astype(np.float32).T
+            best = np.argsort(-exact, kind="stable")[:k]  # candidates ascend, so a tie goes to the lower row
+            rows[query], similarity[query] = allowed[chosen[best]], exact[best]
+        proven = (similarity[open_queries, -1] > least_bound) | (kept == len(allowed))
+        if not widenings:
+            proven_at_first[:] = proven
+        open_queries = open_queries[~proven]
+        if not len(open_queries):
+            return CertifiedMatches(Matches(rows, similarity), proven_at_first, widenings)
+        widenings += 1
