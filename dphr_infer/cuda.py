@@ -184,8 +184,8 @@ class Cuda:
             memory = self._driver.mem_alloc(n_bytes)
         except self._driver.MemoryError as error:
             raise EngineError(
-                f"{self.properties.name} has {self.free_bytes():,} bytes free, but {purpose} needs {n_bytes:,}. Close "
-                "other programs on this GPU, or ask for less."
+                f"{self.properties.name} has {self.free_bytes():,} bytes free, but {n_bytes:,} are needed for "
+                f"{purpose}. Close other programs on this GPU, or ask for less."
             ) from error
         self._device_memory[int(memory)] = memory
         return Buffer(int(memory), n_bytes)
