@@ -1,7 +1,7 @@
 // The machine instructions that the kernels name one by one: inline PTX (PTX ISA 8.x, sm_80 and later).
 //
-// A kernel includes this file and nothing else. Under g++ the tests put tests/cuda_on_cpu/cuda_on_cpu.h before it, which
-// gives the same functions in C++, so everything here stands under __CUDACC__.
+// A kernel includes this file for all that differs between compilers. Under g++ the tests put
+// tests/cuda_on_cpu/cuda_on_cpu.h before it, which gives the same functions in C++: here all stands under __CUDACC__.
 //
 //   uint4 load16(global)             16 bytes that no one writes during the launch, read once: not kept in L1
 //   load_relaxed(global)             an unsigned long long that other blocks change by atomics, read past L1

@@ -41,8 +41,8 @@ static void give_back(Argument* arguments) {
     auto poisoned = [](char byte) { return static_cast<unsigned char>(byte) == POISON; };
     if (!error_text[0] && !(std::all_of(buffer.map + GUARD_BYTES, buffer.begin, poisoned) &&
                             std::all_of(buffer.end, buffer.map_end - GUARD_BYTES, poisoned)))
-      snprintf(error_text, sizeof error_text, "%s seed %llu: wrote out of bounds around argument %u, which has %td bytes",
-               kernel_name, static_cast<unsigned long long>(seed), buffer.argument, buffer.end - buffer.begin);
+      snprintf(error_text, sizeof error_text, "%s seed %llu: wrote out of bounds around argument %u, which has %td "
+               "bytes", kernel_name, seed, buffer.argument, buffer.end - buffer.begin);
     munmap(buffer.map, static_cast<size_t>(buffer.map_end - buffer.map));
   }
   buffers.clear();

@@ -104,7 +104,8 @@ static void find_shared_memory() {
         for (int i = 0; i < info->dlpi_phnum; ++i) {
           auto storage = static_cast<unsigned char*>(info->dlpi_tls_data);
           const size_t bytes = info->dlpi_phdr[i].p_memsz;
-          if (info->dlpi_phdr[i].p_type != PT_TLS || dynamic_begin < storage || dynamic_begin >= storage + bytes) continue;
+          if (info->dlpi_phdr[i].p_type != PT_TLS) continue;
+          if (dynamic_begin < storage || dynamic_begin >= storage + bytes) continue;
           shared_begin = storage;
           shared_end = storage + bytes;
           return 1;
@@ -175,21 +176,22 @@ static bool canary_lives() {
 // Nobody can run: who waits where, the places in the order in which they are met.
 static void report_deadlock() {
   size_t used = snprintf(error_text, sizeof error_text, "%s seed %llu: deadlock", kernel_name,
-                         static_cast<unsigned long long>(seed));
+                         seed);
   for (const Block& block : resident) {
     if (!block.live) continue;
     std::vector<std::pair<const Fiber*, unsigned>> places;
     for (const Fiber& fiber : block.fibers) {
       if (!fiber.waits_at) continue;
-      auto same = [&](auto& place) { return place.first->line == fiber.line && place.first->waits_at == fiber.waits_at; };
-      auto place = std::find_if(places.begin(), places.end(), same);
+      auto place = std::find_if(places.begin(), places.end(), [&](auto& other) {
+        return other.first->line == fiber.line && other.first->waits_at == fiber.waits_at;
+      });
       place == places.end() ? places.push_back({&fiber, 1u}) : void(++place->second);
     }
     for (auto& [fiber, count] : places)
       if (used < sizeof error_text)
         used += snprintf(error_text + used, sizeof error_text - used,
-                         "; block (%u, %u, %u): %u threads (first: %u) wait at %s in line %d", block.index.x, block.index.y,
-                         block.index.z, count, fiber->flat, fiber->waits_at, fiber->line);
+                         "; block (%u, %u, %u): %u threads (first: %u) wait at %s in line %d", block.index.x,
+                         block.index.y, block.index.z, count, fiber->flat, fiber->waits_at, fiber->line);
   }
 }
 
@@ -227,7 +229,7 @@ static void run_blocks(unsigned at_once) {
     cuda_on_cpu_switch(&launcher_stack_pointer, current->stack_pointer);
     if (!error_text[0] && !canary_lives())
       snprintf(error_text, sizeof error_text, "%s seed %llu: block (%u, %u, %u) wrote behind its %zu bytes of dynamic "
-               "shared memory", kernel_name, static_cast<unsigned long long>(seed), next->index.x, next->index.y,
+               "shared memory", kernel_name, seed, next->index.x, next->index.y,
                next->index.z, dynamic_bytes);
     current = nullptr;
   }

@@ -25,8 +25,8 @@ static inline void unpack(uint32_t word, int* to) {
   for (int i = 0; i < 4; ++i) to[i] = static_cast<int8_t>(word >> 8 * i);
 }
 
-// "Matrix Fragments for mma.m16n8k16 with floating point type" and "... mma.m16n8k32" (8-bit): with group = lane / 4 and
-// t = lane % 4, and P elements a register (2 or 4),
+// "Matrix Fragments for mma.m16n8k16 with floating point type" and "Matrix Fragments for mma.m16n8k32" (8-bit): with
+// group = lane / 4, t = lane % 4, and P elements a register (2 or 4),
 //   a[r]: row group + 8 * (r % 2), k = P*t + 0..P-1 + (K/2) * (r / 2)
 //   b[r]: k = P*t + 0..P-1 + (K/2) * r, column group
 //   d[i]: row group + 8 * (i / 2), column 2*t + i % 2

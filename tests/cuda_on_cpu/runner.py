@@ -192,6 +192,7 @@ class Builder:
             built = main.with_suffix(".so")
             includes = ["-include", str(FOLDER / "cuda_on_cpu.h")]
             self._run([*options, *LIBRARY_FLAGS, *includes, str(main), "-o", str(built)])
+            main.unlink()
             built.replace(library)
         return CpuDevice(library, kernels)
 

@@ -58,7 +58,8 @@ struct Block {
 static Fiber* current;
 static void* launcher_stack_pointer;
 static Index block_dim, grid_dim;
-static uint64_t seed, random_state, switches;
+static uint64_t random_state, switches;
+static unsigned long long seed;
 static unsigned preempt_every;
 static uint64_t until_preempt;
 static char error_text[2048];
@@ -83,9 +84,9 @@ static void describe_failure(const char* format, va_list values) {
   if (current) {
     const Index b = current->block->index, t = current->thread;
     used = snprintf(error_text, sizeof error_text, "%s block (%u, %u, %u) thread (%u, %u, %u) seed %llu: ", kernel_name,
-                    b.x, b.y, b.z, t.x, t.y, t.z, static_cast<unsigned long long>(seed));
+                    b.x, b.y, b.z, t.x, t.y, t.z, seed);
   } else {
-    used = snprintf(error_text, sizeof error_text, "%s seed %llu: ", kernel_name, static_cast<unsigned long long>(seed));
+    used = snprintf(error_text, sizeof error_text, "%s seed %llu: ", kernel_name, seed);
   }
   vsnprintf(error_text + used, sizeof error_text - used, format, values);
 }
@@ -187,16 +188,17 @@ static inline void meet(uint32_t mask, const char* name, int line, bool aligned,
   Fiber* self = current;
   Warp& warp = own_warp();
   const uint32_t own = 1u << lane_id();
-  if (!(mask & own)) fail("%s (line %d) with mask %08x, which leaves out the calling lane %u", name, line, mask, lane_id());
-  if (mask & ~warp.live)
-    fail("%s (line %d) with mask %08x names lanes %08x that returned or never were", name, line, mask, mask & ~warp.live);
+  if (!(mask & own))
+    fail("%s (line %d) with mask %08x, which leaves out the calling lane %u", name, line, mask, lane_id());
+  if (const uint32_t absent = mask & ~warp.live)
+    fail("%s (line %d) with mask %08x names lanes %08x that returned or never were", name, line, mask, absent);
   for (uint32_t others = warp.arrived; others; others &= others - 1) {
     const unsigned lane = __builtin_ctz(others);
     const Fiber& other = warp.lanes[lane];
     if (!(other.mask & own) || !(mask >> lane & 1)) continue;  // one of the two may meet the other later
     if (other.mask != mask)
-      fail("lanes disagree on the mask: %s (line %d) with %08x, lane %u waits at %s (line %d) with %08x", name, line, mask,
-           lane, other.waits_at, other.line, other.mask);
+      fail("lanes disagree on the mask: %s (line %d) with %08x, lane %u waits at %s (line %d) with %08x", name, line,
+           mask, lane, other.waits_at, other.line, other.mask);
     if (other.finish != finish || (aligned && other.line != line))
       fail("divergent collective: calls %s in line %d while lane %u waits at %s in line %d", name, line, lane,
            other.waits_at, other.line);

@@ -162,3 +162,37 @@ def test_mma_of_bytes_and_dp4a_are_the_integer_products(cuda_on_cpu: Any) -> Non
     device.launch("dots", 1, 64, a.view(np.int32).reshape(-1)[:64], b.view(np.int32).reshape(-1), dots)
     pairs = a.reshape(-1, 4)[:64].astype(np.int32) * b.reshape(-1, 4).astype(np.int32)
     np.testing.assert_array_equal(dots, pairs.sum(axis=1) + 7)
+
+
+WRITTEN_BY_A_MACRO = r"""
+#define ADD(TYPE) extern "C" __global__ void add_##TYPE(TYPE* x, TYPE y) { x[threadIdx.x] += y * FACTOR; }
+ADD(int)
+ADD(float)
+"""
+
+
+def test_kernels_that_a_macro_writes_are_found_and_defines_reach_them(cuda_on_cpu: Any) -> None:
+    for factor in (2, 3):
+        device = cuda_on_cpu.build(WRITTEN_BY_A_MACRO, {"FACTOR": factor})
+        assert device.kernels == {"add_int": ("p4", "i4"), "add_float": ("p4", "f4")}
+        whole, broken = np.arange(40, dtype=np.int32), np.ones(40, np.float32)
+        device.launch("add_int", 1, 40, whole, -5)
+        device.launch("add_float", 1, 40, broken, 0.25)
+        np.testing.assert_array_equal(whole, np.arange(40) - 5 * factor)
+        np.testing.assert_array_equal(broken, 1 + 0.25 * factor)
+
+
+def test_a_seed_is_a_schedule(cuda_on_cpu: Any) -> None:
+    source = """extern "C" __global__ void order(unsigned* counter, unsigned* place) {
+      place[blockIdx.x * blockDim.x + threadIdx.x] = atomicAdd(counter, 1u);
+    }"""
+    device = cuda_on_cpu.build(source)
+    places = []
+    for seed in (0, 0, 1, 1, 2):
+        places.append(np.zeros(512, np.uint32))
+        device.launch("order", 4, 128, np.zeros(1, np.uint32), places[-1], seed=seed)
+        np.testing.assert_array_equal(np.sort(places[-1]), np.arange(512))
+    np.testing.assert_array_equal(places[0], np.arange(512))
+    np.testing.assert_array_equal(places[0], places[1])
+    np.testing.assert_array_equal(places[2], places[3])
+    assert not np.array_equal(places[2], places[4])

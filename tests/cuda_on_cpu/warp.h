@@ -34,7 +34,7 @@ static inline void finish_nothing(void**, uint32_t) {}
 static inline void finish_ballot(void** arguments, uint32_t mask) {
   uint32_t ballot = 0;
   for (uint32_t lanes = mask; lanes; lanes &= lanes - 1)
-    ballot |= static_cast<uint32_t>(static_cast<Exchange*>(arguments[__builtin_ctz(lanes)])->value) << __builtin_ctz(lanes);
+    if (static_cast<Exchange*>(arguments[__builtin_ctz(lanes)])->value) ballot |= lanes & -lanes;
   for (uint32_t lanes = mask; lanes; lanes &= lanes - 1)
     static_cast<Exchange*>(arguments[__builtin_ctz(lanes)])->result = ballot;
 }
