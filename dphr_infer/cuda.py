@@ -104,9 +104,11 @@ class Cuda:
             raise EngineError(f"GPU {self._number} is entered twice by one object: open a second one.")
         self._driver = driver = _import_driver()
         device = _find_device(driver, self._number)
-        with _translated(driver, f"GPU {self._number}"):
+        try:
             self.properties = _read_properties(driver, device, self._number)
             self._context = device.retain_primary_context()
+        except driver.Error as error:
+            raise _refusal(f"GPU {self._number}", error) from error
         self._thread = threading.get_ident()
         try:
             with self.active():
@@ -158,12 +160,14 @@ class Cuda:
         """
         if self._context is None:
             raise EngineError(f"GPU {self._number} is not open: use it inside a with statement.")
-        self._context.push()
+        context, driver_error = self._context, self._driver.Error
+        context.push()
         try:
-            with _translated(self._driver, self.properties.name):
-                yield
+            yield
+        except driver_error as error:
+            raise _refusal(self.properties.name, error) from error
         finally:
-            self._context.pop()
+            context.pop()
 
     @property
     def stream_handle(self) -> int:
@@ -311,15 +315,11 @@ def _read_properties(driver: Any, device: Any, number: int) -> DeviceProperties:
     )
 
 
-@contextmanager
-def _translated(driver: Any, where: str) -> Iterator[None]:
-    try:
-        yield
-    except driver.Error as error:
-        raise EngineError(
-            f"{where}: {_one_line(error)}. If it stays, another program may hold the GPU, or a kernel failed: see "
-            "nvidia-smi and dmesg."
-        ) from error
+def _refusal(where: str, error: BaseException) -> EngineError:
+    return EngineError(
+        f"{where}: {_one_line(error)}. If it stays, another program may hold the GPU, or a kernel failed: see "
+        "nvidia-smi and dmesg."
+    )
 
 
 def _one_line(error: BaseException) -> str:

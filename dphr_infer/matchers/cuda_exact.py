@@ -128,10 +128,12 @@ class CudaExactMatcher:
         ranges = check_ranges(row_ranges, len(self._gallery), k)
         if k > self._max_k:
             raise GalleryError(f"k is {k}, but this matcher was opened for at most {self._max_k}: raise max_k.")
-        rows = np.empty((len(queries), k), np.int32)
-        similarity = np.empty((len(queries), k), np.float32)
         step = self._limits.n_queries
         with self._cuda.active():
+            if 0 < len(queries) <= step:
+                return self._match_batch(self._rows, np.ascontiguousarray(queries), k, ranges)
+            rows = np.empty((len(queries), k), np.int32)
+            similarity = np.empty((len(queries), k), np.float32)
             for first in range(0, len(queries), step):
                 part = slice(first, first + step)
                 found = self._match_batch(self._rows, np.ascontiguousarray(queries[part]), k, ranges)
@@ -184,7 +186,7 @@ class CudaExactMatcher:
             rows[open_queries], similarity[open_queries] = found.rows, found.similarity
             if n_candidates == all_rows or found.proven.all():
                 return Matches(rows, similarity)
-            open_queries = open_queries[~found.proven]
+            open_queries = open_queries[found.proven == 0]
             if n_candidates == most:
                 break
             n_candidates = min(most, _WIDER * n_candidates)

@@ -62,34 +62,22 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """Copies of a launch's outputs: rows int32 (Q, k), similarity float32 (Q, k), proven bool (Q,)."""
+    """A launch's outputs: rows int32 (Q, k), similarity float32 (Q, k); proven int32 (Q,), 1 or 0, of a re-rank."""
 
     rows: NDArray[np.int32]
     similarity: NDArray[np.float32]
-    proven: NDArray[np.bool_]
+    proven: NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Launch:
-    """A launch of one size; `arguments` are packed. Its outputs lie one behind the other from the block's start."""
+    """A launch of one size: its arguments packed, the block of outputs on the host, and views of what lies in it."""
 
     plan: TopkPlan
     function: Any
     arguments: bytes
-    n_queries: int
-    k: int
-
-    @property
-    def similarity_at(self) -> int:
-        return _aligned(4 * self.n_queries * self.k)
-
-    @property
-    def proven_at(self) -> int:
-        return 2 * self.similarity_at
-
-    @property
-    def output_bytes(self) -> int:
-        return self.proven_at + 4 * self.n_queries
+    outputs: NDArray[np.uint8]
+    found: Found
 
 
 def _aligned(n_bytes: int) -> int:
@@ -258,16 +246,10 @@ class DeviceScan:
         self._cuda.launch(launch.function, plan.grid, plan.block, launch.arguments, plan.shared_bytes)
 
     def _fetch(self, launch: _Launch) -> Found:
-        host, kept = self._host["outputs"][: launch.output_bytes], 4 * launch.n_queries * launch.k
-        self._cuda.download(host, self._buffers["outputs"].address)
+        self._cuda.download(launch.outputs, self._buffers["outputs"].address)
         self._cuda.synchronize()
-        shape = (launch.n_queries, launch.k)
-        second = host[launch.similarity_at : launch.similarity_at + kept]
-        return Found(
-            host[:kept].view(np.int32).reshape(shape).copy(),
-            second.view(np.float32).reshape(shape).copy(),
-            host[launch.proven_at :].view(np.int32) != 0,
-        )
+        found = launch.found
+        return Found(found.rows.copy(), found.similarity.copy(), found.proven.copy())
 
     def _scan_launch(self, dtype: ScanDtype, n_queries: int, k: int, ranges: tuple[tuple[int, int], ...]) -> _Launch:
         n_allowed = sum(stop - start for start, stop in ranges)
@@ -298,19 +280,32 @@ class DeviceScan:
         self, key: tuple[Any, ...], plan: TopkPlan, order: Sequence[str], n_queries: int, k: int, own: dict[str, Any]
     ) -> _Launch:
         """Pack the arguments in the planner's order, as C lays them out, and keep them."""
-        launch = _Launch(plan, None, b"", n_queries, k)
+        similarity_at = _aligned(4 * n_queries * k)
+        proven_at = 2 * similarity_at
         values = {name: self._address(name) for name in self._buffers} | {
             "rows": self._address("outputs"),
-            "similarity": self._address("outputs", launch.similarity_at),
-            "proven": self._address("outputs", launch.proven_at),
+            "similarity": self._address("outputs", similarity_at),
+            "proven": self._address("outputs", proven_at),
             "n_queries": n_queries,
             "k": k,
         }
         packed = pack_arguments(arguments(order, values | own))
-        function = self._cuda.function(self._module, plan.kernel, len(packed), plan.shared_bytes)
+        outputs = self._host["outputs"][: proven_at + 4 * n_queries]
+        rows, similarity = (outputs[at : at + 4 * n_queries * k] for at in (0, similarity_at))
+        launch = _Launch(
+            plan=plan,
+            function=self._cuda.function(self._module, plan.kernel, len(packed), plan.shared_bytes),
+            arguments=packed,
+            outputs=outputs,
+            found=Found(
+                rows.view(np.int32).reshape(n_queries, k),
+                similarity.view(np.float32).reshape(n_queries, k),
+                outputs[proven_at:].view(np.int32),
+            ),
+        )
         if len(self._launches) == _KEPT_LAUNCHES:
             self._launches.clear()
-        self._launches[key] = launch = _Launch(plan, function, packed, n_queries, k)
+        self._launches[key] = launch
         return launch
 
     def _address(self, name: str, offset: int = 0) -> Any:
