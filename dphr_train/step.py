@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from dphr_infer.errors import ConfigError
 from dphr_train.config import OptimConfig
 from dphr_train.datasets.pairs import PairBatch
 from dphr_train.distributed import World, gather_exactly, gather_with_gradient, share_rows
@@ -31,13 +32,24 @@ class TwoViews(nn.Module):
     def __init__(self, encoder: Encoder, precision: str) -> None:
         super().__init__()
         self.encoder = encoder
+        self._normalises_batches = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
         self._kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def forward(self, queries: Tensor, references: Tensor) -> Views:
-        """Parts (B, P, D) each, float32, of images uint8 (B, H, W, 3), each view with its own H and W."""
+        """Parts (B, P, D) each, float32, of images uint8 (B, H, W, 3), each view with its own H and W.
+
+        Raises:
+            ConfigError: one image of a view would pass a network with batch normalisation alone.
+        """
         if queries.shape == references.shape:
             first, second = self._parts(torch.cat([queries, references])).chunk(2)
             return first, second
+        if len(queries) < 2 and self._normalises_batches and self.training:
+            raise ConfigError(
+                "The network has batch normalisation and its views two sizes, but only 1 pair passes it at a time; "
+                "it needs 2 or more. Raise optim.chunk-size or optim.batch-size, or take a network with layer "
+                "normalisation (convnext, vit)."
+            )
         return self._parts(queries), self._parts(references)
 
     def _parts(self, images: Tensor) -> Tensor:

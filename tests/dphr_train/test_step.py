@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import dphr_train.step
+from dphr_infer.errors import ConfigError
 from dphr_train.config import DphrConfig, LossConfig, ModelConfig, OptimConfig
 from dphr_train.distributed import World
 from dphr_train.encoder import Encoder, normalise
@@ -208,3 +209,9 @@ def test_a_batch_normalised_together_is_queries_then_references():
     make_step(encoder, objective).backward(batch)
     (images,) = seen
     assert torch.equal(images, normalise(torch.cat(batch[:2]), encoder.mean, encoder.std))
+
+
+def test_one_pair_of_two_sizes_under_batch_normalisation_is_refused():
+    step = make_step(*make(RESNET), chunk_size=1)
+    with pytest.raises(ConfigError, match=r"only 1 pair passes it at a time; .* optim\.chunk-size"):
+        step.backward(batch_of(reference_px=(48, 48)))
