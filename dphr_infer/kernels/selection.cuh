@@ -28,7 +28,8 @@ __device__ __forceinline__ float similarity_of(Key key) {
   return __uint_as_float(ordered & 0x80000000u ? ordered & 0x7FFFFFFFu : ~ordered);
 }
 
-// One warp sorts keys[0..n) in shared memory, best first; capacity, a power of two >= 64, is sorted with zeros behind.
+// One warp sorts keys[0..n) in shared memory, best first, with zeros behind up to capacity, a power of two >= 64. The warp
+// meets before it begins and after it ends.
 __device__ inline void warp_sort(Key* keys, int n, int capacity) {
   const int lane = threadIdx.x % 32;
   for (int i = n + lane; i < capacity; i += 32) keys[i] = 0;
@@ -173,7 +174,6 @@ struct Selection {
       const Key key = next;
       next = base + 32 + lane < n ? __ldcg(survivors + base + 32 + lane) : 0;
       if (held + 32 > capacity) {
-        __syncwarp();
         warp_sort(own, held, capacity);
         held = k;
         floor = own[k - 1];
@@ -183,7 +183,6 @@ struct Selection {
       if (kept) own[held + __popc(ballot & ((1u << lane) - 1))] = key;
       held += __popc(ballot);
     }
-    __syncwarp();
     warp_sort(own, held, capacity);
     for (int i = lane; i < k; i += 32) {
       results.rows[static_cast<size_t>(query) * k + i] = row_of(own[i]);
