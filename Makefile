@@ -1,12 +1,13 @@
 # make demo   from a fresh clone to a drone photo with a position (about 12 minutes on 2 cores, once installed)
 # make test   all tests          make check  ruff, mypy, architecture          make bench  latency of the sample bundle
+# make kernels   compile the GPU's kernels (nvcc 13)     make gpu-test, make gpu-bench   on a machine with an NVIDIA GPU
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench clean kernels gpu-test gpu-bench
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,3 +31,24 @@ bench: $(READY)
 
 clean:
 	rm -rf runs build *.egg-info
+
+# Commit what it writes: dphr_infer/kernels/topk.fatbin and topk.json.
+kernels: $(READY)
+	$(BIN)/python -m dphr_infer.kernels.fatbin
+
+# PyCUDA is built on the device: pip install 'dphr[cuda]'. With PyCUDA elsewhere: make gpu-test GPU_PYTHON=python3
+GPU_PYTHON ?= $(BIN)/python
+SANITIZER := $(shell command -v compute-sanitizer)
+SANITIZED := -m pytest tests/gpu -p no:cacheprovider -k "sanitized"
+
+gpu-test:
+	$(GPU_PYTHON) -m pytest tests/gpu -rs
+ifneq ($(SANITIZER),)
+	$(SANITIZER) --tool memcheck --error-exitcode 9 $(GPU_PYTHON) $(SANITIZED)
+	$(SANITIZER) --tool racecheck --error-exitcode 9 $(GPU_PYTHON) $(SANITIZED)
+else
+	@echo "compute-sanitizer is not on PATH: memcheck and racecheck were not run"
+endif
+
+gpu-bench:
+	$(GPU_PYTHON) -m bench.gpu_matching

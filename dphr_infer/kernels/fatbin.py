@@ -218,7 +218,7 @@ def build_fatbin(nvcc: Path, folder: Path = FOLDER) -> FatbinManifest:
     """
     targets = [f"-gencode=arch=compute_{_sm(one)[3:]},code={_sm(one)}" for one in NATIVE]
     targets.append(f"-gencode=arch=compute_{_sm(PTX)[3:]},code=compute_{_sm(PTX)[3:]}")
-    image = _run_nvcc(nvcc, ["-fatbin", *targets], folder)
+    image = _run_nvcc(nvcc, ["-fatbin", "--compress-mode=size", *targets], folder)
     manifest = FatbinManifest(
         sources=source_digests(folder),
         flags=FLAGS,
