@@ -182,11 +182,12 @@ def measure_ours(gallery: NDArray[np.float16], request: argparse.Namespace, band
 def measure_peer(
     name: str, gallery: NDArray[np.float16], request: argparse.Namespace, bandwidth: float
 ) -> Iterator[Case]:
-    """A peer's exact search by float16 rows that lie on the device; nothing where it is not installed."""
-    try:
-        opened = _OPEN_PEER[name](gallery)
-    except ImportError:
-        return
+    """A peer's exact search by float16 rows that lie on the device.
+
+    Raises:
+        ImportError: it is not installed, or has no GPU part.
+    """
+    opened = _OPEN_PEER[name](gallery)
     rows, dim = gallery.shape
     limit = limit_ms(2 * rows * dim, bandwidth)
     for n_queries in request.queries:
@@ -202,6 +203,8 @@ Search = Callable[[NDArray[np.float32], int], object]
 def _open_torch(gallery: NDArray[np.float16]) -> Search:
     """matmul and topk, with the whole matrix of similarities in memory."""
     torch: Any = importlib.import_module(PEERS[0])
+    if not torch.cuda.is_available():
+        raise ImportError("this torch has no GPU part")
     rows = torch.from_numpy(gallery).cuda().T
 
     def search(queries: NDArray[np.float32], k: int) -> object:
@@ -264,8 +267,11 @@ def run(request: argparse.Namespace) -> dict[str, Any]:
                     for case in _measure(name, gallery, request, bandwidth):
                         cases.append(case)
                         print(_line(case), flush=True)
+                except ImportError as error:
+                    left_out.append(f"{name}: {error}")
                 except (DphrError, RuntimeError, MemoryError) as error:  # a peer's out of memory among them
                     left_out.append(f"{name} {rows} x {dim}: {' '.join(str(error).split())[:200]}")
+    left_out = list(dict.fromkeys(left_out))
     for line in left_out:
         print(f"left out: {line}")
     return {
