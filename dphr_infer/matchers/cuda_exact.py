@@ -94,6 +94,8 @@ class CudaExactMatcher:
         self._rows: DeviceScan | None = None
 
     def __enter__(self) -> CudaExactMatcher:
+        if self._cuda is not None:
+            raise EngineError("The GPU's matcher is entered twice: open a second one.")
         self.widened = self.rescanned = 0
         with ExitStack() as stack:
             cuda = stack.enter_context(open_cuda(self._device))

@@ -228,7 +228,11 @@ def test_everything_is_given_back_after_an_error_in_a_call_and_leaving_twice_is_
         driver.fail = {"launch": fake_pycuda.LaunchError("cuLaunchKernel failed: out of resources")}
         matcher.match(random_units(16, 1, 16), 1)
     assert all_given_back(driver)
+    driver.fail = {}
     matcher.__exit__(None, None, None)
+    with matcher, pytest.raises(EngineError, match="entered twice"):
+        matcher.__enter__()
+    assert all_given_back(driver)
     with pytest.raises(EngineError, match="not open: use it inside a with statement"):
         matcher.match(random_units(16, 1, 16), 1)
 
