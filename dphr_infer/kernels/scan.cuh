@@ -57,7 +57,6 @@ __device__ __forceinline__ void dot_scan(const uint4* gallery, const Math& math,
     }
 
     float similarity[DOT_ROWS];
-    unsigned pending = 0;
 #pragma unroll
     for (int r = 0; r < DOT_ROWS; ++r) {
       typename Math::Sum own = {};
@@ -67,9 +66,12 @@ __device__ __forceinline__ void dot_scan(const uint4* gallery, const Math& math,
         if (part == q) own = sums[r][q];
       }
       similarity[r] = Math::similarity(own, Math::shuffle(own_info, DOT_ROWS * (lane / DOT_LANES) + r), query);
-      if (speaks && rows[r] >= 0) pending |= 1u << r;
     }
     __syncthreads();  // the refreshed floors
+    unsigned pending = 0;
+#pragma unroll
+    for (int r = 0; r < DOT_ROWS; ++r)
+      if (speaks && rows[r] >= 0 && selection.wanted(part, similarity[r])) pending |= 1u << r;
     do {
 #pragma unroll
       for (int r = 0; r < DOT_ROWS; ++r)
@@ -96,18 +98,44 @@ __device__ __forceinline__ void load_mma_queries(uint4* shared, const uint4* que
   }
 }
 
-// Lane 4 g + t holds, of band m and column n, rows g and g + 8 (i / 2) by queries 2 t and 2 t + 1 (i % 2).
+// The row of a step that this lane looks up, lane 16 m + 8 h + g for row g + 8 h of band m, and what the arithmetic has to
+// know of it. Lane 4 g + t works on other rows: they come by shuffles, row_of_band and Math::shuffle.
+template <int BANDS, class Math>
+struct Step {
+  int row;
+  typename Math::Row info;
+
+  __device__ __forceinline__ Step(const Math& math, const Ranges& source, unsigned n_rows, unsigned first) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const unsigned position = first + warp * 16 * BANDS + lane % (16 * BANDS);
+    row = position < n_rows ? source.row(position) : NO_ROW;
+    info = math.row(row);
+  }
+
+  // i = 2 m + h
+  __device__ __forceinline__ int row_of_band(int i) const { return __shfl_sync(ALL_LANES, row, 8 * i + threadIdx.x % 32 / 4); }
+  __device__ __forceinline__ typename Math::Row info_of_band(int i) const {
+    return Math::shuffle(info, 8 * i + threadIdx.x % 32 / 4);
+  }
+};
+
+// Lane 4 g + t holds, of band m and column n, rows g and g + 8 (h) by queries 2 t and 2 t + 1 (pair).
 template <int BANDS, int COLUMNS, class Math>
 __device__ __forceinline__ void mma_offer(const typename Math::Accumulator (&sums)[BANDS][COLUMNS][2][4],
-                                          const int (&rows)[BANDS][2], const typename Math::Row& own_info,
-                                          const Math& math, Selection<8 * COLUMNS>& selection) {
-  static_assert(BANDS * COLUMNS * 4 <= 32, "one bit of pending for each value of a lane");
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  typename Math::Row info[BANDS][2];
+                                          const Step<BANDS, Math>& step, const Math& math,
+                                          Selection<8 * COLUMNS>& selection) {
+  static_assert(BANDS * COLUMNS * 4 <= 64, "one bit of pending for each value of a lane");
+  const int t = threadIdx.x % 4;
+  int rows[2 * BANDS];
+  typename Math::Row info[2 * BANDS];
 #pragma unroll
-  for (int i = 0; i < 2 * BANDS; ++i) info[i / 2][i % 2] = Math::shuffle(own_info, 16 * (i / 2) + 8 * (i % 2) + g);
-  float similarity[BANDS * COLUMNS * 4];
-  unsigned pending = 0;
+  for (int i = 0; i < 2 * BANDS; ++i) {
+    rows[i] = step.row_of_band(i);
+    info[i] = step.info_of_band(i);
+  }
+  __syncthreads();  // the refreshed floors
+  float similarity[COLUMNS][2][2 * BANDS];
+  unsigned long long pending = 0;
 #pragma unroll
   for (int n = 0; n < COLUMNS; ++n)
 #pragma unroll
@@ -116,70 +144,81 @@ __device__ __forceinline__ void mma_offer(const typename Math::Accumulator (&sum
       const typename Math::Query query = math.query(q < selection.n_queries ? q : 0);
 #pragma unroll
       for (int i = 0; i < 2 * BANDS; ++i) {
-        const int m = i / 2, h = i % 2, e = (m * COLUMNS + n) * 4 + 2 * h + pair;
-        similarity[e] = Math::similarity(sums[m][n][0][2 * h + pair], sums[m][n][1][2 * h + pair], info[m][h], query);
-        if (rows[m][h] >= 0 && q < selection.n_queries) pending |= 1u << e;
+        const int m = i / 2, h = i % 2;
+        const float value = Math::similarity(sums[m][n][0][2 * h + pair], sums[m][n][1][2 * h + pair], info[i], query);
+        similarity[n][pair][i] = value;
+        if (rows[i] >= 0 && selection.wanted(q, value)) pending |= 1ull << ((n * 2 + pair) * 2 * BANDS + i);
       }
     }
-  __syncthreads();  // the refreshed floors
   do {
+    if (pending)
 #pragma unroll
-    for (int e = 0; e < BANDS * COLUMNS * 4; ++e) {
-      const int m = e / 4 / COLUMNS, n = e / 4 % COLUMNS, i = e % 4;
-      if ((pending >> e & 1) && selection.offer(8 * n + 2 * t + i % 2, similarity[e], rows[m][i / 2]))
-        pending &= ~(1u << e);
-    }
+      for (int e = 0; e < BANDS * COLUMNS * 4; ++e) {
+        const int i = e % (2 * BANDS), pair = e / (2 * BANDS) % 2, n = e / (4 * BANDS);
+        if ((pending >> e & 1) && selection.offer(8 * n + 2 * t + pair, similarity[n][pair][i], rows[i]))
+          pending &= ~(1ull << e);
+      }
   } while (selection.make_room(pending != 0));
 }
 
-template <int BANDS, int COLUMNS, class Math>
+// STAGES chunks are on their way at any time: a chunk's registers, once multiplied, wait for the chunk STAGES later, which
+// towards the end of a step is one of the next step's rows. So memory is busy while candidates are offered, too.
+template <int BANDS, int COLUMNS, int STAGES, class Math>
 __device__ __forceinline__ void mma_scan(const uint4* gallery, const Math& math, const Ranges& source, int n_vectors,
                                          const uint4* shared, Selection<8 * COLUMNS>& selection) {
-  constexpr int WARP_ROWS = 16 * BANDS, UNROLL = 4 / BANDS;
-  constexpr unsigned STEP = WARP_ROWS * WARPS;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+  constexpr unsigned STEP = 16 * BANDS * WARPS;
+  const int lane = threadIdx.x % 32, t = lane % 4;
+  const int n_chunks = (n_vectors + CHUNK_VECTORS - 1) / CHUNK_VECTORS;
+  const int n_staged = (n_chunks + STAGES - 1) / STAGES * STAGES;
   const unsigned n_rows = source.size();
+  uint4 data[STAGES][2 * BANDS];
+  int rows[2 * BANDS];  // that loads read
+  const auto turn_to = [&](const Step<BANDS, Math>& step) {
+#pragma unroll
+    for (int i = 0; i < 2 * BANDS; ++i) rows[i] = step.row_of_band(i);
+  };
+  const auto load = [&](uint4(&to)[2 * BANDS], int chunk) {
+    const int vector = CHUNK_VECTORS * chunk + t;
+#pragma unroll
+    for (int i = 0; i < 2 * BANDS; ++i)
+      to[i] = vector < n_vectors && rows[i] >= 0 ? load16(gallery + static_cast<size_t>(rows[i]) * n_vectors + vector)
+                                                 : uint4{};
+  };
+  Step<BANDS, Math> step(math, source, n_rows, blockIdx.y * STEP);
+  turn_to(step);
+#pragma unroll
+  for (int u = 0; u < STAGES; ++u) load(data[u], u);
   for (unsigned first = blockIdx.y * STEP; first < n_rows; first += gridDim.y * STEP) {
-    const unsigned position = first + warp * WARP_ROWS + lane % WARP_ROWS;
-    const int own_row = position < n_rows ? source.row(position) : NO_ROW;
-    const typename Math::Row own_info = math.row(own_row);
-    int rows[BANDS][2];
-    for (int m = 0; m < BANDS; ++m)
-      for (int h = 0; h < 2; ++h) rows[m][h] = __shfl_sync(ALL_LANES, own_row, 16 * m + 8 * h + g);
+    const Step<BANDS, Math> next(math, source, n_rows, first + gridDim.y * STEP);
     selection.refresh_floors();
-
     typename Math::Accumulator sums[BANDS][COLUMNS][2][4] = {};
-    for (int base = 0; base < n_vectors; base += CHUNK_VECTORS * UNROLL) {
-      uint4 data[UNROLL][BANDS][2];
+    for (int base = 0; base < n_staged; base += STAGES) {
+      const bool more = base + STAGES < n_staged;
+      if (!more) turn_to(next);
 #pragma unroll
-      for (int u = 0; u < UNROLL; ++u)
+      for (int u = 0; u < STAGES; ++u) {
+        if (base + u < n_chunks) {
+          const uint4* chunk = shared + (base + u) * 2 * COLUMNS * 32 + lane;
 #pragma unroll
-        for (int i = 0; i < 2 * BANDS; ++i) {
-          const int vector = base + CHUNK_VECTORS * u + t, row = rows[i / 2][i % 2];
-          data[u][i / 2][i % 2] = vector < n_vectors && row >= 0
-                                      ? load16(gallery + static_cast<size_t>(row) * n_vectors + vector)
-                                      : uint4{};
-        }
+          for (int n = 0; n < COLUMNS; ++n)
 #pragma unroll
-      for (int u = 0; u < UNROLL; ++u) {
-        if (base + CHUNK_VECTORS * u >= n_vectors) break;
-        const uint4* chunk = shared + (base / CHUNK_VECTORS + u) * 2 * COLUMNS * 32 + lane;
+            for (int level = 0; level < 2; ++level) {
+              const uint4 b = chunk[(level * COLUMNS + n) * 32];
+              const unsigned b_first[2] = {b.x, b.y}, b_second[2] = {b.z, b.w};
 #pragma unroll
-        for (int n = 0; n < COLUMNS; ++n)
-#pragma unroll
-          for (int level = 0; level < 2; ++level) {
-            const uint4 b = chunk[(level * COLUMNS + n) * 32];
-            const unsigned b_first[2] = {b.x, b.y}, b_second[2] = {b.z, b.w};
-#pragma unroll
-            for (int m = 0; m < BANDS; ++m) {
-              const uint4 &low = data[u][m][0], &high = data[u][m][1];
-              const unsigned a_first[4] = {low.x, high.x, low.y, high.y}, a_second[4] = {low.z, high.z, low.w, high.w};
-              Math::multiply(sums[m][n][level], a_first, b_first);
-              Math::multiply(sums[m][n][level], a_second, b_second);
+              for (int m = 0; m < BANDS; ++m) {
+                const uint4 &low = data[u][2 * m], &high = data[u][2 * m + 1];
+                const unsigned a_first[4] = {low.x, high.x, low.y, high.y};
+                const unsigned a_second[4] = {low.z, high.z, low.w, high.w};
+                Math::multiply(sums[m][n][level], a_first, b_first);
+                Math::multiply(sums[m][n][level], a_second, b_second);
+              }
             }
-          }
+        }
+        load(data[u], more ? base + STAGES + u : u);
       }
     }
-    mma_offer<BANDS, COLUMNS>(sums, rows, own_info, math, selection);
+    mma_offer<BANDS, COLUMNS>(sums, step, math, selection);
+    step = next;
   }
 }

@@ -95,9 +95,13 @@ struct Selection {
     if (threadIdx.x < n_queries) raise_floor(threadIdx.x, load_relaxed(results.floors + threadIdx.x));
   }
 
+  // What most similarities are asked only: false if the row cannot be among the best k.
+  __device__ __forceinline__ bool wanted(int query, float similarity) const {
+    return similarity >= floor_similarity[query];
+  }
+
   // False if the key is wanted but has found no room: offer it again after make_room.
   __device__ __forceinline__ bool offer(int query, float similarity, int row) {
-    if (!(similarity >= floor_similarity[query])) return true;
     const Key key = make_key(similarity, row);
     if (key < floor_keys[query]) return true;
     const int slot = atomicAdd(counts + query, 1);

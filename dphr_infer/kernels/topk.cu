@@ -60,13 +60,13 @@ template <int COLUMNS, class Math>
 __device__ __forceinline__ void mma_topk(const uint4* gallery, const Math& math, const Ranges& source,
                                          const uint4* queries, int n_vectors, int n_queries, int k,
                                          const Results& results) {
-  constexpr int QUERIES = 8 * COLUMNS, BANDS = COLUMNS == 8 ? 1 : 2;  // 16 rows by 64 queries, else 32 by at most 32
+  constexpr int QUERIES = 8 * COLUMNS, BANDS = 2, STAGES = COLUMNS > 2 ? 4 : 2;
   const int n_chunks = (n_vectors + CHUNK_VECTORS - 1) / CHUNK_VECTORS;
   uint4* shared = reinterpret_cast<uint4*>(shared_bytes);
   Selection<QUERIES> selection(shared_bytes + QUERIES * 2 * n_chunks * CHUNK_VECTORS * 16, k, n_queries, results);
   load_mma_queries<COLUMNS>(shared, queries, n_queries, n_vectors);
   __syncthreads();
-  mma_scan<BANDS, COLUMNS>(gallery, math, source, n_vectors, shared, selection);
+  mma_scan<BANDS, COLUMNS, STAGES>(gallery, math, source, n_vectors, shared, selection);
   selection.finish();
 }
 
@@ -89,7 +89,6 @@ SCAN_KERNEL(topk_dot_f16_q8, 2, dot_topk<8>, Fp16, 8)
 SCAN_KERNEL(topk_dot_i8_q1, 2, dot_topk<1>, Int8, 1)
 SCAN_KERNEL(topk_dot_i8_q2, 2, dot_topk<2>, Int8, 2)
 SCAN_KERNEL(topk_dot_i8_q4, 2, dot_topk<4>, Int8, 4)
-SCAN_KERNEL(topk_dot_i8_q8, 2, dot_topk<8>, Int8, 8)
 SCAN_KERNEL(topk_mma_f16_q8, 2, mma_topk<1>, Fp16, 8)
 SCAN_KERNEL(topk_mma_f16_q16, 2, mma_topk<2>, Fp16, 16)
 SCAN_KERNEL(topk_mma_f16_q32, 1, mma_topk<4>, Fp16, 32)

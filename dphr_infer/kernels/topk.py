@@ -26,13 +26,16 @@ THREADS = 256
 WARPS = THREADS // 32
 MAX_K = 1024
 MAX_QUERIES = 1024
-# Queries that a dot kernel and an mma kernel take at once, one compiled kernel each. More than 8 go to mma.
-DOT_TILES = (1, 2, 4, 8)
+# Queries that a kernel takes at once, one compiled kernel each; more than the last of dot go to mma. From 5 queries on
+# int8 dot products would take longer than reading their rows: __dp4a runs at half the rate of a multiply-add.
+DOT_TILES: dict[ScanDtype, tuple[int, ...]] = {"fp16": (1, 2, 4, 8), "int8": (1, 2, 4)}
 MMA_TILES = (8, 16, 32, 64)
-# Blocks an SM that the registers allow, by kernel family and tile (`__launch_bounds__` in topk.cu).
-BLOCKS_A_SM = 2
-# Rows a block takes in one step: 8 a warp in dot kernels; 32 a warp in mma kernels, 16 with 64 queries.
+# Blocks an SM that the registers allow: `__launch_bounds__` in topk.cu.
+BLOCKS_AN_SM = 2
+BLOCKS_AN_SM_FROM_MMA_32 = 1
+# Rows a block takes in one step.
 DOT_STEP_ROWS = 8 * WARPS
+MMA_STEP_ROWS = 32 * WARPS
 # mma kernels take a row 64 bytes at a time.
 CHUNK_VECTORS = 4
 KEY_BYTES = 8
@@ -140,11 +143,12 @@ def plan_topk(
     n_vectors = vectors_a_row(dim, dtype)
     family, tile = _choose(n_vectors, n_queries, k, dtype, shared_limit)
     shared = _shared_bytes(family, tile, n_vectors, k, dtype)
-    step = DOT_STEP_ROWS if family == "dot" else WARPS * (16 if tile == 64 else 32)
+    step = DOT_STEP_ROWS if family == "dot" else MMA_STEP_ROWS
     suffix = "f16" if dtype == "fp16" else "i8"
     layout: QueryLayout = "int8 pair" if dtype == "int8" else "float32" if family == "dot" else "fp16 pair"
     tiles = -(-n_queries // tile)
-    resident = sm_count * _blocks_a_sm(shared, shared_limit)
+    by_registers = BLOCKS_AN_SM_FROM_MMA_32 if family == "mma" and tile >= 32 else BLOCKS_AN_SM
+    resident = sm_count * _blocks_an_sm(shared, shared_limit, by_registers)
     blocks = _row_blocks(n_rows_allowed, step, resident, tiles)
     return TopkPlan(
         kernel=f"topk_{family}_{suffix}_q{tile}",
@@ -163,7 +167,8 @@ def plan_rerank(n_candidates: int, dim: int, n_queries: int, k: int, sm_count: i
     shared = _shared_bytes("dot", 1, vectors_a_row(dim, "fp16"), k, "fp16")
     if shared > shared_limit:
         raise _too_long(dim, k, shared, shared_limit)
-    blocks = _row_blocks(n_candidates, DOT_STEP_ROWS, sm_count * _blocks_a_sm(shared, shared_limit), n_queries)
+    resident = sm_count * _blocks_an_sm(shared, shared_limit, BLOCKS_AN_SM)
+    blocks = _row_blocks(n_candidates, DOT_STEP_ROWS, resident, n_queries)
     return TopkPlan(
         kernel="topk_rerank_f16",
         grid=(n_queries, blocks, 1),
@@ -180,7 +185,7 @@ def workspace(max_queries: int, max_k: int, sm_count: int, shared_limit: int) ->
 
     A block keeps at least two keys in shared memory for each that it hands over: `shared_limit` bounds its survivors.
     """
-    survivors = BLOCKS_A_SM * sm_count * (shared_limit // 2) + max_queries * max_k * KEY_BYTES
+    survivors = BLOCKS_AN_SM * sm_count * (shared_limit // 2) + max_queries * max_k * KEY_BYTES
     return Workspace(
         floors=max_queries * KEY_BYTES,
         survivors=survivors,
@@ -218,11 +223,12 @@ def _too_long(dim: int, k: int, needed: int, limit: int) -> GalleryError:
 
 def _choose(n_vectors: int, n_queries: int, k: int, dtype: ScanDtype, limit: int) -> tuple[str, int]:
     """Kernel family and query tile: the smallest that takes all queries at once, else the largest that fits."""
-    family, tiles = ("dot", DOT_TILES) if n_queries <= DOT_TILES[-1] else ("mma", MMA_TILES)
+    dot_tiles = DOT_TILES[dtype]
+    family, tiles = ("dot", dot_tiles) if n_queries <= dot_tiles[-1] else ("mma", MMA_TILES)
     fitting = [tile for tile in tiles if _shared_bytes(family, tile, n_vectors, k, dtype) <= limit]
     if not fitting and family == "mma":
         family = "dot"
-        fitting = [tile for tile in DOT_TILES if _shared_bytes(family, tile, n_vectors, k, dtype) <= limit]
+        fitting = [tile for tile in dot_tiles if _shared_bytes(family, tile, n_vectors, k, dtype) <= limit]
     if not fitting:
         needed = _shared_bytes(family, 1, n_vectors, k, dtype)
         raise _too_long(n_vectors * VECTOR_BYTES // (2 if dtype == "fp16" else 1), k, needed, limit)
@@ -242,8 +248,9 @@ def _shared_bytes(family: str, tile: int, n_vectors: int, k: int, dtype: ScanDty
     return tile * vectors * VECTOR_BYTES + keys + tile * _TAIL_BYTES_A_QUERY + _TAIL_BYTES
 
 
-def _blocks_a_sm(shared: int, limit: int) -> int:
-    return max(1, min(BLOCKS_A_SM, limit // (shared + _RESERVED_BYTES)))
+def _blocks_an_sm(shared: int, limit: int, by_registers: int) -> int:
+    """An SM has 1 KiB more than a block may ask for, and keeps as much of it for itself a block."""
+    return max(1, min(by_registers, (limit + _RESERVED_BYTES) // (shared + _RESERVED_BYTES)))
 
 
 def _row_blocks(n_rows: int, step: int, resident: int, tiles: int) -> int:
