@@ -30,6 +30,8 @@ OWNERS = {
     "torchvision": ("dphr_train/encoder.py",),
     "numba": ("dphr_train/cities/compiled.py",),
     "scipy": ("dphr_train/datasets/cvact.py", "dphr_train/samplers/neighbours.py"),
+    "faiss": ("bench/peers.py",),
+    "usearch": ("bench/peers.py",),
     "onnx": ("export/",),
     "onnxscript": ("export/",),
     "matplotlib": ("dphr_train/", "bench/plots.py"),

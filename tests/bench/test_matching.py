@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import builtins
+import json
+
+import numpy as np
+import pytest
+
+from bench import matching, roofline
+from bench.matching import OURS, READ, compare, run_matching, time_in_turns, to_text
+from bench.peers import open_numpy, open_peers
+from dphr_infer.types import Matches
+
+
+@pytest.fixture(autouse=True)
+def small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "buffer_bytes", lambda cache, available: 8 << 20)
+
+
+@pytest.fixture
+def without_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    import_really = builtins.__import__
+
+    def import_others(name: str, *arguments: object) -> object:
+        if name.partition(".")[0] in ("faiss", "usearch"):
+            raise ImportError(name)
+        return import_really(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", import_others)
+
+
+def test_calls_take_turns_and_the_first_turn_is_not_counted() -> None:
+    order: list[str] = []
+    samples = time_in_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, seconds=0)
+    assert order == ["a", "b"] * 11
+    assert {name: len(values) for name, values in samples.items()} == {"a": 10, "b": 10}
+
+
+def test_answers_are_compared_rank_by_rank() -> None:
+    ours = Matches(np.array([[1, 2], [3, 4]], np.int32), np.array([[0.5, 0.25], [0.5, 0.25]], np.float32))
+    theirs = Matches(np.array([[1, 2], [4, 4]], np.int32), np.array([[0.5, 0.25], [0.5, 0.5]], np.float32))
+    assert compare(theirs, ours) == (0.75, 0.25)
+
+
+def test_every_installed_peer_finds_the_rows_placed_by_hand() -> None:
+    gallery = np.zeros((200, 64), np.float32)
+    gallery[:, 0] = 1
+    for row, cosine in ((7, 0.8), (150, 0.6), (42, 0.28)):
+        gallery[row, :2] = np.sqrt(1 - cosine**2), cosine
+    query = np.zeros((2, 64), np.float32)
+    query[:, 1] = 1
+    peers, _ = open_peers(gallery, 1)
+    assert peers
+    for peer in peers:
+        found = peer.search(query, 3)
+        assert found.rows.tolist() == [[7, 150, 42]] * 2, peer.name
+        np.testing.assert_allclose(found.similarity, [[0.8, 0.6, 0.28]] * 2, atol=1e-6)
+
+
+def test_a_peer_that_is_not_installed_is_left_out_with_its_pip_line(without_peers: None) -> None:
+    gallery = np.eye(4, dtype=np.float32)
+    peers, left_out = open_peers(gallery, 1)
+    assert [peer.name for peer in peers] == [peer.name for peer in open_numpy(gallery)]
+    assert set(left_out) == {"faiss", "usearch"}
+    assert all("pip install 'dphr[peers]'" in reason for reason in left_out.values())
+
+
+def test_a_run_states_shares_ratios_and_agreement_from_its_own_samples(without_peers: None) -> None:
+    record = run_matching(2000, 16, [1, 3], k=5, threads=1, seconds=0)
+    assert [case.queries for case in record.cases] == [1, 3]
+    for case in record.cases:
+        by_name = {item.name: item for item in case.searches}
+        assert list(by_name) == [READ, OURS, "numpy product and argpartition"]
+        assert by_name[OURS].times_ours == 1
+        assert by_name[READ].read_share == 1
+        assert by_name[READ].same_rows is None
+        theirs = by_name["numpy product and argpartition"]
+        assert theirs.same_rows == 1
+        assert theirs.similarity_difference is not None and theirs.similarity_difference < 1e-6
+        for item in case.searches:
+            samples = sorted(case.samples_ms[item.name])
+            assert len(samples) == item.latency.n >= 10
+            assert item.p25_ms == samples[-(-len(samples) // 4) - 1]
+            median = samples[-(-len(samples) // 2) - 1]
+            assert item.latency.p50_ms == median
+            least_ms = 1e3 * 2000 * 16 * 4 / record.bandwidth_bytes_per_s
+            assert item.bandwidth_share == pytest.approx(least_ms / median)
+    assert "left out: Comparing the matcher with it needs the package faiss-cpu" in to_text(record)
+
+
+def test_the_command_writes_what_it_prints(tmp_path, capsys: pytest.CaptureFixture[str], without_peers: None) -> None:
+    path = tmp_path / "matching.json"
+    small = ["--rows", "300", "--dim", "8", "--queries", "2", "--threads", "1", "--seconds", "0"]
+    assert matching.main([*small, "--json", str(path)]) == 0
+    content = json.loads(path.read_text())
+    assert (content["schema"], content["rows"], content["k"]) == ("dphr-bench-matching", 300, 10)
+    assert len(content["cases"][0]["samples_ms"][OURS]) >= 10
+    assert OURS in capsys.readouterr().out
+
+
+def test_more_matches_than_rows_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert matching.main(["--rows", "5", "--k", "6"]) == 2
+    assert "k 6" in capsys.readouterr().err
