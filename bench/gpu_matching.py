@@ -138,7 +138,7 @@ def measure_read_bandwidth(cuda: Cuda) -> float:
         data, never = cuda.allocate(size, "measuring the bandwidth"), cuda.allocate(16, "measuring the bandwidth")
         cuda.clear(data)
         arguments = np.array([data.address, size // 16, never.address], np.uint64).tobytes()
-        function = cuda.function(cuda.load(image), "read_all", len(arguments), 0)
+        function = cuda.function(cuda.load(image), "read_all", 0)
         grid, block = (8 * cuda.properties.sm_count, 1, 1), (_READ_THREADS, 1, 1)
         times = []
         for _ in range(_READ_PASSES):

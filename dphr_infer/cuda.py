@@ -17,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -222,26 +223,25 @@ class Cuda:
         self._modules.append(module)
         return module
 
-    def function(self, module: Any, name: str, argument_bytes: int, shared_bytes: int) -> Any:
+    def function(self, module: Any, name: str, shared_bytes: int) -> Any:
         """A kernel of a module.
 
         Args:
             module: from `load`.
             name: the kernel's extern "C" name.
-            argument_bytes: size of its packed arguments.
             shared_bytes: the most dynamic shared memory that it will be launched with.
         """
         function = module.get_function(name)
         if shared_bytes > _PLAIN_SHARED_BYTES:
             function.set_attribute(self._driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)
-        function.prepare([f"{argument_bytes}s"])
         return function
 
     def launch(
         self, function: Any, grid: tuple[int, ...], block: tuple[int, ...], arguments: bytes, shared_bytes: int
     ) -> None:
         """Start a kernel in the stream's order; `arguments` lie as a C struct of its parameters does."""
-        function.prepared_async_call(grid, block, self._stream, arguments, shared_size=shared_bytes)
+        # What PyCUDA's prepared calls end in. They pack again, and call cuFuncSetBlockShape, which CUDA deprecates.
+        function._launch_kernel(grid, block, arguments, shared_bytes, self._stream)
 
     def synchronize(self) -> None:
         """Wait until the stream has done everything."""
@@ -268,7 +268,9 @@ def pop_released_context() -> None:
 
 def _import_driver() -> Any:
     try:
-        return importlib.import_module("pycuda.driver")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # says of a driver that does not fit what the error below says
+            return importlib.import_module("pycuda.driver")
     except ModuleNotFoundError as error:
         missing = MissingPackageError("pycuda", "cuda", "Matching on a GPU")
         missing.args = (f"{missing} ({BUILD_RECIPE}).",)

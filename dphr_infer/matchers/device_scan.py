@@ -294,7 +294,7 @@ class DeviceScan:
         rows, similarity = (outputs[at : at + 4 * n_queries * k] for at in (0, similarity_at))
         launch = _Launch(
             plan=plan,
-            function=self._cuda.function(self._module, plan.kernel, len(packed), plan.shared_bytes),
+            function=self._cuda.function(self._module, plan.kernel, plan.shared_bytes),
             arguments=packed,
             outputs=outputs,
             found=Found(

@@ -312,21 +312,17 @@ class _Module:
 
 class _Function:
     def __init__(self, driver: FakeDriver, name: str) -> None:
-        self.driver, self.name, self.allowed, self.format = driver, name, PLAIN_SHARED_BYTES, ""
+        self.driver, self.name, self.allowed = driver, name, PLAIN_SHARED_BYTES
 
     def set_attribute(self, attribute: str, value: int) -> None:
         if value > self.driver.shared_bytes:
             raise LogicError("cuFuncSetAttribute failed: invalid argument")
         self.allowed = value
 
-    def prepare(self, types: list[str]) -> _Function:
-        self.format = "".join(types)
-        return self
-
-    def prepared_async_call(self, grid: Any, block: Any, stream: _Stream, *args: Any, shared_size: int = 0) -> None:
+    def _launch_kernel(self, grid: Any, block: Any, arguments: bytes, shared_bytes: int, stream: _Stream) -> None:
         self.driver.need_context("launch")
-        if shared_size > self.allowed:
+        if shared_bytes > self.allowed:
             raise LaunchError("cuLaunchKernel failed: too many resources requested for launch")
-        launch = Launch(self.name, grid, block, struct.pack(self.format, *args), shared_size)
+        launch = Launch(self.name, grid, block, arguments, shared_bytes)
         self.driver.launches.append(launch)
         stream.later(lambda: self.driver.run(launch))
