@@ -80,7 +80,7 @@ class NumpyExactMatcher:
         gallery: float16 or float32 (N, D), rows of unit length.
         block_bytes: memory for one block's similarities and keys, of all threads together, whatever N and Q are.
         widen_bytes: a float16 gallery that takes no more than this as float32 is widened once, in `__enter__`; a
-            larger one in every call, which takes about six times as long as reading float32.
+            larger one in every call, which takes five times as long for one query as reading float32.
         threads: for up to 32 queries, when entered; None is every core that this process may use. More queries, and
             one query with one thread, are left to the threads of NumPy's BLAS.
     """
