@@ -50,6 +50,7 @@ struct Fp16 {
     float value;
   };
   using Accumulator = float;
+  static constexpr int BANDS_BY_64 = 2, STAGES_BY_64 = 4;  // mma by 64 queries, see mma_topk
   struct Row {};
   struct Query {};
 
@@ -101,6 +102,7 @@ struct Int8 {
     int a, b;
   };
   using Accumulator = int;
+  static constexpr int BANDS_BY_64 = 1, STAGES_BY_64 = 3;
   using Row = float2;    // scale, error
   using Query = float4;  // s1, s2, norm, slack
 

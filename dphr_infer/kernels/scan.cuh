@@ -4,10 +4,10 @@
 
 // ---- dot: up to 8 queries. 8 lanes share a row (128 bytes a load), a warp takes 8 rows, two in each lane's hands. ----
 constexpr int DOT_ROWS = 2, DOT_LANES = 8, DOT_WARP_ROWS = DOT_ROWS * 32 / DOT_LANES;
-constexpr int DOT_UNROLL = 4;  // loads of 16 bytes in flight a lane: DOT_UNROLL * DOT_ROWS
 
 template <int QUERIES, class Math>
 __device__ __forceinline__ void load_dot_queries(uint4* shared, const uint4* queries, int n_queries, int n_vectors) {
+#pragma unroll 1
   for (int i = threadIdx.x; i < QUERIES * 2 * n_vectors; i += THREADS) {
     const int vector = i % n_vectors, part = i / n_vectors % 2, query = i / n_vectors / 2;
     shared[i] = query < n_queries ? __ldg(queries + Math::dot_source(query, part, vector, n_vectors)) : uint4{};
@@ -18,6 +18,7 @@ template <int QUERIES, class Math, class Source>
 __device__ __forceinline__ void dot_scan(const uint4* gallery, const Math& math, const Source& source, int n_vectors,
                                          const uint4* shared, Selection<QUERIES>& selection) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = lane % DOT_LANES;
+  constexpr int UNROLL = QUERIES == 8 ? 2 : 4;  // loads of 16 bytes in flight a lane: UNROLL * DOT_ROWS
   const unsigned n_rows = source.size();
   // After the sums are shared, lane `part` of the 8 speaks for query `part`.
   const bool speaks = part < selection.n_queries;
@@ -32,10 +33,10 @@ __device__ __forceinline__ void dot_scan(const uint4* gallery, const Math& math,
     selection.refresh_floors();
 
     typename Math::Sum sums[DOT_ROWS][QUERIES] = {};
-    for (int base = part; base < n_vectors; base += DOT_LANES * DOT_UNROLL) {
-      uint4 data[DOT_UNROLL][DOT_ROWS];
+    for (int base = part; base < n_vectors; base += DOT_LANES * UNROLL) {
+      uint4 data[UNROLL][DOT_ROWS];
 #pragma unroll
-      for (int u = 0; u < DOT_UNROLL; ++u)
+      for (int u = 0; u < UNROLL; ++u)
 #pragma unroll
         for (int r = 0; r < DOT_ROWS; ++r) {
           const int vector = base + DOT_LANES * u;
@@ -44,7 +45,7 @@ __device__ __forceinline__ void dot_scan(const uint4* gallery, const Math& math,
                            : uint4{};
         }
 #pragma unroll
-      for (int u = 0; u < DOT_UNROLL; ++u) {
+      for (int u = 0; u < UNROLL; ++u) {
         const int vector = base + DOT_LANES * u;
         if (vector < n_vectors)
 #pragma unroll
@@ -90,6 +91,7 @@ constexpr int CHUNK_VECTORS = 4;
 template <int COLUMNS>
 __device__ __forceinline__ void load_mma_queries(uint4* shared, const uint4* queries, int n_queries, int n_vectors) {
   const int n_chunks = (n_vectors + CHUNK_VECTORS - 1) / CHUNK_VECTORS;
+#pragma unroll 1
   for (int i = threadIdx.x; i < n_chunks * 2 * COLUMNS * 32; i += THREADS) {
     const int lane = i % 32, column = i / 32 % COLUMNS, level = i / 32 / COLUMNS % 2, chunk = i / 32 / COLUMNS / 2;
     const int query = 8 * column + lane / 4, vector = CHUNK_VECTORS * chunk + lane % 4;
@@ -192,6 +194,7 @@ __device__ __forceinline__ void mma_scan(const uint4* gallery, const Math& math,
     const Step<BANDS, Math> next(math, source, n_rows, first + gridDim.y * STEP);
     selection.refresh_floors();
     typename Math::Accumulator sums[BANDS][COLUMNS][2][4] = {};
+#pragma unroll 1
     for (int base = 0; base < n_staged; base += STAGES) {
       const bool more = base + STAGES < n_staged;
       if (!more) turn_to(next);

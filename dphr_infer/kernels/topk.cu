@@ -60,7 +60,9 @@ template <int COLUMNS, class Math>
 __device__ __forceinline__ void mma_topk(const uint4* gallery, const Math& math, const Ranges& source,
                                          const uint4* queries, int n_vectors, int n_queries, int k,
                                          const Results& results) {
-  constexpr int QUERIES = 8 * COLUMNS, BANDS = 2, STAGES = COLUMNS > 2 ? 4 : 2;
+  // As many rows a warp, and as many loads on their way, as leaves no register to be spilled on any target.
+  constexpr int QUERIES = 8 * COLUMNS, BANDS = COLUMNS == 8 ? Math::BANDS_BY_64 : COLUMNS == 1 ? 1 : 2;
+  constexpr int STAGES = COLUMNS == 8 ? Math::STAGES_BY_64 : COLUMNS == 2 ? 2 : 4;
   const int n_chunks = (n_vectors + CHUNK_VECTORS - 1) / CHUNK_VECTORS;
   uint4* shared = reinterpret_cast<uint4*>(shared_bytes);
   Selection<QUERIES> selection(shared_bytes + QUERIES * 2 * n_chunks * CHUNK_VECTORS * 16, k, n_queries, results);

@@ -33,9 +33,9 @@ MMA_TILES = (8, 16, 32, 64)
 # Blocks an SM that the registers allow: `__launch_bounds__` in topk.cu.
 BLOCKS_AN_SM = 2
 BLOCKS_AN_SM_FROM_MMA_32 = 1
-# Rows a block takes in one step.
+# Rows a block takes in one step: more blocks than steps would have nothing to do.
 DOT_STEP_ROWS = 8 * WARPS
-MMA_STEP_ROWS = 32 * WARPS
+MMA_STEP_ROWS = 16 * WARPS  # or twice that
 # mma kernels take a row 64 bytes at a time.
 CHUNK_VECTORS = 4
 KEY_BYTES = 8

@@ -135,10 +135,12 @@ FAULTS = (
         "rows[r] = __shfl_sync(ALL_LANES, own_row, DOT_ROWS * (lane / DOT_LANES) + r);",
         "rows[r] = __shfl_sync(ALL_LANES, own_row, DOT_ROWS * (lane / DOT_LANES));",
     ),
+    Fault("the next rows are this step's again", "if (!more) turn_to(next);", "", MMA),
+    Fault("a chunk is loaded one round early", "more ? base + STAGES + u : u", "more ? base + u : u", MMA),
     Fault(
         "a short row's last vectors are skipped",
-        "const int n_chunks = (n_vectors + CHUNK_VECTORS - 1) / CHUNK_VECTORS;\n  for",
-        "const int n_chunks = n_vectors / CHUNK_VECTORS;\n  for",
+        "query < n_queries && vector < n_vectors;",
+        "query < n_queries && vector < n_vectors / 4 * 4;",
         MMA,
     ),
 )
