@@ -30,7 +30,7 @@ def assert_equal(found: Found, expected: Any) -> None:
 @st.composite
 def problems(draw: st.DrawFn) -> dict[str, Any]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    dim, n = draw(st.integers(4, 80)), draw(st.integers(1, 400))
+    dim, n = draw(st.integers(4, 80) | st.integers(81, 400)), draw(st.integers(1, 400))
     gallery = exact_units(rng, n, dim)[rng.integers(0, n, n)].astype(np.float16)  # with repetition: duplicate rows
     cuts = sorted(draw(st.sets(st.integers(0, n), min_size=2, max_size=12)))
     ranges = list(zip(cuts[::2], cuts[1::2], strict=False))
@@ -60,7 +60,7 @@ def test_rows_and_similarities_are_those_of_sorting_everything(topk_device: Any,
 @pytest.mark.parametrize("n_queries", QUERY_COUNTS)
 def test_random_rows_are_ranked_to_float32_rounding(gpu: TopkOnCpu, n_queries: int) -> None:
     rng = np.random.default_rng(n_queries)
-    gallery, queries = random_units(rng, 300, 100).astype(np.float16), random_units(rng, n_queries, 100)
+    gallery, queries = random_units(rng, 300, 400).astype(np.float16), random_units(rng, n_queries, 400)
     found = gpu.scan(gallery, queries, 10, seed=1)
     exact = queries.astype(np.float64) @ gallery.astype(np.float64).T
     expected = NumpyExactMatcher(gallery).match(queries, 10)
@@ -174,7 +174,7 @@ def bounds_in_numpy(rows: Int8Rows, queries: np.ndarray) -> np.ndarray:
 @st.composite
 def int8_problems(draw: st.DrawFn) -> dict[str, Any]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    n, dim = draw(st.integers(1, 300)), draw(st.integers(1, 90))
+    n, dim = draw(st.integers(1, 300)), draw(st.integers(1, 90) | st.integers(91, 800))
     levels = draw(st.sampled_from(([-127, 127], [-127, 0, 127], list(range(-127, 128)))))  # saturated rows too
     codes = rng.choice(levels, (n, dim)).astype(np.int8)[rng.integers(0, n, n)]
     bounds = np.stack([rng.uniform(1e-4, 1e-2, n), rng.uniform(0, 1e-2, n)], axis=1).astype(np.float32)

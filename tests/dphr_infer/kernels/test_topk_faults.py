@@ -224,6 +224,7 @@ def run_cases(gpu: TopkOnCpu, kernel: str, seed: int) -> None:
     rounding(gpu, seed, n_queries)
     twice(gpu, seed, n_queries, 500, 40, 5)
     twice(gpu, seed, n_queries + 5, 300, 12, 40)  # two tiles
+    twice(gpu, seed, n_queries, 80, 170, 5)  # rows of three rounds of mma's chunks
     twice(gpu, seed, n_queries, 200, 24, 9, ranges=[(0, 1), (3, 20), (21, 22), (22, 60), (199, 200)])
     distinct(gpu, seed, n_queries)
 
