@@ -96,7 +96,7 @@ struct Fp16 {
 };
 
 // int8 rows c with g ~ scale c, and queries q = s1 a + s2 b + residual. What counts as similarity is an upper bound of
-// it: scale (s1 a.c + s2 b.c) + error norm + slack, with error >= ||g - scale c|| (split_queries_int8 makes the rest).
+// it: scale (s1 a.c + s2 b.c) + error norm + slack, with error >= ||g - scale c||: matchers/quantise.py proves it.
 struct Int8 {
   struct Sum {
     int a, b;

@@ -27,7 +27,8 @@
 //
 // Launch: grid (query tiles, row blocks), 256 threads, dynamic shared memory: topk.py plans it (plan_topk, plan_rerank)
 // and names the order of the arguments. No host work in between, nothing is allocated: it can be captured in a graph.
-// Reference: dphr_infer/matchers/numpy_exact.py (match_by_sorting). Launcher: dphr_infer/matchers/cuda_exact.py.
+// Reference: dphr_infer/matchers/numpy_exact.py (match_by_sorting); of the int8 bounds, matchers/quantise.py.
+// Launcher: dphr_infer/matchers/device_scan.py.
 // Proof on the CPU: tests/dphr_infer/kernels/.
 #include "device_ops.cuh"
 #include "selection.cuh"

@@ -12,20 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.kernels import operands, topk
+from dphr_infer.matchers.quantise import QuantisedRows, bound_slack, split_queries
 
 ORIN_SHARED_BYTES = 166_912
 SOURCE = Path(topk.__file__).with_name("topk.cu")
 POISON = 0xA5
 # An operand whose elements are two numbers: the kernel's type is int2 or float2.
 _PAIRS = ("ranges", "row_bounds")
-
-
-@dataclass(frozen=True)
-class Int8Rows:
-    """int8 (N, D), and float32 (N, 2): scale and error of each row."""
-
-    codes: NDArray[np.int8]
-    bounds: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -56,21 +49,26 @@ class TopkOnCpu:
 
     def scan(
         self,
-        gallery: NDArray[np.float16] | Int8Rows,
+        gallery: NDArray[np.float16] | QuantisedRows,
         queries: NDArray[np.float32],
         k: int,
         ranges: Sequence[tuple[int, int]] | None = None,
         **schedule: Any,
     ) -> Found:
         """`plan_topk`'s launch over these rows."""
-        dtype: operands.ScanDtype = "int8" if isinstance(gallery, Int8Rows) else "fp16"
-        rows = gallery.codes if isinstance(gallery, Int8Rows) else gallery
+        dtype: operands.ScanDtype = "int8" if isinstance(gallery, QuantisedRows) else "fp16"
+        rows = gallery.codes if isinstance(gallery, QuantisedRows) else gallery
         pairs, prefix = operands.prepare_ranges([(0, len(rows))] if ranges is None else ranges)
         plan = self.plan(int(prefix[-1]), rows.shape[1], len(queries), k, dtype)
         values = {"ranges": pairs, "range_prefix": prefix, "n_ranges": len(pairs), "row_bounds": None}
-        if isinstance(gallery, Int8Rows):
-            split = operands.split_queries_int8(queries)
-            values |= {"row_bounds": gallery.bounds, "queries": split.levels, "query_bounds": split.bounds}
+        if isinstance(gallery, QuantisedRows):
+            split = split_queries(queries)
+            slack = bound_slack(gallery, split)
+            values |= {
+                "row_bounds": np.stack([gallery.scale, gallery.error], axis=1),
+                "queries": operands.pair_levels(split.first, split.second),
+                "query_bounds": np.stack([split.first_scale, split.second_scale, split.length, slack], axis=1),
+            }
         elif plan.query_layout == "float32":
             values |= {"queries": operands.pad_queries(queries), "query_bounds": None}
         else:
@@ -156,16 +154,6 @@ def random_units(rng: np.random.Generator, n: int, dim: int) -> NDArray[np.float
     """float32 (n, dim), directions at random."""
     units = rng.standard_normal((n, dim)).astype(np.float32)
     return units / np.linalg.norm(units, axis=1, keepdims=True)
-
-
-def quantised(gallery: NDArray[np.float16]) -> Int8Rows:
-    """Symmetric int8 by row; the error is rounded up."""
-    exact = gallery.astype(np.float64)
-    scale = np.maximum(np.abs(exact).max(axis=1) / 127, 1e-30).astype(np.float32)
-    codes = np.clip(np.rint(exact / scale[:, None]), -127, 127)
-    error = np.linalg.norm(exact - scale[:, None].astype(np.float64) * codes, axis=1)
-    bounds = np.stack([scale, np.nextafter(error.astype(np.float32), np.float32(np.inf))], axis=1)
-    return Int8Rows(codes.astype(np.int8), np.ascontiguousarray(bounds, dtype=np.float32))
 
 
 def inlined_source() -> str:

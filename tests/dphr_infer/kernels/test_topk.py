@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from topk_launches import Found, Int8Rows, TopkOnCpu, best_rows, exact_units, quantised, random_units
+from topk_launches import Found, TopkOnCpu, best_rows, exact_units, random_units
 
-from dphr_infer.kernels.operands import split_queries_int8
 from dphr_infer.matchers.numpy_exact import NumpyExactMatcher, match_by_sorting
+from dphr_infer.matchers.quantise import QuantisedRows, bound_slack, quantise_rows, split_queries, upper_bounds
 
 PROPERTY = settings(
     max_examples=150,
@@ -126,7 +126,7 @@ def test_only_allowed_rows_are_read_and_found(gpu: TopkOnCpu, n_queries: int) ->
 def test_up_to_64_queries_cost_one_read_of_the_gallery(gpu: TopkOnCpu, n_queries: int, dtype: str) -> None:
     rng = np.random.default_rng(8)
     gallery = random_units(rng, 500, 512).astype(np.float16)
-    rows = quantised(gallery) if dtype == "int8" else gallery
+    rows = quantise_rows(gallery) if dtype == "int8" else gallery
     found = gpu.scan(rows, random_units(rng, n_queries, 512), 10)
     row_bytes = 512 if dtype == "int8" else 1024
     assert 500 * row_bytes <= found.gallery_bytes <= 1.02 * 500 * row_bytes
@@ -160,15 +160,15 @@ def test_every_schedule_gives_the_same_bits(topk_device: Any, n_queries: int) ->
 
 
 # ---- int8: the similarity is an upper bound
-def bounds_in_numpy(rows: Int8Rows, queries: np.ndarray) -> np.ndarray:
-    """float32 (Q, N): the kernel's upper bound, each operation rounded as there."""
-    split = split_queries_int8(queries)
-    dim = rows.codes.shape[1]
-    a, b = (split.levels[:, i, :dim].astype(np.int64) @ rows.codes.astype(np.int64).T for i in (0, 1))
-    s1, s2, norm, slack = (split.bounds[:, i, None].astype(np.float64) for i in range(4))
-    scale, error = (rows.bounds[None, :, i].astype(np.float64) for i in (0, 1))
+def bounds_rounded_as_by_the_kernel(rows: QuantisedRows, queries: np.ndarray) -> np.ndarray:
+    """float32 (Q, N): `quantise.upper_bounds` with multiply-adds that round once, where the kernel has them."""
+    split = split_queries(queries)
+    a, b = (level.astype(np.float64) @ rows.codes.astype(np.float64).T for level in (split.first, split.second))
+    of_query = (split.first_scale, split.second_scale, split.length, bound_slack(rows, split))
+    s1, s2, length, slack = (value[:, None].astype(np.float64) for value in of_query)
     product = (s2 * b + (s1 * a.astype(np.float32)).astype(np.float32)).astype(np.float32)
-    return (scale * product + (error * norm + slack).astype(np.float32)).astype(np.float32)
+    rest = (rows.error.astype(np.float64) * length + slack).astype(np.float32)
+    return (rows.scale.astype(np.float64) * product + rest).astype(np.float32)
 
 
 @st.composite
@@ -177,9 +177,10 @@ def int8_problems(draw: st.DrawFn) -> dict[str, Any]:
     n, dim = draw(st.integers(1, 300)), draw(st.integers(1, 90) | st.integers(91, 800))
     levels = draw(st.sampled_from(([-127, 127], [-127, 0, 127], list(range(-127, 128)))))  # saturated rows too
     codes = rng.choice(levels, (n, dim)).astype(np.int8)[rng.integers(0, n, n)]
-    bounds = np.stack([rng.uniform(1e-4, 1e-2, n), rng.uniform(0, 1e-2, n)], axis=1).astype(np.float32)
+    scale, error = (rng.uniform(low, 1e-2, n).astype(np.float32) for low in (1e-4, 0))
+    longest = float(np.linalg.norm(codes * scale[:, None].astype(np.float64), axis=1).max()) * 1.001
     return {
-        "gallery": Int8Rows(codes, bounds),
+        "gallery": QuantisedRows(codes, scale, error, longest),
         "queries": random_units(rng, draw(st.sampled_from(QUERY_COUNTS)), dim),
         "k": draw(st.integers(1, min(n, 70))),
         "seed": draw(st.integers(0, 50)),
@@ -190,8 +191,12 @@ def int8_problems(draw: st.DrawFn) -> dict[str, Any]:
 @given(problem=int8_problems())
 def test_an_int8_scan_keeps_the_rows_of_highest_bound(topk_device: Any, problem: dict[str, Any]) -> None:
     gpu = TopkOnCpu(topk_device, sm_count=3)
-    bounds = bounds_in_numpy(problem["gallery"], problem["queries"])
+    rows, queries = problem["gallery"], problem["queries"]
+    bounds = bounds_rounded_as_by_the_kernel(rows, queries)
     assert_equal(gpu.scan(**problem), best_rows(bounds, problem["k"]))
+    split = split_queries(queries)
+    reference = upper_bounds(rows, split, bound_slack(rows, split), 0, len(rows.codes))
+    np.testing.assert_allclose(bounds, reference, rtol=0, atol=1e-6 * (1 + rows.longest))
     assert gpu.workspace_is_clean()
 
 
@@ -199,7 +204,7 @@ def test_an_int8_scan_keeps_the_rows_of_highest_bound(topk_device: Any, problem:
 def test_the_bound_lies_above_the_similarity_and_near_it(gpu: TopkOnCpu, dim: int) -> None:
     rng = np.random.default_rng(dim)
     gallery, queries = random_units(rng, 64, dim).astype(np.float16), random_units(rng, 9, dim)
-    found = gpu.scan(quantised(gallery), queries, 64)
+    found = gpu.scan(quantise_rows(gallery), queries, 64)
     exact = gpu.scan(gallery, queries, 64)
     by_row = np.empty((9, 64), np.float32)
     np.put_along_axis(by_row, found.rows.astype(np.int64), found.similarity, axis=1)
@@ -215,7 +220,7 @@ def test_candidates_ranked_by_fp16_rows_are_the_fp16_scan_where_proven(gpu: Topk
     queries = random_units(rng, n_queries, 64)
     queries[:, :] += 1.5 * gallery[: len(queries)].astype(np.float32)  # each has a row that stands out
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    kept = gpu.scan(quantised(gallery), queries, 64, seed=1)
+    kept = gpu.scan(quantise_rows(gallery), queries, 64, seed=1)
     found = gpu.rerank(gallery, queries, 3, kept, seed=2)
     assert found.proven is not None and (found.proven == 1).mean() > 0.5
     expected = match_by_sorting(gallery, queries, 3)
@@ -229,7 +234,7 @@ def test_an_answer_that_dropped_rows_could_change_is_not_proven(gpu: TopkOnCpu) 
     rng = np.random.default_rng(13)
     gallery = np.repeat(random_units(rng, 1, 16).astype(np.float16), 50, axis=0)  # all alike: no k-th stands out
     queries = gallery[:2].astype(np.float32)
-    kept = gpu.scan(quantised(gallery), queries, 10)
+    kept = gpu.scan(quantise_rows(gallery), queries, 10)
     found = gpu.rerank(gallery, queries, 3, kept)
     assert found.proven is not None and found.proven.tolist() == [0, 0]
 

@@ -122,15 +122,7 @@ def test_two_halves_hold_a_query_to_within_float32_rounding(values: np.ndarray) 
     assert (np.abs(whole - values) <= 2.0**-22 * np.abs(values) + 2.0**-36).all()
 
 
-@given(queries)
-def test_two_int8_levels_and_their_residual_account_for_a_query(values: np.ndarray) -> None:
-    split = operands.split_queries_int8(values)
-    assert split.levels.shape == (2, 2, 16) and not split.levels[:, :, 9:].any()
-    assert np.abs(split.levels.astype(np.int64)).max() <= 127
-    a, b = (split.levels[:, i, :9].astype(np.float64) for i in (0, 1))
-    s1, s2, norm, slack = (split.bounds[:, i, None].astype(np.float64) for i in range(4))
-    residual = np.linalg.norm(values - s1 * a - s2 * b, axis=1)
-    assert (residual <= split.residual).all()
-    assert (np.linalg.norm(values.astype(np.float64), axis=1) <= norm[:, 0]).all()
-    assert (slack[:, 0] >= 1.05 * residual).all()
-    assert (residual <= 2e-4 * norm[:, 0] + 1e-30).all()  # 9 values, half a step of 1 / 127^2 each
+def test_two_int8_levels_lie_behind_each_other_with_padding_between() -> None:
+    levels = operands.pair_levels(np.full((3, 17), 1, np.int8), np.full((3, 17), 2, np.int8))
+    assert levels.shape == (3, 2, 32) and levels.flags.c_contiguous
+    assert levels[2].tolist() == [[1] * 17 + [0] * 15, [2] * 17 + [0] * 15]
