@@ -40,7 +40,8 @@ __device__ __forceinline__ float2 to_floats(unsigned pair) {
 }
 
 __device__ __forceinline__ float4 as_floats(const uint4& bits) {
-  return make_float4(__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w));
+  return make_float4(__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
+                     __uint_as_float(bits.w));
 }
 
 // fp16 rows. A dot product takes float32 queries and adds with fused multiply-adds, in one order whatever the row; mma

@@ -2,7 +2,7 @@
 // read each row once, straight from device memory to registers, and hold the tile's queries in shared memory.
 #pragma once
 
-// ---- dot: up to 8 queries. 8 lanes share a row (128 bytes a load), a warp takes 8 rows, two in each lane's hands. ----
+// ---- dot: up to 8 queries. 8 lanes share a row (128 bytes a load), a warp takes 8 rows, two in each lane's hands. ---
 constexpr int DOT_ROWS = 2, DOT_LANES = 8, DOT_WARP_ROWS = DOT_ROWS * 32 / DOT_LANES;
 
 template <int QUERIES, class Math>
@@ -81,11 +81,11 @@ __device__ __forceinline__ void dot_scan(const uint4* gallery, const Math& math,
   }
 }
 
-// ---- mma: tiles of 8 * COLUMNS queries. A warp takes 16 * BANDS rows, 64 bytes of each at a time. --------------------
+// ---- mma: tiles of 8 * COLUMNS queries. A warp takes 16 * BANDS rows, 64 bytes of each at a time. ----------------
 // Lane 4 g + t loads 16 bytes of row g and of row g + 8, at byte 16 t of the 64. The fragments want the lane's elements
 // elsewhere in k, but k may be permuted as long as rows and queries agree: so registers x and y of a load are one mma's
-// lower and upper half of k, z and w the next one's, and queries lie in shared memory the same way. No transposition, no
-// shared memory for the gallery; a warp reads its queries as [chunk][level][column of 8][lane], 512 bytes in a row.
+// lower and upper half of k, z and w the next one's, and queries lie in shared memory the same way. No transposition,
+// no shared memory for the gallery; a warp reads its queries as [chunk][level][column of 8][lane], 512 bytes in a row.
 constexpr int CHUNK_VECTORS = 4;
 
 template <int COLUMNS>
@@ -100,8 +100,8 @@ __device__ __forceinline__ void load_mma_queries(uint4* shared, const uint4* que
   }
 }
 
-// The row of a step that this lane looks up, lane 16 m + 8 h + g for row g + 8 h of band m, and what the arithmetic has to
-// know of it. Lane 4 g + t works on other rows: they come by shuffles, row_of_band and Math::shuffle.
+// The row of a step that this lane looks up, lane 16 m + 8 h + g for row g + 8 h of band m, and what the arithmetic has
+// to know of it. Lane 4 g + t works on other rows: they come by shuffles, row_of_band and Math::shuffle.
 template <int BANDS, class Math>
 struct Step {
   int row;
@@ -115,7 +115,9 @@ struct Step {
   }
 
   // i = 2 m + h
-  __device__ __forceinline__ int row_of_band(int i) const { return __shfl_sync(ALL_LANES, row, 8 * i + threadIdx.x % 32 / 4); }
+  __device__ __forceinline__ int row_of_band(int i) const {
+    return __shfl_sync(ALL_LANES, row, 8 * i + threadIdx.x % 32 / 4);
+  }
   __device__ __forceinline__ typename Math::Row info_of_band(int i) const {
     return Math::shuffle(info, 8 * i + threadIdx.x % 32 / 4);
   }
@@ -163,8 +165,8 @@ __device__ __forceinline__ void mma_offer(const typename Math::Accumulator (&sum
   } while (selection.make_room(pending != 0));
 }
 
-// STAGES chunks are on their way at any time: a chunk's registers, once multiplied, wait for the chunk STAGES later, which
-// towards the end of a step is one of the next step's rows. So memory is busy while candidates are offered, too.
+// STAGES chunks are on their way at any time: a chunk's registers, once multiplied, wait for the chunk STAGES later,
+// which towards the end of a step is one of the next step's rows. So memory is busy while candidates are offered, too.
 template <int BANDS, int COLUMNS, int STAGES, class Math>
 __device__ __forceinline__ void mma_scan(const uint4* gallery, const Math& math, const Ranges& source, int n_vectors,
                                          const uint4* shared, Selection<8 * COLUMNS>& selection) {

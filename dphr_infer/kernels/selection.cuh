@@ -1,13 +1,13 @@
 // Keeps the best k rows of each query: in a block while it scans, then over all blocks.
 //
-// A similarity and its row travel as one 64-bit key (numpy_exact.py describes it): the float32 similarity mapped so that
-// unsigned order is float order, above 0xFFFFFFFF - row. Keys are unique, so which rows are best depends neither on the
-// order of arrival nor on the number of blocks. Key 0 is "none".
+// A similarity and its row travel as one 64-bit key (numpy_exact.py describes it): the float32 similarity mapped so
+// that unsigned order is float order, above 0xFFFFFFFF - row. Keys are unique, so which rows are best depends neither on
+// the order of arrival nor on the number of blocks. Key 0 is "none".
 //
 // A block buffers keys behind a floor: a key that k others are known to beat or equal. When a buffer is full, one warp
 // sorts it, keeps k and raises the floor to the k-th. Floors are shared through device memory (atomicMax), so that soon
-// hardly a row reaches a buffer. When its scan ends, a block hands over the keys that the common floor does not rule out;
-// the block that finishes last ranks what all handed over, and leaves the workspace as it found it, zero.
+// hardly a row reaches a buffer. When its scan ends, a block hands over the keys that the common floor does not rule
+// out; the block that finishes last ranks what all handed over, and leaves the workspace as it found it, zero.
 #pragma once
 
 using Key = unsigned long long;
@@ -28,8 +28,8 @@ __device__ __forceinline__ float similarity_of(Key key) {
   return __uint_as_float(ordered & 0x80000000u ? ordered & 0x7FFFFFFFu : ~ordered);
 }
 
-// One warp sorts keys[0..n) in shared memory, best first, with zeros behind up to capacity, a power of two >= 64. The warp
-// meets before it begins and after it ends.
+// One warp sorts keys[0..n) in shared memory, best first, with zeros behind up to capacity, a power of two >= 64. The
+// warp meets before it begins and after it ends.
 __device__ inline void warp_sort(Key* keys, int n, int capacity) {
   const int lane = threadIdx.x % 32;
   for (int i = n + lane; i < capacity; i += 32) keys[i] = 0;
@@ -110,8 +110,8 @@ struct Selection {
     return true;
   }
 
-  // Called by the whole block after offers. True if some thread has to offer again, and now there is room: at least half
-  // of each buffer, so that this ends.
+  // Called by the whole block after offers. True if some thread has to offer again, and now there is room: at least
+  // half of each buffer, so that this ends.
   __device__ __forceinline__ bool make_room(bool pending) {
     if (!__syncthreads_or(pending)) return false;
     for (int query = threadIdx.x / 32; query < n_queries; query += WARPS)

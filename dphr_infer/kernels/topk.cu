@@ -1,11 +1,11 @@
 // Exact top k by inner product: one launch a batch of queries, each allowed gallery row read once a query tile.
 //
-// Scans: topk_{dot,mma}_{f16,i8}_q{tile}. Each finds for every query the k rows of highest similarity, best first, equal
-// similarities by the lower row, bit for bit the same on every run.
+// Scans: topk_{dot,mma}_{f16,i8}_q{tile}. Each finds for every query the k rows of highest similarity, best first,
+// equal similarities by the lower row, bit for bit the same on every run.
 //   gallery          fp16 or int8 (rows of the gallery, n_vectors * 16 bytes): rows padded with zeros; finite
 //   row_bounds       float32 (rows, 2): scale_i, error_i >= ||g_i - scale_i c_i||; int8 only
-//   queries          dot f16: float32 (n_queries, D padded); mma f16: fp16 (n_queries, 2, D padded), q = hi + lo / 2048;
-//                    int8: int8 (n_queries, 2, D padded), q ~ s1 a + s2 b; finite
+//   queries          dot f16: float32 (n_queries, D padded); mma f16: fp16 (n_queries, 2, D padded), q = hi + lo /
+//                    2048; int8: int8 (n_queries, 2, D padded), q ~ s1 a + s2 b; finite
 //   query_bounds     float32 (n_queries, 4): s1, s2, norm, slack; int8 only
 //   ranges           int32 (n_ranges, 2): [start, stop) of the rows allowed, sorted, disjoint, none empty
 //   range_prefix     int32 (n_ranges + 1): rows in the ranges before each; the last one is the number of allowed rows
@@ -14,16 +14,16 @@
 //                    before the first launch; every launch leaves them zero
 //   survivors        uint64 (n_queries, row blocks, k), of any content
 //   rows             int32 (n_queries, k), out; -1 where similarities were not numbers, which finite input excludes
-//   similarity       float32 (n_queries, k), out. fp16: the inner product with the fp16 row, to float32 rounding. int8: an
-//                    upper bound of it, scale_i (s1 a.c_i + s2 b.c_i) + error_i norm + slack
+//   similarity       float32 (n_queries, k), out. fp16: the inner product with the fp16 row, to float32 rounding. int8:
+//                    an upper bound of it, scale_i (s1 a.c_i + s2 b.c_i) + error_i norm + slack
 //
 // topk_rerank_f16: ranks by fp16 rows what an int8 scan kept.
 //   gallery, n_vectors, n_queries, k, floors, survivors, survivor_counts, blocks_done, rows, similarity: as above
 //   queries          float32 (n_queries, D padded)
 //   candidates       int32 (n_queries, n_candidates), best bound first; -1 is skipped
 //   candidate_bounds float32 (n_queries, n_candidates), their upper bounds
-//   proven           int32 (n_queries), out: 1 if the k-th similarity exceeds the lowest bound kept, so that no row that
-//                    the scan dropped can be among the best k; else scan again for more candidates
+//   proven           int32 (n_queries), out: 1 if the k-th similarity exceeds the lowest bound kept, so that no row
+//                    that the scan dropped can be among the best k; else scan again for more candidates
 //
 // Launch: grid (query tiles, row blocks), 256 threads, dynamic shared memory: topk.py plans it (plan_topk, plan_rerank)
 // and names the order of the arguments. No host work in between, nothing is allocated: it can be captured in a graph.
@@ -77,8 +77,8 @@ __device__ __forceinline__ void mma_topk(const uint4* gallery, const Math& math,
 #define SCAN_KERNEL(NAME, BLOCKS_AN_SM, TOPK, MATH, TILE)                                                              \
   extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AN_SM)                                                  \
       NAME(const uint4* gallery, const float2* row_bounds, const uint4* queries, const float4* query_bounds,           \
-           const int2* ranges, const int* range_prefix, int n_ranges, int n_vectors, int n_queries, int k, Key* floors, \
-           Key* survivors, int* survivor_counts, int* blocks_done, int* rows, float* similarity) {                     \
+           const int2* ranges, const int* range_prefix, int n_ranges, int n_vectors, int n_queries, int k,             \
+           Key* floors, Key* survivors, int* survivor_counts, int* blocks_done, int* rows, float* similarity) {        \
     const int first = blockIdx.x * TILE;                                                                               \
     TOPK(gallery, MATH(row_bounds, query_bounds + first), Ranges{ranges, range_prefix, n_ranges},                      \
          queries + static_cast<size_t>(first) * 2 * n_vectors, n_vectors, min(n_queries - first, TILE), k,             \
