@@ -28,16 +28,9 @@ def pad_rows(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def pad_queries(queries: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Layout "float32": float32 (Q, D padded as fp16 rows are), for dot and rerank kernels."""
+    """Layout "float32": float32 (Q, D padded as fp16 rows are)."""
     padding = -queries.shape[1] % (VECTOR_BYTES // 2)
     return np.ascontiguousarray(np.pad(queries, ((0, 0), (0, padding))))
-
-
-def split_queries_fp16(queries: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Layout "fp16 pair": float16 (Q, 2, D padded), hi then lo, with q = hi + lo / 2048 to within 2^-22 |q|."""
-    hi = queries.astype(np.float16)
-    lo = ((queries - hi.astype(np.float32)) * np.float32(2048)).astype(np.float16)
-    return _pad_pair(hi, lo)
 
 
 def pair_levels(first: NDArray[np.int8], second: NDArray[np.int8]) -> NDArray[np.int8]:

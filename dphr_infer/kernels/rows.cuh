@@ -87,6 +87,26 @@ struct Fp16 {
 
   __device__ static __forceinline__ float similarity(const Sum& sum, const Row&, const Query&) { return sum.value; }
 
+  // A vector of a query as an mma kernel takes it: hi (level 0), or lo, q = hi + lo / 2048 to within 2^-22 |q|.
+  __device__ static __forceinline__ uint4 mma_vector(const uint4* queries, int query, int level, int vector,
+                                                     int n_vectors) {
+    const uint4* source = queries + 2 * (query * n_vectors + vector);
+    const float4 first = as_floats(__ldg(source)), second = as_floats(__ldg(source + 1));
+    return {to_level(first.x, first.y, level), to_level(first.z, first.w, level), to_level(second.x, second.y, level),
+            to_level(second.z, second.w, level)};
+  }
+
+  __device__ static __forceinline__ unsigned to_level(float x, float y, int level) {
+    __half2 halves = __floats2half2_rn(x, y);
+    if (level == 1) {
+      const float2 hi = __half22float2(halves);
+      halves = __floats2half2_rn((x - hi.x) * 2048, (y - hi.y) * 2048);
+    }
+    unsigned bits;
+    memcpy(&bits, &halves, 4);
+    return bits;
+  }
+
   __device__ static __forceinline__ void multiply(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     mma_m16n8k16(d, a, b);
   }
@@ -146,6 +166,11 @@ struct Int8 {
 
   __device__ static __forceinline__ float similarity(const Sum& sum, const Row& row, const Query& query) {
     return similarity(sum.a, sum.b, row, query);
+  }
+
+  __device__ static __forceinline__ uint4 mma_vector(const uint4* queries, int query, int level, int vector,
+                                                     int n_vectors) {
+    return __ldg(queries + dot_source(query, level, vector, n_vectors));
   }
 
   __device__ static __forceinline__ void multiply(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {

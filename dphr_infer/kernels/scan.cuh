@@ -88,7 +88,7 @@ __device__ __forceinline__ void dot_scan(const uint4* gallery, const Math& math,
 // no shared memory for the gallery; a warp reads its queries as [chunk][level][column of 8][lane], 512 bytes in a row.
 constexpr int CHUNK_VECTORS = 4;
 
-template <int COLUMNS>
+template <int COLUMNS, class Math>
 __device__ __forceinline__ void load_mma_queries(uint4* shared, const uint4* queries, int n_queries, int n_vectors) {
   const int n_chunks = (n_vectors + CHUNK_VECTORS - 1) / CHUNK_VECTORS;
 #pragma unroll 1
@@ -96,7 +96,7 @@ __device__ __forceinline__ void load_mma_queries(uint4* shared, const uint4* que
     const int lane = i % 32, column = i / 32 % COLUMNS, level = i / 32 / COLUMNS % 2, chunk = i / 32 / COLUMNS / 2;
     const int query = 8 * column + lane / 4, vector = CHUNK_VECTORS * chunk + lane % 4;
     const bool there = query < n_queries && vector < n_vectors;
-    shared[i] = there ? __ldg(queries + (2 * query + level) * n_vectors + vector) : uint4{};
+    shared[i] = there ? Math::mma_vector(queries, query, level, vector, n_vectors) : uint4{};
   }
 }
 

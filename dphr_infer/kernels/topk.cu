@@ -4,8 +4,7 @@
 // equal similarities by the lower row, bit for bit the same on every run.
 //   gallery          fp16 or int8 (rows of the gallery, n_vectors * 16 bytes): rows padded with zeros; finite
 //   row_bounds       float32 (rows, 2): scale_i, error_i >= ||g_i - scale_i c_i||; int8 only
-//   queries          dot f16: float32 (n_queries, D padded); mma f16: fp16 (n_queries, 2, D padded), q = hi + lo /
-//                    2048; int8: int8 (n_queries, 2, D padded), q ~ s1 a + s2 b; finite
+//   queries          fp16: float32 (n_queries, D padded); int8: int8 (n_queries, 2, D padded), q ~ s1 a + s2 b; finite
 //   query_bounds     float32 (n_queries, 4): s1, s2, norm, slack; int8 only
 //   ranges           int32 (n_ranges, 2): [start, stop) of the rows allowed, sorted, disjoint, none empty
 //   range_prefix     int32 (n_ranges + 1): rows in the ranges before each; the last one is the number of allowed rows
@@ -67,7 +66,7 @@ __device__ __forceinline__ void mma_topk(const uint4* gallery, const Math& math,
   const int n_chunks = (n_vectors + CHUNK_VECTORS - 1) / CHUNK_VECTORS;
   uint4* shared = reinterpret_cast<uint4*>(shared_bytes);
   Selection<QUERIES> selection(shared_bytes + QUERIES * 2 * n_chunks * CHUNK_VECTORS * 16, k, n_queries, results);
-  load_mma_queries<COLUMNS>(shared, queries, n_queries, n_vectors);
+  load_mma_queries<COLUMNS, Math>(shared, queries, n_queries, n_vectors);
   __syncthreads();
   mma_scan<BANDS, COLUMNS, STAGES>(gallery, math, source, n_vectors, shared, selection);
   selection.finish();

@@ -20,7 +20,7 @@ import numpy as np
 from dphr_infer.errors import GalleryError
 from dphr_infer.kernels.operands import VECTOR_BYTES, ScanDtype, vectors_a_row
 
-QueryLayout = Literal["float32", "fp16 pair", "int8 pair"]
+QueryLayout = Literal["float32", "int8 pair"]
 
 THREADS = 256
 WARPS = THREADS // 32
@@ -145,7 +145,7 @@ def plan_topk(
     shared = _shared_bytes(family, tile, n_vectors, k, dtype)
     step = DOT_STEP_ROWS if family == "dot" else MMA_STEP_ROWS
     suffix = "f16" if dtype == "fp16" else "i8"
-    layout: QueryLayout = "int8 pair" if dtype == "int8" else "float32" if family == "dot" else "fp16 pair"
+    layout: QueryLayout = "int8 pair" if dtype == "int8" else "float32"
     tiles = -(-n_queries // tile)
     by_registers = BLOCKS_AN_SM_FROM_MMA_32 if family == "mma" and tile >= 32 else BLOCKS_AN_SM
     resident = sm_count * _blocks_an_sm(shared, shared_limit, by_registers)

@@ -63,16 +63,14 @@ class TopkOnCpu:
         values = {"ranges": pairs, "range_prefix": prefix, "n_ranges": len(pairs), "row_bounds": None}
         if isinstance(gallery, QuantisedRows):
             split = split_queries(queries)
-            slack = bound_slack(gallery, split)
+            slack = bound_slack(gallery.longest, float(gallery.error.max()), split)
             values |= {
                 "row_bounds": np.stack([gallery.scale, gallery.error], axis=1),
                 "queries": operands.pair_levels(split.first, split.second),
                 "query_bounds": np.stack([split.first_scale, split.second_scale, split.length, slack], axis=1),
             }
-        elif plan.query_layout == "float32":
-            values |= {"queries": operands.pad_queries(queries), "query_bounds": None}
         else:
-            values |= {"queries": operands.split_queries_fp16(queries), "query_bounds": None}
+            values |= {"queries": operands.pad_queries(queries), "query_bounds": None}
         return self._launch(plan, topk.SCAN_ARGUMENTS, rows, queries, k, values, schedule)
 
     def rerank(

@@ -164,7 +164,12 @@ def bounds_rounded_as_by_the_kernel(rows: QuantisedRows, queries: np.ndarray) ->
     """float32 (Q, N): `quantise.upper_bounds` with multiply-adds that round once, where the kernel has them."""
     split = split_queries(queries)
     a, b = (level.astype(np.float64) @ rows.codes.astype(np.float64).T for level in (split.first, split.second))
-    of_query = (split.first_scale, split.second_scale, split.length, bound_slack(rows, split))
+    of_query = (
+        split.first_scale,
+        split.second_scale,
+        split.length,
+        bound_slack(rows.longest, float(rows.error.max()), split),
+    )
     s1, s2, length, slack = (value[:, None].astype(np.float64) for value in of_query)
     product = (s2 * b + (s1 * a.astype(np.float32)).astype(np.float32)).astype(np.float32)
     rest = (rows.error.astype(np.float64) * length + slack).astype(np.float32)
@@ -195,7 +200,7 @@ def test_an_int8_scan_keeps_the_rows_of_highest_bound(topk_device: Any, problem:
     bounds = bounds_rounded_as_by_the_kernel(rows, queries)
     assert_equal(gpu.scan(**problem), best_rows(bounds, problem["k"]))
     split = split_queries(queries)
-    reference = upper_bounds(rows, split, bound_slack(rows, split), 0, len(rows.codes))
+    reference = upper_bounds(rows, split, bound_slack(rows.longest, float(rows.error.max()), split), 0, len(rows.codes))
     np.testing.assert_allclose(bounds, reference, rtol=0, atol=1e-6 * (1 + rows.longest))
     assert gpu.workspace_is_clean()
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from topk_launches import ORIN_SHARED_BYTES
 
 from dphr_infer.errors import GalleryError
@@ -109,17 +108,6 @@ def test_ranges_come_with_the_rows_before_each() -> None:
     ranges, prefix = operands.prepare_ranges([(3, 5), (9, 10), (20, 27)])
     assert ranges.dtype == prefix.dtype == np.int32
     assert ranges.tolist() == [[3, 5], [9, 10], [20, 27]] and prefix.tolist() == [0, 2, 3, 10]
-
-
-queries = arrays.arrays(np.float32, (2, 9), elements=st.floats(-1, 1, width=32))
-
-
-@given(queries)
-def test_two_halves_hold_a_query_to_within_float32_rounding(values: np.ndarray) -> None:
-    pair = operands.split_queries_fp16(values)
-    assert pair.shape == (2, 2, 16) and pair.dtype == np.float16 and not pair[:, :, 9:].any()
-    whole = pair[:, 0, :9].astype(np.float64) + pair[:, 1, :9].astype(np.float64) / 2048
-    assert (np.abs(whole - values) <= 2.0**-22 * np.abs(values) + 2.0**-36).all()
 
 
 def test_two_int8_levels_lie_behind_each_other_with_padding_between() -> None:
