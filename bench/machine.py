@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dphr_infer.engines.onnxrt import onnxruntime_version
+from dphr_infer.matchers.block_scan import usable_cores
 
 UNKNOWN = "unknown"
 _CPU = Path("/sys/devices/system/cpu/cpu0")
@@ -76,11 +77,6 @@ def _cache_bytes() -> int:
 def _power() -> str:
     parts = [_read(_CPU / "cpufreq/scaling_governor"), _read(Path("/var/lib/nvpmodel/status"))]
     return ", ".join(part for part in parts if part) or UNKNOWN
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_machine() -> MachineProfile:

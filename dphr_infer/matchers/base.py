@@ -45,6 +45,21 @@ class Matcher(Protocol):
         ...
 
 
+def check_gallery(gallery: NDArray[np.float16] | NDArray[np.float32]) -> None:
+    """Refuse a gallery that no matcher takes.
+
+    Raises:
+        GalleryError: not float16 or float32 (N, D), empty, or of more than 2^31 - 1 rows.
+    """
+    if gallery.ndim != 2 or gallery.dtype not in (np.float16, np.float32) or 0 in gallery.shape:
+        raise GalleryError(
+            f"The gallery is {gallery.dtype} {gallery.shape}; a matcher takes float16 or float32 (N, D) with at "
+            "least one row."
+        )
+    if len(gallery) > np.iinfo(np.int32).max:
+        raise GalleryError(f"The gallery has {len(gallery)} rows; int32 row numbers end at 2^31 - 1. Split the map.")
+
+
 def check_queries(queries: NDArray[np.float32], dim: int) -> None:
     """Refuse queries that a matcher would answer wrongly.
 

@@ -23,13 +23,13 @@ from dphr_infer.errors import EngineError, GalleryError
 from dphr_infer.kernels.fatbin import load_fatbin
 from dphr_infer.kernels.operands import ScanDtype, vectors_a_row
 from dphr_infer.kernels.topk import MAX_K, MAX_QUERIES
-from dphr_infer.matchers.base import check_queries, check_ranges
+from dphr_infer.matchers.base import check_gallery, check_queries, check_ranges
 from dphr_infer.matchers.device_scan import MAX_RANGES, DeviceScan, Limits
+from dphr_infer.matchers.proof import Ranked, match_proven
 from dphr_infer.types import Matches
 
 DEFAULT_STREAM_BYTES = 256 << 20
 _FEWEST_CANDIDATES = 32
-_WIDER = 4
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -69,7 +69,7 @@ class CudaExactMatcher:
         stream_bytes: int = DEFAULT_STREAM_BYTES,
         device: int = 0,
     ) -> None:
-        _check_gallery(gallery)
+        check_gallery(gallery)
         for name, value, most in (("max_queries", max_queries, MAX_QUERIES), ("max_k", max_k, MAX_K)):
             if not 1 <= value <= most:
                 raise EngineError(f"{name} is {value}; the GPU's kernels take 1..{most}.")
@@ -177,26 +177,20 @@ class CudaExactMatcher:
 
     def _match_proven(self, device: DeviceScan, queries: NDArray[np.float32], k: int, ranges: Ranges) -> Matches:
         """Scan int8, rank by float16, prove; widen for the queries that are not proven."""
+
+        def scan_codes(some: NDArray[np.float32], n_candidates: int) -> Ranked:
+            found = device.scan_codes(some, k, n_candidates, ranges)
+            return Ranked(found.rows, found.similarity, found.proven != 0)
+
+        def scan_rows(some: NDArray[np.float32]) -> Matches:
+            found = device.scan(some, k, ranges)
+            return Matches(found.rows, found.similarity)
+
         all_rows = sum(stop - start for start, stop in ranges)
-        most = min(MAX_K, all_rows)
-        n_candidates = min(most, max(_FEWEST_CANDIDATES, _WIDER * k))
-        rows = np.empty((len(queries), k), np.int32)
-        similarity = np.empty((len(queries), k), np.float32)
-        open_queries = np.arange(len(queries))
-        while True:
-            found = device.scan_codes(queries[open_queries], k, n_candidates, ranges)
-            rows[open_queries], similarity[open_queries] = found.rows, found.similarity
-            if n_candidates == all_rows or found.proven.all():
-                return Matches(rows, similarity)
-            open_queries = open_queries[found.proven == 0]
-            if n_candidates == most:
-                break
-            n_candidates = min(most, _WIDER * n_candidates)
-            self.widened += 1
-        self.rescanned += len(open_queries)
-        exact = device.scan(queries[open_queries], k, ranges)
-        rows[open_queries], similarity[open_queries] = exact.rows, exact.similarity
-        return Matches(rows, similarity)
+        found = match_proven(queries, k, all_rows, (_FEWEST_CANDIDATES, MAX_K), scan_codes, scan_rows)
+        self.widened += found.widened
+        self.rescanned += found.rescanned
+        return found.matches
 
 
 def cut_ranges(ranges: Ranges, most_rows: int, most_ranges: int) -> Iterator[Ranges]:
@@ -222,13 +216,3 @@ def merge(first: Matches, second: Matches, k: int) -> Matches:
     similarity = np.concatenate([first.similarity, second.similarity], axis=1)
     order = np.lexsort((rows, -similarity), axis=1)[:, :k]
     return Matches(np.take_along_axis(rows, order, axis=1), np.take_along_axis(similarity, order, axis=1))
-
-
-def _check_gallery(gallery: NDArray[np.float16] | NDArray[np.float32]) -> None:
-    if gallery.ndim != 2 or gallery.dtype not in (np.float16, np.float32) or 0 in gallery.shape:
-        raise GalleryError(
-            f"The gallery is {gallery.dtype} {gallery.shape}; a matcher takes float16 or float32 (N, D) with at "
-            "least one row."
-        )
-    if len(gallery) > np.iinfo(np.int32).max:
-        raise GalleryError(f"The gallery has {len(gallery)} rows; int32 row numbers end at 2^31 - 1. Split the map.")

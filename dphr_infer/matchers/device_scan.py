@@ -20,7 +20,6 @@ from dphr_infer.kernels.operands import (
     ScanDtype,
     pad_rows,
     prepare_ranges,
-    split_queries_fp16,
     vectors_a_row,
 )
 from dphr_infer.kernels.topk import (
@@ -188,10 +187,7 @@ class DeviceScan:
             ranges: as `check_ranges` gives them, at most MAX_RANGES.
         """
         launch = self._scan_launch("fp16", len(queries), k, ranges)
-        if launch.plan.query_layout == "float32":
-            self._put_queries(queries)
-        else:
-            self._put("queries", split_queries_fp16(queries))
+        self._put_queries(queries)
         self._put_ranges(ranges)
         self._start(launch)
         return self._fetch(launch)
@@ -216,8 +212,7 @@ class DeviceScan:
 
     def _query_bounds(self, split: SplitQueries) -> NDArray[np.float32]:
         """float32 (Q, 4): both scales, length and slack, for upper bounds over all rows on the device."""
-        error = np.array([self._largest_error], np.float32)
-        slack = bound_slack(QuantisedRows(np.empty((0, 0), np.int8), error, error, self._longest), split)
+        slack = bound_slack(self._longest, self._largest_error, split)
         return np.stack([split.first_scale, split.second_scale, split.length, slack], axis=1)
 
     def _put_queries(self, queries: NDArray[np.float32]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,20 +11,27 @@ from dphr_infer.errors import EngineError
 from dphr_infer.matchers.base import Matcher
 from dphr_infer.matchers.cuda_exact import CudaExactMatcher
 from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
+from dphr_infer.matchers.numpy_int8 import NumpyInt8Matcher
 
 DEVICES = ("cpu", "cuda")
+Scan = Literal["rows", "int8"]
+SCANS: tuple[Scan, ...] = ("rows", "int8")
 
 
-def open_matcher(embeddings: NDArray[np.float16] | NDArray[np.float32], device: str = "cpu") -> Matcher:
+def open_matcher(
+    embeddings: NDArray[np.float16] | NDArray[np.float32], device: str = "cpu", scan: Scan = "rows"
+) -> Matcher:
     """The exact matcher of a device, opened on gallery rows; enter it before use.
 
     Args:
         embeddings: float16 or float32 (N, D), rows of unit length, e.g. `Gallery.embeddings`.
         device: "cpu" is NumPy; "cuda" the first GPU, by float16 rows, for at most 64 queries a launch and k up to 32.
+        scan: "rows" reads the rows; "int8" reads codes made from them, one more byte a value in memory, and proves the
+            same answers. On a CPU that pays where a float16 gallery takes more than 1 GiB as float32.
 
     Raises:
-        EngineError: the device is unknown. Entering the GPU's matcher raises what `CudaExactMatcher` says; it never
-            falls back to the CPU.
+        EngineError: the device or the scan is unknown. Entering the GPU's matcher raises what `CudaExactMatcher` says;
+            it never falls back to the CPU.
         GalleryError: another dtype or shape.
     """
     if device not in DEVICES:
@@ -30,6 +39,8 @@ def open_matcher(embeddings: NDArray[np.float16] | NDArray[np.float32], device: 
             f"Device {device!r} is not available: this runtime matches on {', '.join(DEVICES)} and does not fall back "
             "silently. Choose one of these."
         )
+    if scan not in SCANS:
+        raise EngineError(f"Scan {scan!r} is unknown: choose {' or '.join(SCANS)}.")
     if device == "cuda":
-        return CudaExactMatcher(embeddings)
-    return NumpyExactMatcher(embeddings)
+        return CudaExactMatcher(embeddings, scan="int8" if scan == "int8" else "fp16")
+    return NumpyInt8Matcher(embeddings) if scan == "int8" else NumpyExactMatcher(embeddings)

@@ -15,6 +15,7 @@ This is the plain reference of the kernels that scan int8: it decides the formul
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,9 @@ _STEP_ERROR = 2.0**-23
 _BOUND_ERROR = 2.0**-20
 # A device may flush numbers below 2^-126 to zero.
 _FLUSHED = 2.0**-100
-_ROWS_AT_ONCE = 4096
+# In the second-level cache as float64, twice.
+_VALUES_AT_ONCE = 1 << 15
+_ROWS_A_SHARE = 1 << 13
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,36 +105,58 @@ def _lengths(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return lengths
 
 
-def _encode(vectors: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float64]]:
-    """Codes int8 (n, D), scales float32 (n,), and what they leave of the vectors, float64 (n, D)."""
-    scale = (np.abs(vectors).max(axis=1) / LARGEST_CODE).astype(np.float32)
-    divisor = np.where(scale > 0, scale, 1).astype(np.float64)[:, None]
-    codes = np.rint(vectors / divisor).clip(-LARGEST_CODE, LARGEST_CODE).astype(np.int8)
-    return codes, scale, vectors - scale.astype(np.float64)[:, None] * codes
+def _encode(
+    vectors: NDArray[np.float64], whole: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """Turn vectors (n, D) in place into what their codes leave of them, and `whole` into those codes.
+
+    Returns:
+        Scales float32 (n,); lengths of what is left, and of scale * codes, float64 (n,): at least those.
+    """
+    highest = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))
+    scale = (highest / LARGEST_CODE).astype(np.float32)
+    factor = scale.astype(np.float64)
+    np.divide(vectors, np.where(scale > 0, factor, 1)[:, None], out=whole)
+    np.rint(whole, out=whole)
+    np.clip(whole, -LARGEST_CODE, LARGEST_CODE, out=whole)
+    lengths = factor * _lengths(whole)
+    vectors -= whole * factor[:, None]
+    return scale, _lengths(vectors), lengths
 
 
-def quantise_rows(gallery: NDArray[np.float16] | NDArray[np.float32]) -> QuantisedRows:
+def quantise_rows(gallery: NDArray[np.float16] | NDArray[np.float32], pool: Executor | None = None) -> QuantisedRows:
     """Quantise each row symmetrically: its largest magnitude becomes 127.
 
     Args:
-        gallery: float16 or float32 (N, D); needs 25 % (of float32) as much memory again, and a few MB to work in.
+        gallery: float16 or float32 (N, D); needs 25 % (of float32) as much memory again, and 2 MB a thread to work in.
+        pool: threads to share the work; None is this one.
 
     Raises:
         GalleryError: a row is not finite.
     """
     n, dim = gallery.shape
-    codes = np.empty((n, dim), np.int8)
-    scale, error, longest = np.empty(n, np.float32), np.empty(n, np.float32), 0.0
-    for start in range(0, n, _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        rows = gallery[part].astype(np.float64)
-        if not np.isfinite(rows).all():
-            raise GalleryError(
-                f"Gallery rows {start}..{start + len(rows) - 1} hold values that are not finite: build it again."
-            )
-        codes[part], scale[part], left = _encode(rows)
-        error[part] = round_up(_lengths(left))
-        longest = max(longest, float(_lengths(rows - left).max()))
+    codes, scale, error = np.empty((n, dim), np.int8), np.empty(n, np.float32), np.empty(n, np.float32)
+    step = max(1, _VALUES_AT_ONCE // dim)
+
+    def quantise(first: int, last: int) -> float:
+        vectors, longest = np.empty((2, min(step, last - first), dim)), 0.0
+        for start in range(first, last, step):
+            part = slice(start, min(start + step, last))
+            rows, whole = vectors[:, : part.stop - start]
+            np.copyto(rows, gallery[part])
+            with np.errstate(invalid="ignore"):
+                finite = np.isfinite(rows.sum())
+            if not finite:
+                raise GalleryError(
+                    f"Gallery rows {start}..{part.stop - 1} hold values that are not finite: build it again."
+                )
+            scale[part], left, lengths = _encode(rows, whole)
+            codes[part], error[part] = whole, round_up(left)
+            longest = max(longest, float(lengths.max()))
+        return longest
+
+    shares = [(first, min(first + _ROWS_A_SHARE, n)) for first in range(0, n, _ROWS_A_SHARE)]
+    longest = max((map if pool is None else pool.map)(lambda share: quantise(*share), shares))
     return QuantisedRows(codes, scale, error, float(round_up(np.array(longest))))
 
 
@@ -141,31 +166,56 @@ def split_queries(queries: NDArray[np.float32]) -> SplitQueries:
     Args:
         queries: float32 (Q, D), finite.
     """
-    exact = queries.astype(np.float64)
-    first, first_scale, left = _encode(exact)
-    second, second_scale, residual = _encode(left)
-    return SplitQueries(
-        first, second, first_scale, second_scale, round_up(_lengths(residual)), round_up(_lengths(exact))
-    )
+    left, levels = queries.astype(np.float64), np.empty((2, *queries.shape))
+    length = round_up(_lengths(left))
+    first_scale, _, _ = _encode(left, levels[0])
+    second_scale, residual, _ = _encode(left, levels[1])
+    first, second = levels.astype(np.int8)
+    return SplitQueries(first, second, first_scale, second_scale, round_up(residual), length)
 
 
-def bound_slack(quantised: QuantisedRows, split: SplitQueries) -> NDArray[np.float32]:
-    """The part of the upper bounds that is the same for all rows: float32 (Q,).
+def _slack(
+    longest: float,
+    largest_error: float,
+    dim: int,
+    length: NDArray[np.float64],
+    levels: NDArray[np.float64],
+    residual: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """See `bound_slack`; float64 (Q,): at least ||q||, the length of what is multiplied with codes, and the residual.
 
     It covers, in this order: ||scale * c|| times the residual; the rounding of the float32 similarity that the bound
     is compared with, summed in whatever order (at most D + 1 steps, each relative to at most ||g|| ||q||, where
     ||g|| <= longest + error); and the rounding of the bound itself, every intermediate of which is at most the sum of
     the magnitudes of its terms.
     """
-    dim = split.first.shape[1]
-    length = split.length.astype(np.float64)
-    gallery_length = quantised.longest + float(quantised.error.max())
-    from_residual = quantised.longest * split.residual.astype(np.float64)
+    gallery_length = longest + largest_error
+    from_residual = longest * residual
     from_summing = (dim + 1) * _STEP_ERROR * gallery_length * length
+    magnitude = longest * levels + gallery_length * length + from_residual + from_summing
+    return round_up((from_residual + from_summing + _BOUND_ERROR * magnitude) * _SUM_MARGIN + _FLUSHED)
+
+
+def bound_slack(longest: float, largest_error: float, split: SplitQueries) -> NDArray[np.float32]:
+    """The part of the upper bounds that is the same for all rows: float32 (Q,).
+
+    Args:
+        longest, largest_error: at least ||scale * c|| and the error of every row.
+    """
     levels = split.first_scale * _lengths(split.first.astype(np.float64))
     levels += split.second_scale * _lengths(split.second.astype(np.float64))
-    magnitude = quantised.longest * levels + gallery_length * length + from_residual + from_summing
-    return round_up((from_residual + from_summing + _BOUND_ERROR * magnitude) * _SUM_MARGIN + _FLUSHED)
+    length, residual = split.length.astype(np.float64), split.residual.astype(np.float64)
+    return _slack(longest, largest_error, split.first.shape[1], length, levels, residual)
+
+
+def float_slack(longest: float, largest_error: float, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As `bound_slack`, where a float32 sum of q_i c_i in whatever order takes the place of both integer products.
+
+    The bound is then scale * (q . c) + error * length + slack, with any length that is at least ||q|| and at most twice
+    that. What that sum rounds, at most D + 1 steps relative to ||q|| ||c||, takes the place of the residual.
+    """
+    length, dim = _lengths(queries.astype(np.float64)), queries.shape[1]
+    return _slack(longest, largest_error, dim, 2 * length, length, (dim + 1) * _STEP_ERROR * length)
 
 
 def upper_bounds(
@@ -236,7 +286,7 @@ def match_int8_certified(
         raise GalleryError(f"{candidates} candidates cannot hold {k} matches: keep at least {k}.")
     allowed = np.concatenate([np.arange(start, stop) for start, stop in ranges])
     split = split_queries(queries)
-    slack = bound_slack(quantised, split)
+    slack = bound_slack(quantised.longest, float(quantised.error.max()), split)
     rows, similarity = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.float32)
     proven_at_first = np.zeros(len(queries), np.bool_)
     open_queries, widenings = np.arange(len(queries)), 0

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
-
-from bench.machine import memory_bytes, read_machine, usable_cores
+from bench.machine import memory_bytes, read_machine
 
 INFO = "MemTotal:       8000000 kB\nMemAvailable:    500 kB\n"
 
@@ -11,15 +9,6 @@ def test_memory_is_read_in_bytes_and_0_where_the_field_is_missing() -> None:
     assert memory_bytes(INFO, "MemTotal") == 8_192_000_000
     assert memory_bytes(INFO, "MemAvailable") == 512_000
     assert memory_bytes("", "MemTotal") == 0
-
-
-def test_only_cores_that_the_process_may_use_are_counted() -> None:
-    allowed = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(allowed)})
-        assert usable_cores() == 1
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 def test_the_profile_leaves_no_field_empty() -> None:

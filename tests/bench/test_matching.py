@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from bench import matching, roofline
-from bench.matching import OURS, READ, compare, run_matching, time_in_turns, to_text
+from bench.matching import (
+    OURS,
+    OURS_EVERY_CALL,
+    OURS_INT8,
+    OURS_WIDENED,
+    READ,
+    compare,
+    run_matching,
+    time_in_turns,
+    to_text,
+)
 from bench.peers import open_numpy, open_peers
 from dphr_infer.types import Matches
 
@@ -86,6 +96,21 @@ def test_a_run_states_shares_ratios_and_agreement_from_its_own_samples(without_p
             least_ms = 1e3 * 2000 * 16 * 4 / record.bandwidth_bytes_per_s
             assert item.bandwidth_share == pytest.approx(least_ms / median)
     assert "left out: Comparing the matcher with it needs the package faiss-cpu" in to_text(record)
+
+
+def test_a_float16_gallery_is_measured_by_our_three_ways_which_agree() -> None:
+    record = run_matching(3000, 32, [2], k=5, threads=2, seconds=0, stored="float16")
+    by_name = {item.name: item for item in record.cases[0].searches}
+    assert list(by_name) == [READ, OURS_WIDENED, OURS_EVERY_CALL, OURS_INT8]
+    assert by_name[OURS_WIDENED].times_ours == 1
+    for name in (OURS_EVERY_CALL, OURS_INT8):
+        assert by_name[name].same_rows == 1, name
+        assert by_name[name].similarity_difference < 1e-6, name
+    read = by_name[READ]
+    assert read.bandwidth_share == pytest.approx(
+        1e3 * 3000 * 32 * 2 / record.bandwidth_bytes_per_s / read.latency.p50_ms
+    )
+    assert "0 queries scanned again by float16" in to_text(record)
 
 
 def test_the_command_writes_what_it_prints(tmp_path, capsys: pytest.CaptureFixture[str], without_peers: None) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -10,6 +11,7 @@ from dphr_infer.errors import GalleryError
 from dphr_infer.matchers.numpy_exact import match_by_sorting
 from dphr_infer.matchers.quantise import (
     bound_slack,
+    float_slack,
     match_int8_certified,
     quantise_rows,
     round_up,
@@ -88,7 +90,9 @@ def any_rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 def all_bounds(gallery, queries, quantised=None, split=None):
     quantised, split = quantised or quantise_rows(gallery), split or split_queries(queries)
-    return upper_bounds(quantised, split, bound_slack(quantised, split), 0, len(gallery))
+    return upper_bounds(
+        quantised, split, bound_slack(quantised.longest, float(quantised.error.max()), split), 0, len(gallery)
+    )
 
 
 @settings(max_examples=200, deadline=None)
@@ -105,6 +109,24 @@ def test_no_bound_is_below_the_similarity_summed_exactly_or_in_any_float32_order
         one_by_one += queries[:, column, None] * gallery[:, column]
     assert (bounds >= one_by_one).all()
     assert (bounds >= queries @ gallery.T).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(any_rows(), st.integers(0, 2**32 - 1))
+def test_no_bound_from_float32_queries_is_below_the_similarity_either(problem, seed: int) -> None:
+    gallery, queries = problem
+    quantised, order = quantise_rows(gallery), np.random.default_rng(seed).permutation(gallery.shape[1])
+    slack = float_slack(quantised.longest, float(quantised.error.max()), queries)
+    length = np.linalg.norm(queries, axis=1, keepdims=True).astype(np.float32) * np.float32(1.001)
+    exact = queries.astype(np.float64) @ gallery.astype(np.float64).T
+    one_by_one = np.zeros(exact.shape, np.float32)
+    for column in order:
+        one_by_one += queries[:, column, None] * quantised.codes[:, column]
+    for products in (one_by_one, queries @ quantised.codes.astype(np.float32).T):
+        bounds = products * quantised.scale + quantised.error * length + slack[:, None]
+        assert bounds.dtype == np.float32
+        assert (bounds >= exact).all()
+        assert (bounds >= queries @ gallery.T).all()
 
 
 @settings(max_examples=100, deadline=None)
@@ -221,6 +243,16 @@ def test_what_cannot_be_certified_is_refused(gallery, candidates, message) -> No
     quantised = quantise_rows(np.eye(4, dtype=np.float32))
     with pytest.raises(GalleryError, match=message):
         match_int8_certified(gallery, quantised, np.eye(4, dtype=np.float32)[:1].copy(), 2, candidates)
+
+
+def test_threads_give_the_same_codes_for_any_number_of_rows() -> None:
+    rows = grid_rows(np.random.default_rng(6), 20_011, 7)
+    alone = quantise_rows(rows)
+    with ThreadPoolExecutor(3) as pool:
+        together = quantise_rows(rows, pool)
+    for name in ("codes", "scale", "error", "longest"):
+        np.testing.assert_array_equal(getattr(alone, name), getattr(together, name))
+    assert np.array_equal(alone.codes[20_010], quantise_rows(rows[-1:]).codes[0])
 
 
 def test_rows_that_are_not_finite_are_refused() -> None:
