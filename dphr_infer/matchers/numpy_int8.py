@@ -1,6 +1,6 @@
 """Exact search in NumPy by int8 codes: for a float16 gallery that is too large to be widened to float32 once.
 
-A scan of codes reads half of what float16 rows take, and NumPy widens int8 about six times as fast as float16. It keeps
+A scan of codes reads half of what float16 rows take, and NumPy widens int8 about ten times as fast as float16. It keeps
 the rows of highest upper bound, ranks them by their stored rows, and the answer stands only where the k-th best is
 better than anything that was left out can be; see `quantise.py`. Queries are not quantised here: codes are widened to
 float32 and multiplied with the query itself.
