@@ -91,10 +91,12 @@ def _rows(found: dict[str, dict[int, RunRecord]]) -> list[Row]:
 def _write(out: Path, found: dict[str, dict[int, RunRecord]]) -> None:
     rows = _rows(found)
     records = [record for by_seed in found.values() for record in by_seed.values()]
+    config = config_to_json(records[0].config)
+    del config["out"], config["seed"], config["data"]["root"]  # each row's own, and the machine's
     summary = {
         "rows": rows_to_json(rows),
-        "config": config_to_json(records[0].config),
-        "data": records[0].data,
+        "config": config,
+        "data": {name: value for name, value in records[0].data.items() if name != "root"},
         "environment": records[0].environment,
         "git": records[0].git,
     }

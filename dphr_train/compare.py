@@ -155,8 +155,14 @@ def draw_rows(rows: Sequence[Row], path: Path, title: str = "") -> None:
                 y = line + 0.2 * (2 * number - 1)
                 axis.barh(y, np.mean(values), 0.36, color=_COLOURS[number], label=name if line == 0 else None)
                 axis.plot(values, [y] * len(values), "o", color="#20242a", markersize=3)
+                colour = "white" if number == 0 else "#20242a"
                 axis.annotate(
-                    f"{np.mean(values):.1f}", (2, y), xycoords=("axes points", "data"), va="center", fontsize=8
+                    f"{np.mean(values):.1f}",
+                    (3, y),
+                    xycoords=("axes points", "data"),
+                    va="center",
+                    fontsize=8,
+                    color=colour,
                 )
         everything = [v for row in rows for name in FIGURES for v in row.figures[direction, name]]
         axis.set_xlim(max(0.0, min(everything) - 8), max(everything) + 2)
@@ -165,7 +171,7 @@ def draw_rows(rows: Sequence[Row], path: Path, title: str = "") -> None:
         axis.set_title(direction, fontsize=10)
         axis.set_xlabel("percent, full gallery; the axis does not begin at 0", fontsize=8)
         axis.grid(axis="x", alpha=0.3)
-    axes[0].legend(fontsize=8, loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=len(FIGURES))
     if title:
         figure.suptitle(title, fontsize=11)
     with atomic_file(path) as temporary:

@@ -55,6 +55,7 @@ def test_the_summary_holds_every_figure_and_the_settings(config, rows):
     summary = json.loads((config.out / "ablation.json").read_text())
     assert [row["name"] for row in summary["rows"]] == list(ROWS)
     assert summary["config"]["loss"]["dphr"]["margin"] == 0.7
+    assert str(config.out) not in (config.out / "ablation.json").read_text()
     assert (config.out / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert FULL in (config.out / "ablation.md").read_text()
 
