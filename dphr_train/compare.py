@@ -1,6 +1,7 @@
 """Runs side by side: what their settings differ in, what they reached, as a table and a plot.
 
-Runs that differ in nothing but the seed are one row: mean and sample standard deviation over its seeds.
+Runs that differ in nothing but the seed, trained on the same data by as many processes, are one row: mean and sample
+standard deviation over its seeds.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ import numpy as np
 
 from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import ConfigError
-from dphr_train.config_json import config_to_json
+from dphr_train.config_json import MAY_DIFFER, flat_settings
 from dphr_train.run_record import RunRecord
 
 FIGURES = ("R@1", "AP")
-_NOT_A_SETTING = ("out", "seed", "device", "checkpoint_every", "evaluate_every", "data.workers", "data.cache")
 _COLOURS = ("#1f6fb2", "#8fbce0")
 
 
@@ -55,25 +55,40 @@ def make_row(name: str, evaluations: Mapping[int, Mapping[str, Any]]) -> Row:
     return Row(name, tuple(by_seed), {key: tuple(figures[key] for figures in by_seed.values()) for key in keys})
 
 
+def mark_collapsed(name: str, runs: Mapping[int, RunRecord]) -> str:
+    """A row's name, with the step at which a run of it collapsed: its figures are of an encoder that tells nothing.
+
+    Args:
+        runs: of the row, by seed.
+    """
+    steps = {seed: run.metrics["collapsed"] for seed, run in sorted(runs.items()) if run.metrics.get("collapsed")}
+    marks = [
+        f"seed {seed} collapsed at step {step}" if len(runs) > 1 else f"collapsed at step {step}"
+        for seed, step in steps.items()
+    ]
+    return f"{name} ({', '.join(marks)})" if marks else name
+
+
 def group_runs(runs: Mapping[str, RunRecord], evaluations: Mapping[str, Any] | None = None) -> list[Row]:
-    """Runs by name as rows; runs that differ in their seed alone share a row, named by its settings.
+    """Runs by name as rows; runs that differ in their seed alone share a row, named by what sets it apart.
+
+    That is its settings, "processes", and "data", the digest of the training data's listing; not the data's folder.
 
     Args:
         runs: by name.
         evaluations: of the same runs by the same names, on another test set; None takes each run's own.
 
     Raises:
-        ConfigError: there is no run, one evaluated nothing, or two have every setting in common, the seed too.
+        ConfigError: there is no run, one evaluated nothing, two have every setting in common, the seed too, or two
+            were evaluated in different directions.
     """
     if not runs:
         raise ConfigError("No run is given: name the folders of finished runs.")
     evaluated = {name: run.evaluation() for name, run in runs.items()} if evaluations is None else evaluations
-    settings = {name: _flat(config_to_json(run.config)) for name, run in runs.items()}
+    _require_same_directions(evaluated)
     groups: dict[tuple[tuple[str, Any], ...], dict[int, str]] = {}
     for name, run in runs.items():
-        if not evaluated[name]:
-            raise ConfigError(f"The run {name} evaluated nothing: its data set has no test split. Leave it out.")
-        key = tuple(sorted((k, str(v)) for k, v in settings[name].items() if k not in _NOT_A_SETTING))
+        key = _key(run)
         seeds = groups.setdefault(key, {})
         if run.config.seed in seeds:
             raise ConfigError(
@@ -84,16 +99,28 @@ def group_runs(runs: Mapping[str, RunRecord], evaluations: Mapping[str, Any] | N
     rows = []
     for key, seeds in groups.items():
         label = ", ".join(f"{k} {v}" for k, v in key if k in differing) if len(groups) > 1 else ""
-        name = label or next(iter(seeds.values()))
+        name = mark_collapsed(label or next(iter(seeds.values())), {seed: runs[run] for seed, run in seeds.items()})
         rows.append(make_row(name, {seed: evaluated[run] for seed, run in seeds.items()}))
     return rows
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+def _key(run: RunRecord) -> tuple[tuple[str, Any], ...]:
+    """What the seeds of one row have in common, by name."""
+    own = {name: value for name, value in flat_settings(run.config).items() if name not in (*MAY_DIFFER, "seed")}
+    own |= {"data": run.data["listing_sha256"][:8], "processes": run.environment["processes"]}
+    return tuple(sorted((name, str(value)) for name, value in own.items()))
+
+
+def _require_same_directions(evaluated: Mapping[str, Mapping[str, Any]]) -> None:
+    first = next(iter(evaluated))
+    for name, evaluation in evaluated.items():
+        if not evaluation:
+            raise ConfigError(f"The run {name} evaluated nothing: its data set has no test split. Leave it out.")
+        if evaluation.keys() != evaluated[first].keys():
+            raise ConfigError(
+                f"The run {first} was evaluated in {', '.join(evaluated[first])}, the run {name} in "
+                f"{', '.join(evaluation)}: their figures do not compare. Give runs of one benchmark, or leave one out."
+            )
 
 
 def spread(values: Sequence[float]) -> str:

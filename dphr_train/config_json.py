@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ _SECTIONS = {
     "optim": OptimConfig,
 }
 
+MAY_DIFFER = ("out", "device", "checkpoint_every", "evaluate_every", "data.root", "data.workers", "data.cache")
+"""Settings that may change while a run stays the same run: where it lies, where it computes, how it is watched."""
+
 
 def config_to_json(config: TrainConfig) -> dict[str, Any]:
     """A TrainConfig as plain JSON values."""
@@ -36,6 +40,24 @@ def config_to_json(config: TrainConfig) -> dict[str, Any]:
         return str(value) if isinstance(value, Path) else value
 
     return plain(dataclasses.asdict(config))
+
+
+def flat_settings(config: TrainConfig) -> dict[str, Any]:
+    """Every setting by its dotted name, "loss.dphr.margin", as a plain JSON value."""
+
+    def flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        return found
+
+    return flat(config_to_json(config), "")
+
+
+def differing_settings(new: TrainConfig, old: TrainConfig, ignored: Collection[str]) -> list[str]:
+    """Dotted names of the settings whose values differ, in the order of the configuration, without the ignored."""
+    before = flat_settings(old)
+    return [name for name, value in flat_settings(new).items() if name not in ignored and value != before[name]]
 
 
 def config_from_json(raw: dict[str, Any]) -> TrainConfig:

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from dphr_infer.atomic import atomic_file
-from dphr_infer.errors import CheckpointError
+from dphr_infer.errors import CheckpointError, ConfigError, DatasetError
 from dphr_infer.preprocess import IMAGE_SUFFIXES
 from dphr_train.config import TrainConfig
 from dphr_train.config_json import config_from_json, config_to_json
@@ -24,6 +25,8 @@ from dphr_train.encoder import import_timm
 
 RECORD_FILE = "run.json"
 _FORMAT, _VERSION = "dphr-run", 1
+_KINDS = {dict: "an object", int: "a whole number", str: "a text"}
+_WAY_OUT = "Copy it again, or make the run again."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,17 +72,47 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def describe_data(root: Path) -> dict[str, Any]:
-    """Number of images below a folder and the sha256 of their sorted relative paths and sizes."""
+def describe_data(root: Path, leave_out: Path | None = None) -> dict[str, Any]:
+    """Number of images below a folder and the sha256 of their sorted relative paths and sizes.
+
+    Linked folders and files count as what they lead to; a link that leads nowhere, or back to a folder that it lies
+    in, does not count. Nor does the folder `leave_out`, a run's own, which may lie inside the data set's.
+
+    Raises:
+        DatasetError: a folder or an image cannot be read.
+    """
     digest, count = hashlib.sha256(), 0
-    for folder, folders, files in os.walk(root):
-        folders.sort()
+    try:
+        for path in _images(root, leave_out):
+            line = f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+            count += 1
+    except OSError as error:
+        raise DatasetError(f"{error.filename} cannot be read ({error.strerror}): check the folder's rights.") from error
+    return {"root": str(root), "images": count, "listing_sha256": digest.hexdigest()}
+
+
+def _images(root: Path, leave_out: Path | None) -> Iterator[Path]:
+    """Images below a folder, folder by folder in the order of their names."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    left_out = None if leave_out is None else os.path.realpath(leave_out)
+    way = {root: frozenset({os.path.realpath(root)})}  # real paths of the folders that lead to a folder
+    for folder, folders, files in os.walk(root, onerror=stop, followlinks=True):
+        above, kept = way.pop(Path(folder)), []
+        for name in sorted(folders):
+            path = Path(folder, name)
+            real = os.path.realpath(path)
+            if real != left_out and real not in above:
+                way[path] = above | {real}
+                kept.append(name)
+        folders[:] = kept
         for name in sorted(files):
             path = Path(folder, name)
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n".encode())
-                count += 1
-    return {"root": str(root), "images": count, "listing_sha256": digest.hexdigest()}
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+                yield path
 
 
 def describe_environment(device: str, processes: int) -> dict[str, Any]:
@@ -126,6 +159,38 @@ def read_record(folder: Path) -> RunRecord:
                 f"{path} is {raw['format']} version {raw['version']}; this release reads {_FORMAT} {_VERSION}."
             )
         fields = {name: raw[name] for name in RunRecord.__slots__ if name != "config"}
+        _check_fields(fields)
         return RunRecord(config=config_from_json(raw["config"]), **fields)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}). Evaluate the run again, or copy it again.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check its rights.") from error
+    except KeyError as error:
+        raise CheckpointError(f"{path} is damaged (it has no {error}). {_WAY_OUT}") from error
+    except (ValueError, TypeError, RecursionError, ConfigError) as error:
+        raise CheckpointError(f"{path} is damaged ({str(error).rstrip('.')}). {_WAY_OUT}") from error
+
+
+def _check_fields(fields: dict[str, Any]) -> None:
+    """Refuse values that a comparison or an ablation could not read.
+
+    Raises:
+        KeyError, TypeError, ValueError: a value is missing, of another kind or out of range.
+    """
+
+    def typed(value: Any, kind: type, name: str) -> Any:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TypeError(f"{name} is {str(value)[:40]!r}, not {_KINDS[kind]}")
+        return value
+
+    typed(fields["steps"], int, "steps")
+    typed(typed(fields["data"], dict, "data")["listing_sha256"], str, "data.listing_sha256")
+    typed(typed(fields["environment"], dict, "environment")["processes"], int, "environment.processes")
+    metrics = typed(fields["metrics"], dict, "metrics")
+    typed(metrics.get("collapsed", 0), int, "metrics.collapsed")
+    for step, directions in typed(metrics.get("evaluations", {}), dict, "metrics.evaluations").items():
+        int(step)
+        for direction, protocols in typed(directions, dict, f"the evaluation of step {step}").items():
+            report = typed(typed(protocols, dict, direction)["full"], dict, f"{direction} full")
+            figures = {"ap": report["ap"], "recall_at.1": typed(report["recall_at"], dict, "recall_at")["1"]}
+            for name, share in figures.items():
+                if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+                    raise ValueError(f"{direction} {name} is {str(share)[:40]!r}, not a share in 0..1")

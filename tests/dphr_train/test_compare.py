@@ -6,7 +6,7 @@ from PIL import Image
 
 from dphr_infer.errors import ConfigError
 from dphr_train.compare import draw_rows, group_runs, make_row, rows_to_json, spread, to_markdown
-from dphr_train.config import DphrConfig, LossConfig, OptimConfig, TrainConfig
+from dphr_train.config import DataConfig, DphrConfig, LossConfig, OptimConfig, TrainConfig
 from dphr_train.run_record import RunRecord
 
 
@@ -14,10 +14,10 @@ def evaluation(recall, ap):
     return {"drone->satellite": {"full": {"recall_at": {"1": recall, "5": 1.0}, "ap": ap}}}
 
 
-def run(seed, recall, ap=0.5, **changes):
+def run(seed, recall, ap=0.5, data="a" * 64, processes=1, **changes):
     config = dataclasses.replace(TrainConfig(seed=seed, out=Path(f"runs/{seed}")), **changes)
     metrics = {"evaluations": {"9": evaluation(0.0, 0.0), "10": evaluation(recall, ap)}} if recall is not None else {}
-    return RunRecord(config, 10, None, {}, {}, 1.0, metrics)
+    return RunRecord(config, 10, None, {"listing_sha256": data}, {"processes": processes}, 1.0, metrics)
 
 
 def test_runs_that_differ_in_their_seed_share_a_row_with_mean_and_sample_deviation():
@@ -36,6 +36,34 @@ def test_rows_are_named_by_the_settings_that_differ_and_by_no_others():
     optim = OptimConfig(learning_rate=2e-3)
     rows = group_runs({"a": run(0, 0.4), "b": run(0, 0.5, optim=optim)})
     assert [row.name for row in rows] == ["optim.learning_rate 0.001", "optim.learning_rate 0.002"]
+
+
+def test_runs_on_other_data_are_another_row_named_by_the_digest_wherever_the_data_lies():
+    elsewhere = DataConfig(root=Path("/another/disk"))
+    runs = {"a": run(0, 0.4), "b": run(1, 0.5, data="b" * 64), "c": run(1, 0.6, data="01234567" + 56 * "f")}
+    runs["d"] = dataclasses.replace(runs["a"], config=dataclasses.replace(runs["a"].config, seed=2, data=elsewhere))
+    rows = group_runs(runs)
+    assert [row.name for row in rows] == ["data aaaaaaaa", "data bbbbbbbb", "data 01234567"]
+    assert [row.seeds for row in rows] == [(0, 2), (1,), (1,)]
+
+
+def test_runs_of_another_number_of_processes_are_another_row():
+    rows = group_runs({"a": run(0, 0.4), "b": run(1, 0.5, processes=2)})
+    assert [(row.name, row.seeds) for row in rows] == [("processes 1", (0,)), ("processes 2", (1,))]
+
+
+def test_a_collapsed_run_is_marked_in_the_name_of_its_row():
+    collapsed = run(1, 0.01)
+    collapsed.metrics["collapsed"] = 120
+    assert group_runs({"a": collapsed})[0].name == "a (collapsed at step 120)"
+    assert group_runs({"a": run(0, 0.4), "b": collapsed})[0].name == "a (seed 1 collapsed at step 120)"
+
+
+def test_runs_of_two_benchmarks_are_refused_by_name():
+    ground = run(0, 0.4)
+    ground.metrics["evaluations"] = {"10": {"ground->satellite": evaluation(0.4, 0.5)["drone->satellite"]}}
+    with pytest.raises(ConfigError, match=r"run drone was .* drone->satellite, the run cvusa in ground->satellite"):
+        group_runs({"drone": run(0, 0.4), "cvusa": ground})
 
 
 def test_the_difference_to_the_first_row_is_paired_by_seed():

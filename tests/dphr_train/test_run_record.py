@@ -1,10 +1,12 @@
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from dphr_infer.errors import CheckpointError
+from dphr_infer.errors import CheckpointError, DatasetError
 from dphr_train.config import TrainConfig
+from dphr_train.config_json import config_to_json
 from dphr_train.run_record import (
     RunRecord,
     describe_data,
@@ -14,10 +16,13 @@ from dphr_train.run_record import (
     write_record,
 )
 
+DATA = {"images": 3, "listing_sha256": "0" * 64}
+FIGURES = {"recall_at": {"1": 0.5}, "ap": 0.5}
+
 
 def test_a_record_is_read_back_as_it_was_written(tmp_path):
     record = RunRecord(
-        TrainConfig(seed=5, out=tmp_path), 7, None, {"images": 3}, describe_environment("cpu", 2), 1.5, {"collapsed": 4}
+        TrainConfig(seed=5, out=tmp_path), 7, None, DATA, describe_environment("cpu", 2), 1.5, {"collapsed": 4}
     )
     write_record(tmp_path, record)
     found = read_record(tmp_path)
@@ -45,6 +50,48 @@ def test_the_digest_of_the_data_changes_with_a_missing_picture_and_a_changed_siz
     (tmp_path / "2.png").unlink()
     gone = describe_data(tmp_path)
     assert len({entry["listing_sha256"] for entry in (whole, changed, gone)}) == 3
+
+
+def test_a_linked_folder_counts_with_what_it_leads_to(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "1.jpg").write_bytes(b"123")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "train").symlink_to(tmp_path / "store", target_is_directory=True)
+    (tmp_path / "copied" / "train").mkdir(parents=True)
+    (tmp_path / "copied" / "train" / "1.jpg").write_bytes(b"123")
+    linked, copied = describe_data(tmp_path / "linked"), describe_data(tmp_path / "copied")
+    assert linked["images"] == 1 and linked["listing_sha256"] == copied["listing_sha256"]
+
+
+def test_links_that_lead_nowhere_or_back_up_do_not_count(tmp_path):
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "1.jpg").write_bytes(b"123")
+    before = describe_data(tmp_path)
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "not there.jpg")
+    (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
+    assert describe_data(tmp_path) == before
+    (tmp_path / "a" / "b").symlink_to(tmp_path / "b", target_is_directory=True)
+    (tmp_path / "b" / "a").symlink_to(tmp_path / "a", target_is_directory=True)
+    assert describe_data(tmp_path)["images"] == 4  # a, a/b, b, b/a and no further
+
+
+def test_a_runs_own_folder_inside_the_data_set_does_not_count(tmp_path, monkeypatch):
+    (tmp_path / "1.jpg").write_bytes(b"123")
+    before = describe_data(tmp_path)
+    (tmp_path / "runs" / "one" / "deep").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "curves.png").write_bytes(b"1")
+    (tmp_path / "runs" / "one" / "deep" / "more.png").write_bytes(b"1")
+    assert describe_data(tmp_path)["images"] == 3
+    assert describe_data(tmp_path, leave_out=tmp_path / "runs" / "one") == before
+    monkeypatch.chdir(tmp_path)
+    here = describe_data(Path(), leave_out=Path("runs/one"))
+    assert here["listing_sha256"] == before["listing_sha256"]
+
+
+def test_a_data_folder_that_cannot_be_read_is_refused_by_name(tmp_path):
+    with pytest.raises(DatasetError, match="nowhere cannot be read"):
+        describe_data(tmp_path / "nowhere")
 
 
 def test_the_revision_says_whether_the_source_was_changed(tmp_path):
@@ -76,6 +123,36 @@ def test_a_damaged_record_is_refused(text, tmp_path):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(CheckpointError, match="damaged"):
         read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"metrics": None}, "metrics is 'None', not an object"),
+        ({"metrics": {"evaluations": []}}, "metrics.evaluations is"),
+        ({"metrics": {"evaluations": {"last": {}}}}, "'last'"),
+        ({"metrics": {"evaluations": {"7": {"a->b": {"matched": FIGURES}}}}}, "it has no 'full'"),
+        ({"metrics": {"evaluations": {"7": {"a->b": {"full": {"ap": 0.5}}}}}}, "it has no 'recall_at'"),
+        ({"metrics": {"evaluations": {"7": {"a->b": {"full": {**FIGURES, "ap": "0.5"}}}}}}, "a->b ap is '0.5'"),
+        ({"metrics": {"evaluations": {"7": {"a->b": {"full": {**FIGURES, "ap": 50.0}}}}}}, "a->b ap is '50.0'"),
+        ({"metrics": {"collapsed": "yes"}}, "metrics.collapsed is 'yes'"),
+        ({"data": {"images": 3}}, "it has no 'listing_sha256'"),
+        ({"environment": []}, "environment is"),
+        ({"steps": None}, "steps is 'None'"),
+        ({"config": {}}, "configuration cannot be read"),
+        ({"config": {**config_to_json(TrainConfig()), "seed": -1}}, "seed is -1"),
+    ],
+)
+def test_a_record_of_a_wrong_shape_is_damaged_and_named_with_its_file(changes, what, tmp_path):
+    metrics = {"evaluations": {"7": {"a->b": {"full": FIGURES}}}}
+    write_record(tmp_path, RunRecord(TrainConfig(), 7, None, DATA, {"processes": 1}, 1.5, metrics))
+    path = tmp_path / "run.json"
+    assert read_record(tmp_path).metrics == metrics
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(CheckpointError, match="damaged") as caught:
+        read_record(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and what in message and "\n" not in message
 
 
 def test_a_record_of_another_release_is_refused(tmp_path):
