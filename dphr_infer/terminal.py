@@ -19,7 +19,10 @@ _SCREEN_INTERVAL_S = 0.2
 
 
 def run_command(program: str, main: Callable[[], None]) -> int:
-    """Run a command; a DphrError or a full stdout is one line on stderr and exit code 2, an interrupt 130."""
+    """Run a command; a DphrError, a lack of permission or a full stdout is one line on stderr and exit code 2.
+
+    An interrupt is 130.
+    """
     try:
         main()
         sys.stdout.flush()
@@ -32,6 +35,10 @@ def run_command(program: str, main: Callable[[], None]) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return 0
+    except PermissionError as error:
+        where = printable(str(error.filename or "a file"))
+        print(f"{program}: {where} may not be read or written by this user: change its permissions.", file=sys.stderr)
+        return 2
     except OSError as error:
         # Files are written through `atomic`, whose errors are ours; what is left without a file name is a stream.
         if error.filename is not None or error.errno not in _FULL:

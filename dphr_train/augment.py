@@ -112,13 +112,18 @@ def require_fitting(config: AugmentConfig, query_view: QueryView) -> None:
     """Refuse settings that have no meaning for what the query shows.
 
     Raises:
-        ConfigError: `rotate_pair` with a drone image, which has no columns to roll; `zoom` with a panorama, a part of
-            which is no full circle.
+        ConfigError: `rotate_pair` with a drone image, which has no columns to roll; with a panorama `zoom`, for a part
+            of it is no full circle, or `rotate_satellite`, after which the views face different ways.
     """
     if query_view == "drone" and config.rotate_pair:
         raise ConfigError(
             f"augment.rotate-pair is {config.rotate_pair}, but it rolls a panorama and the queries are drone images: "
             "set it to 0; augment.rotate-satellite turns the satellite view."
+        )
+    if query_view == "ground" and config.rotate_satellite:
+        raise ConfigError(
+            "augment.rotate-satellite turns the satellite view alone, but the queries are panoramas, whose heading it "
+            "has to keep: use --augment.no-rotate-satellite and --augment.rotate-pair 0.75."
         )
     if query_view == "ground" and config.zoom:
         raise ConfigError(

@@ -1,8 +1,9 @@
 """A checkpoint is one safetensors file with everything that the next step depends on.
 
 Tensors: "encoder.*", "objective.*" (temperature, classifiers), "optimizer.<parameter number>.<name>", "neighbours".
-Metadata "dphr", JSON: format, version, config, step, epoch, offset, processes, palw (state of the progressive balance),
-scaler, metrics. There is no random state: every step seeds its own generator from the run's seed and its number.
+Metadata "dphr", JSON: format, version, config, step, epoch, offset, processes, data_sha256, palw (state of the
+progressive balance), scaler, metrics. There is no random state: every step seeds its own generator from the run's seed
+and its number.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Checkpoint:
     Attributes:
         epoch, offset: where the sampler stands: the next batch is number `offset` of `epoch`.
         processes: of the run; it has to be resumed on as many.
+        data_sha256: digest of the data set's listing; it has to be resumed on the same.
         encoder: the encoder's state dict.
         objective: the loss's learned state.
         optimizer: {parameter number: {name: tensor}}.
@@ -56,6 +58,7 @@ class Checkpoint:
     palw: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    data_sha256: str = ""
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -78,6 +81,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "epoch": checkpoint.epoch,
         "offset": checkpoint.offset,
         "processes": checkpoint.processes,
+        "data_sha256": checkpoint.data_sha256,
         "palw": checkpoint.palw,
         "scaler": checkpoint.scaler,
         "metrics": checkpoint.metrics,
@@ -126,6 +130,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         epoch=int(header["epoch"]),
         offset=int(header["offset"]),
         processes=int(header["processes"]),
+        data_sha256=header["data_sha256"],
         encoder=_part(tensors, "encoder."),
         objective=_part(tensors, "objective."),
         optimizer=optimizer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -66,6 +67,10 @@ class DataConfig:
             self.dataset in get_args(DatasetName),
             f"data.dataset is {self.dataset!r}; choose one of {', '.join(get_args(DatasetName))}.",
         )
+        _require(
+            self.ground_px is None or not self.dataset.startswith(("university", "sues")),
+            f"data.ground-px is {self.ground_px}, but {self.dataset} has no ground panoramas: leave it out.",
+        )
         _require(self.workers >= 0, f"data.workers is {self.workers}; it is a count of processes, 0 or more.")
 
 
@@ -100,6 +105,7 @@ class AugmentConfig:
         for name in ("jpeg", "colour_jitter", "blur_or_sharpen", "dropout", "flip", "rotate_pair"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"augment.{name} is {value}; a probability lies in 0..1.")
+        _require(0 <= self.colour_strength <= 1, f"augment.colour-strength is {self.colour_strength}; it lies in 0..1.")
         _require(0 <= self.zoom < 0.9, f"augment.zoom is {self.zoom}; it lies in 0..0.9.")
 
 
@@ -193,6 +199,11 @@ class DphrConfig:
             self.weight_min <= self.weight_max,
             f"loss.dphr.weight-min {self.weight_min} lies above weight-max {self.weight_max}; swap them.",
         )
+        for name in ("margin", "weight_min", "lambda_max"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"loss.dphr.{name.replace('_', '-')} is {value}; it is a number from 0 on.")
+        _require(0 < self.gamma < math.inf, f"loss.dphr.gamma is {self.gamma}; it must be above 0.")
+        _require(self.weight_max < math.inf, f"loss.dphr.weight-max is {self.weight_max}; it must be finite.")
         _require(0 <= self.beta < 1, f"loss.dphr.beta is {self.beta}; it lies in 0..1, 1 excluded.")
         _require(self.window >= 1, f"loss.dphr.window is {self.window}; it needs at least 1 step.")
 
@@ -217,7 +228,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.label_smoothing < 1, f"loss.label-smoothing is {self.label_smoothing}; it must be below 1.")
-        _require(self.temperature > 0, f"loss.temperature is {self.temperature}; it must be above 0.")
+        _require(0 < self.temperature < math.inf, f"loss.temperature is {self.temperature}; it must be above 0.")
         _require(self.identity >= 0, f"loss.identity is {self.identity}; a weight is 0 or more.")
         _require(
             self.infonce or self.dphr.triplet or self.identity > 0,
@@ -248,6 +259,11 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         _require(self.refresh_epochs >= 0, f"sampler.refresh-epochs is {self.refresh_epochs}; 0 turns it off.")
+        _require(
+            self.kind != "hard" or self.start == "gps" or self.refresh_epochs > 0,
+            "sampler.start is random and sampler.refresh-epochs is 0: hard batches would never have a list to be made "
+            "of. Choose sampler.refresh-epochs 1 or more, or sampler.kind exclusive.",
+        )
         _require(
             2 <= self.select <= self.range,
             f"sampler.select is {self.select} and sampler.range {self.range}; 2 <= select <= range has to hold.",
@@ -287,10 +303,14 @@ class OptimConfig:
             self.batch_size >= 2, f"optim.batch-size is {self.batch_size}; in-batch negatives need at least 2 pairs."
         )
         _require(self.chunk_size >= 0, f"optim.chunk-size is {self.chunk_size}; 0 takes the whole batch at once.")
-        _require(self.epochs > 0 and self.steps >= 0, f"optim.epochs {self.epochs}, steps {self.steps}: nothing to do.")
+        _require(
+            0 < self.epochs <= 1e6 and self.steps >= 0,
+            f"optim.epochs {self.epochs}, steps {self.steps}: nothing to do.",
+        )
         _require(0 <= self.warmup < 1, f"optim.warmup is {self.warmup}; it is a share of all steps in 0..1.")
         _require(self.clip_value > 0, f"optim.clip-value is {self.clip_value}; 0 would stop all learning.")
-        _require(self.learning_rate > 0, f"optim.learning-rate is {self.learning_rate}; it must be above 0.")
+        _require(0 < self.learning_rate <= 1e3, f"optim.learning-rate is {self.learning_rate}; it lies in 0..1000.")
+        _require(0 <= self.weight_decay <= 1e3, f"optim.weight-decay is {self.weight_decay}; it lies in 0..1000.")
 
 
 @dataclass(frozen=True, slots=True)

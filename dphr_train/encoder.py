@@ -75,11 +75,13 @@ class Encoder(nn.Module):
         self._checkpoints_gradients = False
         self.eval()
         with torch.no_grad():
-            features = self._backbone_features(torch.zeros(1, 3, image_px, image_px))
+            features = self._probe(
+                image_px, image_px, "choose another data.image-px, such as a multiple of its patches"
+            )
             self.head: Head = build_head(config, int(features.shape[1])).eval()
             self.head(features)  # refuses what it cannot read
             if ground_px is not None:
-                self.head(self._ground_features(image_px, ground_px))
+                self.head(self._probe(*ground_px, "choose a convolutional network, or leave data.ground-px out"))
         self.n_parts, self.part_dim = self.head.n_parts, self.head.part_dim
         self.dim = self.n_parts * self.part_dim
         self._checkpoints_gradients = config.checkpoint_gradients
@@ -105,16 +107,13 @@ class Encoder(nn.Module):
         features = self.backbone.forward_features(images)
         return features.permute(0, 3, 1, 2) if self._channels_last and features.ndim == 4 else features
 
-    def _ground_features(self, image_px: int, ground_px: tuple[int, int]) -> Tensor:
-        height, width = ground_px
+    def _probe(self, height: int, width: int, mend: str) -> Tensor:
+        """Features of an empty image; refuses a size that the network does not take."""
         try:
             return self._backbone_features(torch.zeros(1, 3, height, width))
         except (AssertionError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-            raise ConfigError(
-                f"{self.name} is made for inputs of {image_px} x {image_px} and takes no panorama of {height} x "
-                f"{width} ({reason}): choose a convolutional network, or leave data.ground-px out."
-            ) from None
+            raise ConfigError(f"{self.name} takes no images of {height} x {width} px ({reason}): {mend}.") from None
 
     def parts(self, images: Tensor) -> Tensor:
         """Embeddings of the parts, float32 (B, n_parts, part_dim), not of unit length, of images as `forward` takes."""

@@ -28,7 +28,12 @@ class CollapseWatch:
         self._recent: deque[float] = deque(maxlen=self._WINDOW)
 
     def update(self, infonce: float) -> bool:
-        """Take in one step; True when the mean of the last 50 lies within 3 % of ln(batch), or above."""
+        """Take in one step; True when the mean of the last 50 lies within 3 % of ln(batch)."""
         self._recent.append(infonce)
-        mean = sum(self._recent) / len(self._recent)
-        return len(self._recent) == self._WINDOW and mean > (1 - self._MARGIN) * self._chance
+        near = abs(self.mean - self._chance) < self._MARGIN * self._chance
+        return len(self._recent) == self._WINDOW and near
+
+    @property
+    def mean(self) -> float:
+        """Mean of the last 50 steps."""
+        return sum(self._recent) / len(self._recent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import sys
@@ -17,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from dphr_infer.atomic import atomic_file
-from dphr_infer.errors import ConfigError, TrainingError
+from dphr_infer.errors import ConfigError, DphrError, TrainingError
 from dphr_infer.terminal import Progress
 from dphr_train.checkpoint import LAST_CHECKPOINT, Checkpoint, read_checkpoint, write_checkpoint
 from dphr_train.config import TrainConfig
-from dphr_train.config_json import config_to_json
+from dphr_train.config_json import MAY_DIFFER, config_to_json, differing_settings, flat_settings
 from dphr_train.datasets.open import open_dataset
 from dphr_train.datasets.pairs import BatchPlan, PairBatch, PairDataset, open_loader
 from dphr_train.distributed import World, broadcast_from_first, share_rows
@@ -36,7 +35,6 @@ from dphr_train.schedule import CollapseWatch, learning_rate_at
 from dphr_train.step import PairStep
 
 _SCALER_START = 2.0**10
-_MAY_DIFFER_ON_RESUME = ("out", "device", "checkpoint_every", "evaluate_every")
 
 
 class Trainer:
@@ -54,7 +52,9 @@ class Trainer:
         require_device(config.device)
         self.config, self.world = config, world or World()
         torch.manual_seed(config.seed)
-        self.split = open_dataset(config.data.dataset, config.data.root).train_split()
+        data = open_dataset(config.data.dataset, config.data.root)
+        self.split, self.directions = data.train_split(), data.test_directions()
+        self.data = describe_data(config.data.root, leave_out=config.out)
         self.sampler = open_sampler(config.sampler, self.split, config.optim.batch_size, config.seed)
         self.steps = config.optim.steps or max(1, round(config.optim.epochs * self.sampler.steps_per_epoch))
         self._plan = BatchPlan()
@@ -74,6 +74,7 @@ class Trainer:
         )
         self.compute = PairStep(self.encoder, self.objective, config.optim, self.world, self.scaler)
         self.step = self.epoch = self.offset = 0
+        self._clock = time.monotonic()
         self.metrics: dict[str, Any] = {}
         if resume:
             self._resume(read_checkpoint(config.out / LAST_CHECKPOINT))
@@ -93,30 +94,33 @@ class Trainer:
             with atomic_file(config.out / "config.json") as temporary:
                 temporary.write_text(json.dumps(config_to_json(config), indent=2) + "\n")
         watch = CollapseWatch(config.optim.batch_size)
-        started = time.monotonic()
         with ExitStack() as stack:
             log = stack.enter_context(RunLog(config.out, self.step)) if first else None
             progress = stack.enter_context(Progress("train", self.steps, "steps")) if first else None
             if progress:
                 progress.resume_at(self.step)
+            if self._evaluation_is_due():  # the run was interrupted while it evaluated
+                self._evaluate()
+            self._clock = time.monotonic()
             for batch in self.batches(self.steps - self.step):
-                waited = time.monotonic() - started
+                waited = time.monotonic() - self._clock
                 terms = self.train_step(batch)
-                now = time.monotonic()
-                rate = 2 * config.optim.batch_size / (now - started)
-                terms |= {"images_per_s": rate, "seconds": now - started, "seconds_waited": waited}
-                started = now
+                seconds = time.monotonic() - self._clock
+                rate = 2 * config.optim.batch_size / seconds
+                terms |= {"images_per_s": rate, "seconds": seconds, "seconds_waited": waited}
                 if log and progress:
                     log.write(self.step - 1, terms)
                     progress.advance(text=f"loss {terms['loss']:.3f}, {rate:.0f} images/s")
                 if "infonce" in terms and not self.metrics.get("collapsed") and watch.update(terms["infonce"]):
-                    self._note_collapse(terms["infonce"])
+                    self._note_collapse(watch.mean)
                 if self.step % config.checkpoint_every == 0:
                     self.save()
-                if config.evaluate_every and self.step % config.evaluate_every == 0 and self.step < self.steps:
+                if self.step < self.steps and self._evaluation_is_due():
                     self._evaluate()
-        self._evaluate()
+                self._clock = time.monotonic()
         self.save()
+        if not self._has_evaluated():
+            self._evaluate()
         if first:
             self._record()
         return self.metrics
@@ -127,6 +131,7 @@ class Trainer:
         while left > 0:
             if self.offset == 0 and self.sampler.wants_refresh(self.epoch):
                 self.sampler.neighbours = self._most_similar()
+                self._clock = time.monotonic()
             batches = self.sampler.batches(self.epoch)
             if not batches:
                 raise TrainingError(
@@ -137,6 +142,8 @@ class Trainer:
             rows = share_rows(self.config.optim.batch_size, self.world)
             self._plan.set(self.epoch, [batch[rows] for batch in todo])
             for batch in self._loader:
+                if isinstance(batch, DphrError):  # of a worker, whole
+                    raise batch
                 self.offset += 1
                 left -= 1
                 yield batch
@@ -157,8 +164,8 @@ class Trainer:
         terms = self.compute.backward(batch)
         if not math.isfinite(terms["loss"]):
             raise TrainingError(
-                f"The loss is {terms['loss']} at step {self.step} of {self.steps}. The last good checkpoint is kept in "
-                f"{self.config.out}. Lower optim.learning-rate ({optim.learning_rate}) or use fp32."
+                f"The loss is {terms['loss']} at step {self.step} of {self.steps}. {self._kept()} Lower "
+                f"optim.learning-rate ({optim.learning_rate}) or use fp32."
             )
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_value_(self.parameters, optim.clip_value)
@@ -168,9 +175,19 @@ class Trainer:
         return terms | {"learning_rate": rate}
 
     def save(self) -> None:
-        """Write the checkpoint of the current step; the first process does, the others need none."""
+        """Write the checkpoint of the current step; the first process does, the others need none.
+
+        Raises:
+            TrainingError: a weight is not finite; the last good checkpoint stays.
+            StorageError: no space or no permission; likewise.
+        """
         if self.world.rank != 0:
             return
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters):
+            raise TrainingError(
+                f"Weights are not finite after step {self.step} of {self.steps}. {self._kept()} Lower "
+                f"optim.learning-rate ({self.config.optim.learning_rate}) or use fp32."
+            )
         lists = self.sampler.neighbours
         write_checkpoint(
             self.config.out / LAST_CHECKPOINT,
@@ -180,6 +197,7 @@ class Trainer:
                 epoch=self.epoch,
                 offset=self.offset,
                 processes=self.world.size,
+                data_sha256=self.data["listing_sha256"],
                 encoder=self.encoder.state_dict(),
                 objective=self.objective.state_dict(),
                 optimizer=self.optimizer.state_dict()["state"],
@@ -196,6 +214,12 @@ class Trainer:
             raise ConfigError(
                 f"The run was made by {checkpoint.processes} processes, this is {self.world.size}: batch norm and drop "
                 f"path would go on differently. Start it with torchrun --nproc-per-node={checkpoint.processes}."
+            )
+        if checkpoint.data_sha256 != self.data["listing_sha256"]:
+            raise ConfigError(
+                f"The run began on images with the listing {checkpoint.data_sha256[:12]}; {self.config.data.root} has "
+                f"{self.data['listing_sha256'][:12]} ({self.data['images']} images): give the data set that it began "
+                "with, or start a new run in another --out."
             )
         source = str(self.config.out / LAST_CHECKPOINT)
         load_exactly(self.encoder, checkpoint.encoder, source)
@@ -228,16 +252,28 @@ class Trainer:
             found = most_similar(queries, references, count)
         return broadcast_from_first(found, (len(places), count), self.world, self.config.device)
 
+    def _kept(self) -> str:
+        path = self.config.out / LAST_CHECKPOINT
+        return f"The last good checkpoint is kept: {path}." if path.exists() else "No checkpoint has been written yet."
+
+    def _has_evaluated(self) -> bool:
+        return str(self.step) in self.metrics.get("evaluations", {})
+
+    def _evaluation_is_due(self) -> bool:
+        every = self.config.evaluate_every
+        return every > 0 and self.step > 0 and self.step % every == 0 and not self._has_evaluated()
+
     def _evaluate(self) -> None:
+        """Evaluate on the test split and keep the figures, in the checkpoint too."""
         if self.world.rank != 0:
             return
         data = self.config.data
-        directions = open_dataset(data.dataset, data.root).test_directions()
-        if not directions:
+        if not self.directions:
             print(f"{data.root} has no test split: nothing is evaluated.", file=sys.stderr)
             return
-        ranked = evaluate(network_embedder(self.encoder, data.preprocess, self.config.device), directions)
+        ranked = evaluate(network_embedder(self.encoder, data.preprocess, self.config.device), self.directions)
         self.metrics.setdefault("evaluations", {})[str(self.step)] = directions_to_json(ranked)
+        self.save()
         report = ranked[0].reports["full"]
         print(
             f"step {self.step}: {ranked[0].name} R@1 {100 * report.recall_at[1]:.2f} "
@@ -255,7 +291,7 @@ class Trainer:
                 config=config,
                 steps=self.step,
                 git=git_revision(Path(__file__).parent),
-                data=describe_data(config.data.root),
+                data=self.data,
                 environment=describe_environment(config.device, self.world.size),
                 seconds=sum(line["seconds"] for line in steps),
                 metrics=self.metrics,
@@ -296,19 +332,10 @@ def require_device(device: str) -> None:
 
 def _check_same_run(asked: TrainConfig, stored: TrainConfig) -> None:
     """Refuse to continue a run under settings that change its next step."""
-
-    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in values.items():
-            found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-        return found
-
-    new, old = flat(dataclasses.asdict(asked)), flat(dataclasses.asdict(stored))
-    ignored = (*_MAY_DIFFER_ON_RESUME, "data.root", "data.workers", "data.cache")
-    differ = [name for name in new if new[name] != old.get(name) and name not in ignored]
+    differ = differing_settings(asked, stored, MAY_DIFFER)
     if differ:
         name = differ[0]
         raise ConfigError(
-            f"--resume needs the settings of the run that it continues: {name} is {new[name]}, the checkpoint has "
-            f"{old.get(name)}. Give the same value, or start a new run in another --out."
+            f"--resume needs the settings of the run that it continues: {name} is {flat_settings(asked)[name]}, the "
+            f"checkpoint has {flat_settings(stored)[name]}. Give the same value, or start a new run in another --out."
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from dphr_infer.errors import DphrError
 from dphr_infer.preprocess import Preprocess, read_image
 from dphr_train.augment import augment_pair, require_fitting
 from dphr_train.config import AugmentConfig, DataConfig
@@ -18,6 +19,9 @@ from dphr_train.datasets.base import TrainSplit
 
 PairBatch = tuple[Tensor, Tensor, Tensor]
 """Query and reference images, uint8 (B, H, W, 3) each with its own H and W, and place ids, int64 (B,)."""
+
+Sample = tuple[NDArray[np.uint8], NDArray[np.uint8], int]
+"""Query and reference image, uint8 (H, W, 3) each, and the place."""
 
 
 class ImageCache:
@@ -37,8 +41,11 @@ class ImageCache:
         return image
 
 
-class PairDataset(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]):
-    """Maps (epoch, pair number) to an augmented pair; the same key always gives the same pixels."""
+class PairDataset(Dataset[Sample | DphrError]):
+    """Maps (epoch, pair number) to an augmented pair; the same key always gives the same pixels.
+
+    An image that cannot be read is given as its error: raised in a worker, it would reach the user as a traceback.
+    """
 
     def __init__(self, split: TrainSplit, data: DataConfig, augment: AugmentConfig, seed: int) -> None:
         require_fitting(augment, split.query_view)
@@ -51,11 +58,14 @@ class PairDataset(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int]:
+    def __getitem__(self, key: tuple[int, int]) -> Sample | DphrError:
         epoch, number = key
         pair = self.pairs[number]
         random = np.random.default_rng([self._seed, epoch, number])
-        query, reference = self._queries.read(pair.query), self._references.read(pair.reference)
+        try:
+            query, reference = self._queries.read(pair.query), self._references.read(pair.reference)
+        except DphrError as error:
+            return error
         return *augment_pair(query, reference, self._augment, random, self._query_view), pair.place_id
 
 
@@ -77,13 +87,18 @@ class BatchPlan(Sampler[list[tuple[int, int]]]):
         return len(self._batches)
 
 
-def _collate(samples: list[tuple[NDArray[np.uint8], NDArray[np.uint8], int]]) -> PairBatch:
+def _collate(samples: list[Sample | DphrError]) -> PairBatch | DphrError:
+    for sample in samples:
+        if isinstance(sample, DphrError):
+            return sample
     queries, references, places = zip(*samples, strict=True)
     return torch.from_numpy(np.stack(queries)), torch.from_numpy(np.stack(references)), torch.tensor(places)
 
 
 def open_loader(dataset: PairDataset, plan: BatchPlan, workers: int) -> DataLoader:
     """A loader that gives the plan's batches each time it is iterated; its workers live on between epochs.
+
+    Where an image of a batch cannot be read, the error takes the place of the batch.
 
     It has a generator of its own: DataLoader draws a seed at its start, and from torch's global generator that draw
     would make a resumed run differ from an uninterrupted one.

@@ -18,7 +18,9 @@ from dphr_train.samplers.exclusive import exclusive_batches
 OFF = {"jpeg": 0, "colour_jitter": 0, "blur_or_sharpen": 0, "dropout": 0, "flip": 0, "rotate_satellite": False}
 NOTHING = AugmentConfig(**OFF)
 EVERYTHING = AugmentConfig(jpeg=1, colour_jitter=1, blur_or_sharpen=1, dropout=1, flip=1, zoom=0.3)
-EVERYTHING_GROUND = AugmentConfig(jpeg=1, colour_jitter=1, blur_or_sharpen=1, dropout=1, flip=0.5, rotate_pair=0.75)
+EVERYTHING_GROUND = AugmentConfig(
+    jpeg=1, colour_jitter=1, blur_or_sharpen=1, dropout=1, flip=0.5, rotate_satellite=False, rotate_pair=0.75
+)
 
 NORTH, EAST, SOUTH, WEST = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 
@@ -64,13 +66,12 @@ def test_the_flip_mirrors_both_views_together():
     assert np.array_equal(out[0], drone[:, ::-1]) and np.array_equal(out[1], satellite[:, ::-1])
 
 
-@pytest.mark.parametrize("view", ["drone", "ground"])
-def test_only_the_satellite_view_is_turned_by_rotate_satellite(view):
+def test_only_the_satellite_view_is_turned_by_rotate_satellite():
     query, satellite = images()
     config = AugmentConfig(**{**OFF, "rotate_satellite": True})
     turned = set()
     for seed in range(40):
-        out = augment_pair(query, satellite, config, np.random.default_rng(seed), view)
+        out = augment_pair(query, satellite, config, np.random.default_rng(seed))
         assert np.array_equal(out[0], query)
         turned |= {k for k in range(4) if np.array_equal(out[1], np.rot90(satellite, k))}
     assert turned == {0, 1, 2, 3}
@@ -189,7 +190,8 @@ def test_shapes_and_type_survive_and_the_arguments_are_left_alone(query_size, re
     ("config", "view", "named"),
     [
         (AugmentConfig(rotate_pair=0.75), "drone", "augment.rotate-pair is 0.75"),
-        (AugmentConfig(zoom=0.2), "ground", "augment.zoom is 0.2"),
+        (AugmentConfig(zoom=0.2, rotate_satellite=False), "ground", "augment.zoom is 0.2"),
+        (AugmentConfig(), "ground", "augment.no-rotate-satellite"),
     ],
 )
 def test_a_setting_that_does_not_fit_the_query_view_is_refused(config, view, named):
@@ -202,7 +204,7 @@ def test_a_setting_that_does_not_fit_the_query_view_is_refused(config, view, nam
 @pytest.mark.parametrize("view", ["drone", "ground"])
 def test_worker_processes_give_the_pixels_of_the_main_process(tiny_root, view):
     split = TrainSplit(University1652(tiny_root).train_split().pairs, view)
-    data = DataConfig(root=tiny_root, image_px=32, ground_px=(16, 48))
+    data = DataConfig("cvusa", tiny_root, 32, (16, 48)) if view == "ground" else DataConfig(root=tiny_root, image_px=32)
     config = EVERYTHING if view == "drone" else EVERYTHING_GROUND
     found = []
     for workers in (0, 2):

@@ -93,7 +93,7 @@ def test_a_convolutional_network_takes_panoramas_of_another_size(head):
 
 def test_a_network_of_one_input_size_refuses_panoramas_of_another():
     config = ModelConfig(name="test_vit3", weights="random", pooling="average")
-    expected = r"^test_vit3 is made for inputs of 64 x 64 and takes no panorama of 64 x 160 .*convolutional.*out\.$"
+    expected = r"^test_vit3 takes no images of 64 x 160 px .*convolutional.*out\.$"
     with pytest.raises(ConfigError, match=expected):
         Encoder(config, 64, ground_px=(64, 160))
     assert Encoder(config, 64, ground_px=(64, 64)).dim == Encoder(config, 64).dim

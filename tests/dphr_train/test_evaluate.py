@@ -131,7 +131,7 @@ class SizeEncoder(torch.nn.Module):
 
 def test_every_view_is_embedded_at_its_own_size(tiny_root):
     paths = [image.path for image in University1652(tiny_root).test_images("query", "satellite")]
-    embed = network_embedder(SizeEncoder(), DataConfig(image_px=40, ground_px=(30, 40)).preprocess, "cpu")
+    embed = network_embedder(SizeEncoder(), DataConfig("cvusa", image_px=40, ground_px=(30, 40)).preprocess, "cpu")
     assert embed(paths, "ground", "")[0] == pytest.approx([0.6, 0.8])
     assert embed(paths, "satellite", "")[0] == pytest.approx([0.5**0.5, 0.5**0.5])
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from dphr_infer.errors import CheckpointError, ConfigError, TrainingError
+from dphr_infer.errors import CheckpointError, ConfigError, ImageError, TrainingError
 from dphr_train.checkpoint import load_encoder, read_checkpoint, write_checkpoint
 from dphr_train.config import (
     AugmentConfig,
@@ -112,6 +112,70 @@ def test_resuming_with_another_number_of_processes_is_refused_with_both(whole_ru
         Trainer(config, resume=True)
 
 
+def copy_without(root, out, place):
+    """A copy of the set that lacks a training place."""
+    shutil.copytree(root, out)
+    for view in ("drone", "satellite"):
+        shutil.rmtree(out / "train" / view / f"{place:04d}")
+    return out
+
+
+def test_resuming_on_other_data_is_refused_and_on_the_same_data_elsewhere_is_not(whole_run, tiny_root, tmp_path):
+    out = shutil.copytree(whole_run[0], tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"began on images with the listing .* \(60 images\)"):
+        Trainer(run_config(copy_without(tiny_root, tmp_path / "less", 5), out), resume=True)
+    moved = shutil.copytree(tiny_root, tmp_path / "moved")
+    assert Trainer(run_config(moved, out), resume=True).step == 6
+
+
+def test_a_test_image_that_cannot_be_read_costs_no_training(tiny_root, tmp_path):
+    root = shutil.copytree(tiny_root, tmp_path / "set")
+    image = root / "test/query_drone/0007/image-02.jpeg"
+    whole = image.read_bytes()
+    image.write_bytes(b"no jpeg at all".ljust(len(whole)))  # the listing's sizes stay
+    config = run_config(root, tmp_path / "run")
+    with pytest.raises(ImageError, match="image-02"):
+        Trainer(config).run()
+    assert read_checkpoint(config.out / "last.safetensors").step == 6
+    image.write_bytes(whole)
+    assert "6" in Trainer(config, resume=True).run()["evaluations"]
+
+
+def test_no_evaluation_is_lost_where_a_run_was_interrupted(tiny_root, tmp_path):
+    whole, split = (
+        run_config(tiny_root, tmp_path / name, steps=5, checkpoint_every=2, evaluate_every=2)
+        for name in ("whole", "split")
+    )
+    expected = Trainer(whole).run()["evaluations"]
+    run_until(split, 3)
+    trainer = Trainer(split, resume=True)
+    trainer.metrics.pop("evaluations")  # as if it had been killed between its checkpoint and its evaluation
+    found = trainer.run()["evaluations"]
+    assert list(expected) == list(found) == ["2", "4", "5"]
+    assert found == expected
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_training_image_is_one_line_from_any_worker(workers, tiny_root, tmp_path):
+    root = shutil.copytree(tiny_root, tmp_path / "set")
+    for image in (root / "train/drone").rglob("*.jpeg"):
+        image.write_bytes(b"no jpeg")
+    config = run_config(root, tmp_path / "run")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
+    with pytest.raises(ImageError, match=r"^[^\n]*is not a picture[^\n]*$"):
+        Trainer(config).run()
+
+
+def test_weights_that_are_not_finite_are_never_written(tiny_root, tmp_path):
+    trainer = Trainer(run_config(tiny_root, tmp_path / "run", steps=4, checkpoint_every=2))
+    trainer.train_step(next(iter(trainer.batches(1))))
+    with torch.no_grad():
+        trainer.parameters[0].fill_(math.inf)
+    with pytest.raises(TrainingError, match=r"Weights are not finite after step 1 of 4\. No checkpoint has been"):
+        trainer.save()
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
 def test_each_step_seeds_its_own_random_choices_and_each_process_others():
     seeds = {_step_seed(seed, step, rank) for seed in range(3) for step in range(3) for rank in range(3)}
     assert len(seeds) == 27
@@ -202,9 +266,11 @@ def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine():
 
 
 def test_collapse_is_noticed_after_fifty_steps_at_the_logarithm_of_the_batch():
-    stuck, learning = CollapseWatch(16), CollapseWatch(16)
+    stuck, learning, high = CollapseWatch(16), CollapseWatch(16), CollapseWatch(16)
     assert [stuck.update(math.log(16) - 0.01) for _ in range(50)] == [False] * 49 + [True]
+    assert stuck.mean == pytest.approx(math.log(16) - 0.01)
     assert not any(learning.update(math.log(16) * (1 - step / 200)) for step in range(100))
+    assert not any(high.update(1.2 * math.log(16)) for _ in range(100))  # wrong, but telling places apart
 
 
 def test_a_collapsed_run_says_so(tiny_root, tmp_path, capsys):
@@ -237,6 +303,20 @@ def test_a_device_that_is_not_there_is_refused(device, message, tiny_root, tmp_p
         (DphrConfig, {"weight_min": 3.0}),
         (LossConfig, {"label_smoothing": 1.0}),
         (DataConfig, {"image_px": 4}),
+        (DataConfig, {"ground_px": (32, 96)}),
+        (DataConfig, {"dataset": "university"}),
+        (OptimConfig, {"weight_decay": -1.0}),
+        (OptimConfig, {"learning_rate": math.inf}),
+        (OptimConfig, {"epochs": math.inf}),
+        (OptimConfig, {"chunk_size": -1}),
+        (LossConfig, {"temperature": math.inf}),
+        (LossConfig, {"infonce": False, "dphr": DphrConfig(triplet=False)}),
+        (DphrConfig, {"margin": math.nan}),
+        (DphrConfig, {"gamma": -5.0}),
+        (DphrConfig, {"lambda_max": -3.0}),
+        (AugmentConfig, {"colour_strength": -1.0}),
+        (SamplerConfig, {"kind": "hard", "start": "random", "refresh_epochs": 0}),
+        (SamplerConfig, {"select": 200}),
     ],
 )
 def test_a_setting_out_of_its_range_is_refused(section, values):

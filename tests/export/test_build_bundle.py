@@ -139,7 +139,7 @@ def test_nan_weights_are_refused(encoder: Encoder, checkpoint: Path, places: Pat
 
 def test_an_encoder_of_panoramas_in_another_size_is_refused(checkpoint: Path, places: Path, tmp_path: Path) -> None:
     trained = read_checkpoint(checkpoint)
-    data = dataclasses.replace(trained.config.data, ground_px=(32, 96))
+    data = dataclasses.replace(trained.config.data, dataset="cvusa", ground_px=(32, 96))
     config = dataclasses.replace(trained.config, data=data)
     path = tmp_path / "ground.safetensors"
     write_checkpoint(path, dataclasses.replace(trained, config=config))
