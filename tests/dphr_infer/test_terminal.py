@@ -66,9 +66,9 @@ def test_a_name_with_a_line_end_or_a_byte_that_is_no_text_stays_on_one_line() ->
 
 def test_a_lack_of_permission_is_one_line(capsys):
     def forbidden():
-        raise PermissionError(13, "Permission denied", "/root/secret")
+        raise PermissionError(13, "Permission denied", "maps/secret.tif")
 
     assert run_command("dphr", forbidden) == 2
     assert capsys.readouterr().err == (
-        "dphr: /root/secret may not be read or written by this user: change its permissions.\n"
+        "dphr: maps/secret.tif may not be read or written by this user: change its permissions.\n"
     )
