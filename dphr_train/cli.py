@@ -73,8 +73,8 @@ class Check:
             differ = sum(count.found != count.official for count in report.counts)
             raise DatasetError(
                 f"{self.root} is not the official {self.dataset}: {differ} of {len(report.counts)} counts differ, "
-                f"{len(report.missing)} files missing, {len(report.unreadable)} unreadable, see the table. Complete the "
-                "download; a part of it can be trained on, but its figures compare with nobody's."
+                f"{len(report.missing)} files missing, {len(report.unreadable)} unreadable, see the table. Complete "
+                "the download; a part of it can be trained on, but its figures compare with nobody's."
             )
 
 
