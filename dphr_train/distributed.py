@@ -18,7 +18,6 @@ from torch import Tensor
 from torch import distributed as dist
 
 from dphr_infer.errors import ConfigError
-from dphr_train.datasets.pairs import PairBatch
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
@@ -114,17 +113,6 @@ def share_rows(pairs: int, world: World) -> slice:
         )
     share = pairs // world.size
     return slice(world.rank * share, (world.rank + 1) * share)
-
-
-def share_of(batch: PairBatch, world: World) -> PairBatch:
-    """This process's rows of a joint batch; gathering the shares of all gives the rows in their order again.
-
-    Raises:
-        ConfigError: the rows cannot be shared equally.
-    """
-    queries, references, places = batch
-    rows = share_rows(len(places), world)
-    return queries[rows], references[rows], places[rows]
 
 
 def gather_exactly(tensor: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class PairStep:
         scaler the gradients are scaled. A loss that is not finite is the caller's to notice, in terms["loss"].
 
         Args:
-            batch: this process's share (share_of): as many pairs on each.
+            batch: this process's share (share_rows): as many pairs on each.
 
         Returns:
             The objective's terms, of the joint batch.

@@ -25,7 +25,6 @@ from dphr_train.distributed import (
     gather_with_gradient,
     joined,
     read_world,
-    share_of,
     share_rows,
 )
 from dphr_train.encoder import Encoder
@@ -80,7 +79,7 @@ def three_steps(world, model=None, loss=LOSS, chunk_size=0, query_px=(12, 12), r
         queries = torch.randint(0, 256, (PAIRS, *query_px, 3), generator=random, dtype=torch.uint8)
         references = torch.randint(0, 256, (PAIRS, *(reference_px or query_px), 3), generator=random, dtype=torch.uint8)
         batch = queries, references, torch.tensor([4, 1, 3, 0, 4, 2])
-        terms = step.backward(share_of(batch, world))
+        terms = step.backward(tuple(tensor[share_rows(len(batch[2]), world)] for tensor in batch))
         with torch.no_grad():
             for parameter in parameters.values():
                 if parameter.grad is not None:
@@ -175,7 +174,8 @@ def test_alone_nothing_is_gathered():
 
 def test_a_share_is_the_ranks_own_run_of_rows():
     images, places = torch.arange(6).view(6, 1, 1, 1), torch.arange(6) + 10
-    shares = [share_of((images, images * 2, places), World(rank, 3, rank)) for rank in range(3)]
+    rows = [share_rows(len(places), World(rank, 3, rank)) for rank in range(3)]
+    shares = [(images[share], images[share] * 2, places[share]) for share in rows]
     assert [share[2].tolist() for share in shares] == [[10, 11], [12, 13], [14, 15]]
     assert shares[1][0].flatten().tolist() == [2, 3] and shares[1][1].flatten().tolist() == [4, 6]
     assert [10, 11, 12, 13, 14, 15][share_rows(6, World(2, 3, 2))] == [14, 15]
