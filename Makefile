@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean kernels gpu-test gpu-bench
+.PHONY: demo test check bench clean kernels gpu-test gpu-bench gpu-regimes
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -52,3 +52,7 @@ endif
 
 gpu-bench:
 	$(GPU_PYTHON) -m bench.gpu_matching
+
+# Commit what it writes: dphr_infer/kernels/topk_regimes.json.
+gpu-regimes:
+	$(GPU_PYTHON) -m bench.gpu_regimes

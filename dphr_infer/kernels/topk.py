@@ -19,6 +19,7 @@ import numpy as np
 
 from dphr_infer.errors import GalleryError
 from dphr_infer.kernels.operands import VECTOR_BYTES, ScanDtype, vectors_a_row
+from dphr_infer.kernels.regimes import dot_up_to
 
 QueryLayout = Literal["float32", "int8 pair"]
 
@@ -26,8 +27,8 @@ THREADS = 256
 WARPS = THREADS // 32
 MAX_K = 1024
 MAX_QUERIES = 1024
-# Queries that a kernel takes at once, one compiled kernel each; more than the last of dot go to mma. From 5 queries on
-# int8 dot products would take longer than reading their rows: __dp4a runs at half the rate of a multiply-add.
+# Queries that a kernel takes at once, one compiled kernel each; topk_regimes.json says up to how many go to dot. There
+# is no int8 dot for 8: it would take longer than reading the rows, as __dp4a runs at half the rate of a multiply-add.
 DOT_TILES: dict[ScanDtype, tuple[int, ...]] = {"fp16": (1, 2, 4, 8), "int8": (1, 2, 4)}
 MMA_TILES = (8, 16, 32, 64)
 # Blocks an SM that the registers allow: `__launch_bounds__` in topk.cu.
@@ -123,7 +124,14 @@ class Workspace:
 
 
 def plan_topk(
-    n_rows_allowed: int, dim: int, n_queries: int, k: int, dtype: ScanDtype, sm_count: int, shared_limit: int
+    n_rows_allowed: int,
+    dim: int,
+    n_queries: int,
+    k: int,
+    dtype: ScanDtype,
+    sm_count: int,
+    shared_limit: int,
+    most_by_dot: int | None = None,
 ) -> TopkPlan:
     """The launch that scans the allowed rows once for all queries.
 
@@ -135,13 +143,15 @@ def plan_topk(
         dtype: of the rows that are scanned.
         sm_count: multiprocessors of the device.
         shared_limit: shared memory in bytes that a block may ask for (opt-in): 166,912 on sm_87, 232,448 on sm_90.
+        most_by_dot: the largest batch that goes to dot products; None asks the table, see regimes.py.
 
     Raises:
         GalleryError: a size out of bounds, or rows so long that not one query fits in shared memory.
     """
     _check_sizes(n_rows_allowed, n_queries, k)
     n_vectors = vectors_a_row(dim, dtype)
-    family, tile = _choose(n_vectors, n_queries, k, dtype, shared_limit)
+    most = dot_up_to(dtype, dim, sm_count) if most_by_dot is None else most_by_dot
+    family, tile = _choose(n_vectors, n_queries, k, dtype, shared_limit, most)
     shared = _shared_bytes(family, tile, n_vectors, k, dtype)
     step = DOT_STEP_ROWS if family == "dot" else MMA_STEP_ROWS
     suffix = "f16" if dtype == "fp16" else "i8"
@@ -221,10 +231,10 @@ def _too_long(dim: int, k: int, needed: int, limit: int) -> GalleryError:
     )
 
 
-def _choose(n_vectors: int, n_queries: int, k: int, dtype: ScanDtype, limit: int) -> tuple[str, int]:
+def _choose(n_vectors: int, n_queries: int, k: int, dtype: ScanDtype, limit: int, by_dot: int) -> tuple[str, int]:
     """Kernel family and query tile: the smallest that takes all queries at once, else the largest that fits."""
     dot_tiles = DOT_TILES[dtype]
-    family, tiles = ("dot", dot_tiles) if n_queries <= dot_tiles[-1] else ("mma", MMA_TILES)
+    family, tiles = ("dot", dot_tiles) if n_queries <= min(by_dot, dot_tiles[-1]) else ("mma", MMA_TILES)
     fitting = [tile for tile in tiles if _shared_bytes(family, tile, n_vectors, k, dtype) <= limit]
     if not fitting and family == "mma":
         family = "dot"

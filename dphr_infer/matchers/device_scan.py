@@ -91,14 +91,18 @@ class DeviceScan:
         image: the kernels, from `load_fatbin`.
         limits: what memory is taken for.
         scan: "fp16", or "int8" to keep int8 rows beside the fp16 ones.
+        most_by_dot: as in `plan_topk`; given only by who measures it.
 
     Raises:
         GalleryError: the rows do not fit in the GPU's memory.
         EngineError: the buffers do not, or the driver refuses the kernels.
     """
 
-    def __init__(self, cuda: Cuda, image: bytes, limits: Limits, scan: ScanDtype) -> None:
+    def __init__(
+        self, cuda: Cuda, image: bytes, limits: Limits, scan: ScanDtype, most_by_dot: int | None = None
+    ) -> None:
         self._cuda, self._limits, self._has_codes = cuda, limits, scan == "int8"
+        self._most_by_dot = most_by_dot
         self._device = (cuda.properties.sm_count, cuda.properties.shared_bytes)
         self._module = cuda.load(image)
         self._launches: dict[tuple[Any, ...], _Launch] = {}
@@ -251,7 +255,7 @@ class DeviceScan:
         key = (dtype, n_queries, k, len(ranges), n_allowed)
         if (kept := self._launches.get(key)) is not None:
             return kept
-        plan = plan_topk(n_allowed, self._limits.dim, n_queries, k, dtype, *self._device)
+        plan = plan_topk(n_allowed, self._limits.dim, n_queries, k, dtype, *self._device, self._most_by_dot)
         values = {"n_ranges": len(ranges), "n_vectors": vectors_a_row(self._limits.dim, dtype)}
         replaced = {"row_bounds": _NULL, "query_bounds": _NULL}
         if dtype == "int8":

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bench import gpu_matching
 from bench.machine import MachineProfile
 from bench.record import BatchRecord, BenchRecord, MatchRecord, Subject
 from bench.stats import LatencySummary
+from dphr_infer import cuda
 from dphr_infer.bundle import MANIFEST_NAME, Bundle, Manifest, Parity, digest_files, open_bundle
 from dphr_infer.gallery import GalleryOrigin, GalleryWriter
+from dphr_infer.matchers import cuda_exact
 from dphr_infer.preprocess import Preprocess
 
+FAKE_PYCUDA = Path(__file__).resolve().parent.parent / "dphr_infer" / "fake_pycuda.py"
 DIM = 8
 ROWS = 200
 IMAGES = 4
@@ -132,3 +140,20 @@ def gallery(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with GalleryWriter(path, origin, DIM) as writer:
         writer.append(rows, 46 + np.arange(ROWS) * 1e-4, np.full(ROWS, 8.0))
     return path
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A stand-in for PyCUDA whose kernels write nothing."""
+    spec = importlib.util.spec_from_file_location("fake_pycuda_of_bench", FAKE_PYCUDA)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "fake_pycuda_of_bench", module)
+    spec.loader.exec_module(module)
+    made = module.FakeDriver()
+    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", made)
+    monkeypatch.setattr(cuda, "pop_released_context", made.raw_stack.pop)
+    monkeypatch.setattr(cuda_exact, "load_fatbin", lambda capability, version: b"image")
+    monkeypatch.setattr(gpu_matching, "_compile_read_kernel", lambda capability: b"image")
+    return made

@@ -1,35 +1,12 @@
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
 from bench import gpu_matching
-from dphr_infer import cuda
-from dphr_infer.matchers import cuda_exact
-
-FAKE = Path(__file__).resolve().parent.parent / "dphr_infer" / "fake_pycuda.py"
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A stand-in for PyCUDA whose kernels write nothing."""
-    spec = importlib.util.spec_from_file_location("fake_pycuda_of_bench", FAKE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "fake_pycuda_of_bench", module)
-    spec.loader.exec_module(module)
-    made = module.FakeDriver()
-    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", made)
-    monkeypatch.setattr(cuda, "pop_released_context", made.raw_stack.pop)
-    monkeypatch.setattr(cuda_exact, "load_fatbin", lambda capability, version: b"image")
-    monkeypatch.setattr(gpu_matching, "_compile_read_kernel", lambda capability: b"image")
-    return made
 
 
 def test_the_model_needs_no_gpu_and_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> None:
