@@ -10,16 +10,19 @@
 manifest.json, UTF-8 JSON with sorted keys:
 
     format      "dphr-bundle"
-    version     1
+    version     2
     encoder     name of the backbone, for people
     dim         length of an embedding
     max_batch   largest batch that the parity gate ran
     preprocess  {"height_px", "width_px", "interpolation", "fit"}
     files       {relative path: sha256 in hex} for every other file of the folder
-    parity      {precision: {"min_cosine", "mean_cosine", "recall_drop", "n_images"}}
+    parity      {precision: {"min_cosine", "mean_cosine", "recall_drop", "ap_drop", "n_images"}}
+    quantisation  null, or how the int8 model was made: {"recipe", "weights", "calibration_sha256",
+                "n_calibration_images", "float_layers": [layers that went back to half precision]}
     origin      free text fields on how the model came to be (checkpoint digest, versions, command)
 
-The bundle's digest is the sha256 of manifest.json; through it every byte of the bundle is named.
+The bundle's digest is the sha256 of manifest.json; through it every byte of the bundle is named. signature.json may lie
+beside it, see signature.py.
 """
 
 from __future__ import annotations
@@ -39,11 +42,11 @@ from safetensors.numpy import load_file
 from dphr_infer.errors import BundleError, ConfigError
 from dphr_infer.preprocess import Preprocess, read_image
 
-Precision = Literal["fp32", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 FORMAT = "dphr-bundle"
-VERSION = 1
+VERSION = 2
 MANIFEST_NAME = "manifest.json"
 SELFTEST_IMAGES = "selftest/images"
 SELFTEST_EMBEDDINGS = "selftest/embeddings.safetensors"
@@ -56,12 +59,38 @@ def model_name(precision: Precision) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What the gate measured when the shipped model was run against torch in float32."""
+    """What the gate measured when the shipped model was run against its reference in float32.
+
+    Attributes:
+        min_cosine, mean_cosine: between shipped and reference embeddings, over images and batch sizes.
+        recall_drop, ap_drop: the reference's recall@1 and AP minus the shipped model's, fractions.
+        n_images: that were compared.
+    """
 
     min_cosine: float
     mean_cosine: float
     recall_drop: float
+    ap_drop: float
     n_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quantisation:
+    """How the int8 model was made.
+
+    Attributes:
+        recipe: name of the backbone family's rules.
+        weights: "int8" where they are stored as int8; "float" where the model holds float weights behind Q/DQ pairs.
+        calibration_sha256: digest over the names and contents of the calibration images.
+        n_calibration_images: number of them.
+        float_layers: layers that the recipe would quantise and that went back to half precision to hold the gate.
+    """
+
+    recipe: str
+    weights: Literal["int8", "float"]
+    calibration_sha256: str
+    n_calibration_images: int
+    float_layers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +104,7 @@ class Manifest:
     files: dict[str, str]
     parity: dict[str, Parity]
     origin: dict[str, str]
+    quantisation: Quantisation | None = None
 
     def to_json(self) -> str:
         """The exact text of manifest.json."""
@@ -158,11 +188,18 @@ def parse_manifest(text: str, name: str) -> Manifest:
             files={str(path): str(digest) for path, digest in raw["files"].items()},
             parity={str(precision): Parity(**values) for precision, values in raw["parity"].items()},
             origin={str(key): str(value) for key, value in raw["origin"].items()},
+            quantisation=_parse_quantisation(raw["quantisation"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError, RecursionError) as error:
         raise BundleError(
             f"{name} is not a bundle manifest ({type(error).__name__}: {error}). Export again."
         ) from error
+
+
+def _parse_quantisation(raw: dict[str, Any] | None) -> Quantisation | None:
+    if raw is None:
+        return None
+    return Quantisation(**{**raw, "float_layers": tuple(str(name) for name in raw["float_layers"])})
 
 
 def open_bundle(folder: Path) -> Bundle:

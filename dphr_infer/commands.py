@@ -238,7 +238,12 @@ def _bundle_lines(bundle: Bundle) -> list[str]:
     for precision, parity in manifest.parity.items():
         lines.append(
             f"parity      {precision}: min cosine {parity.min_cosine:.6f}, recall drop {parity.recall_drop:.4f}, "
-            f"{parity.n_images} images"
+            f"AP drop {parity.ap_drop:.4f}, {parity.n_images} images"
+        )
+    if (made := manifest.quantisation) is not None:
+        lines.append(
+            f"int8        recipe {made.recipe}, {len(made.float_layers)} layers left in half precision, calibrated on "
+            f"{made.n_calibration_images} images"
         )
     lines += [f"origin      {key}: {value}" for key, value in sorted(manifest.origin.items())]
     files = [bundle.folder / name for name in (MANIFEST_NAME, *sorted(manifest.files))]

@@ -140,7 +140,8 @@ def run_gate(
         _report(
             f"{report.precision} {'passed' if report.passed else 'FAILED'}: cosine with torch min "
             f"{report.min_cosine:.7f}, mean {report.mean_cosine:.7f}; recall@1 {100 * report.recall_at_1:.2f} % falls "
-            f"by {100 * report.recall_drop:.2f} points; {len(data.queries)} queries, {len(data.gallery)} gallery images"
+            f"by {100 * report.recall_drop:.2f} points, AP {100 * report.ap:.2f} by {100 * report.ap_drop:.2f}; "
+            f"{len(data.queries)} queries, {len(data.gallery)} gallery images"
         )
     kept = [report for report in reports if report.passed or report.precision not in request.optional]
     for report in kept or reports:

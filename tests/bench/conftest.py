@@ -125,7 +125,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     for number in range(IMAGES):
         pixels = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"selftest/images/{number:02d}.png")
-    parity = {"fp32": Parity(1.0, 1.0, 0.0, IMAGES)}
+    parity = {"fp32": Parity(1.0, 1.0, 0.0, 0.0, IMAGES)}
     manifest = Manifest("tiny", DIM, 16, Preprocess(32, 48), digest_files(folder), parity, {})
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     return open_bundle(folder)

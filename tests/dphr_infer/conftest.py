@@ -93,7 +93,7 @@ def write_bundle(folder: Path, *, encoder: str = "grid", preprocess: Preprocess 
         max_batch=16,
         preprocess=preprocess or Preprocess(SIDE_PX, SIDE_PX, "bilinear"),
         files=digest_files(folder),
-        parity={"fp32": Parity(1.0, 1.0, 0.0, 3)},
+        parity={"fp32": Parity(1.0, 1.0, 0.0, 0.0, 3)},
         origin={"made_by": "tests"},
     )
     (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")

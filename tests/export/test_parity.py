@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_equal_embeddings_pass_with_cosine_1_and_no_drop() -> None:
     found = report(embeddings(unit(0, 90, 10, 80)))
     assert found.passed
     assert found.min_cosine == pytest.approx(1)
-    assert (found.recall_drop, found.recall_at_1, found.n_images) == (0, 1, 4)
+    assert (found.recall_drop, found.ap_drop, found.recall_at_1, found.ap, found.n_images) == (0, 0, 1, 1, 4)
 
 
 def test_one_image_that_turned_by_half_a_degree_fails_fp32_and_is_named() -> None:
@@ -64,8 +65,27 @@ def test_a_recall_drop_fails_though_every_cosine_is_high() -> None:
     found = report(embeddings(unit(0.1, 0.0, 0, 0.1)), reference)
     assert found.min_cosine > 0.99999
     assert found.recall_drop == 1.0
-    with pytest.raises(ExportError, match=r"recall@1 falls by 100\.00 points from 100\.00, the limit is 0\.2"):
+    # Each match falls to rank 1: an AP of 1/4 by the trapezoid rule.
+    assert found.ap_drop == 0.75
+    message = (
+        r"recall@1 falls by 100\.00 points from 100\.00, the limit is 0\.1 \(one of 2 queries is 50\.00\); "
+        r"AP falls by 75\.00 points from 100\.00"
+    )
+    with pytest.raises(ExportError, match=message):
         found.require()
+
+
+@pytest.mark.parametrize(("turn_deg", "passes"), [(5, True), (17, True), (18.5, False)])
+def test_int8_may_turn_an_image_by_18_degrees_at_most(turn_deg: float, passes: bool) -> None:
+    # cos 18.19 degrees = 0.95; three images that stay lift the mean.
+    reference, shipped = embeddings(unit(0, 90, 10, 80)), embeddings(unit(0, 90, 10, 80 + turn_deg))
+    found = compare("int8", reference, shipped, DATA)
+    assert [clause for clause in found.failures() if "smallest cosine" in clause] == ([] if passes else [ANY])
+
+
+def test_int8_that_turns_every_image_by_ten_degrees_fails_by_its_mean() -> None:
+    found = compare("int8", embeddings(unit(0, 90, 10, 80)), embeddings(unit(10, 80, 20, 70)), DATA)
+    assert found.failures() == ["the mean cosine is 0.984808, the limit is 0.99"]
 
 
 def test_embeddings_that_are_not_of_unit_length_fail_though_their_cosine_is_1() -> None:
