@@ -24,6 +24,7 @@ MAX_FUNCTION_LINES = 55
 OWNERS = {
     "onnxruntime": ("dphr_infer/engines/onnxrt.py",),
     "pycuda": ("dphr_infer/cuda.py",),
+    "cryptography": ("dphr_infer/signature.py", "export/signing.py"),
     "tensorrt": ("dphr_infer/engines/trt.py", "export/to_tensorrt.py"),
     "rasterio": ("dphr_infer/mapping.py", "dphr_train/cities/geotiff.py"),
     "timm": ("dphr_train/encoder.py",),

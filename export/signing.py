@@ -1,0 +1,147 @@
+"""Make a key pair, and sign a bundle with it. The form of signature.json is stated in dphr_infer/signature.py.
+
+Keys are Ed25519 in PEM files: PKCS #8 for the private key, SubjectPublicKeyInfo for the public one. A passphrase is
+out of scope: the private key lies in a file that only its owner may read, and whoever wants more keeps that file in an
+encrypted folder or on a machine that does nothing but sign.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dphr_infer.atomic import atomic_file, storage_error
+from dphr_infer.bundle import MANIFEST_NAME, open_bundle
+from dphr_infer.errors import BundleError, ConfigError, StorageError
+from dphr_infer.signature import SIGNATURE_NAME, Signature, import_ed25519, read_key_file
+
+PUBLIC_SUFFIX = ".pub.pem"
+_PRIVATE_MODE, _PUBLIC_MODE = 0o600, 0o644
+_PURPOSE = "Signing a bundle"
+
+
+def public_key_path(private_path: Path) -> Path:
+    """Where the public key of a pair lies: drone.pem -> drone.pub.pem."""
+    return private_path.with_name(private_path.stem + PUBLIC_SUFFIX)
+
+
+@contextlib.contextmanager
+def _new_file(path: Path, content: bytes, mode: int) -> Iterator[None]:
+    """Write a file that must not exist yet; it is removed again when the block fails.
+
+    The mode holds from the first moment on, which `atomic_file` does not promise: it makes files that all may read.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        raise StorageError(f"{path} exists already, and a key is never overwritten. Choose another name.") from None
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, mode)
+            kept = stat.S_IMODE(os.fstat(handle).st_mode)
+            if kept & ~mode:
+                raise StorageError(
+                    f"{path} would be readable by others: its file system gives it mode {kept:o} instead of {mode:o}. "
+                    "Choose a folder on another file system."
+                )
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+        yield
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise storage_error(path, error) from error
+        raise
+
+
+def make_key(private_path: Path) -> Path:
+    """Make a key pair.
+
+    Args:
+        private_path: file for the private key, mode 0600; it must not exist.
+
+    Returns:
+        The file of the public key, beside it with the ending .pub.pem.
+
+    Raises:
+        StorageError: one of the two files exists or cannot be written, or the private one cannot be kept private;
+            neither is left behind.
+        MissingPackageError: cryptography is not installed.
+    """
+    ed25519 = import_ed25519(_PURPOSE)
+    from cryptography.hazmat.primitives import serialization
+
+    if not private_path.name:
+        raise storage_error(private_path, OSError(errno.EISDIR, "it is a folder"))
+    public_path = public_key_path(private_path)
+    key = ed25519.Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    with _new_file(private_path, private, _PRIVATE_MODE), _new_file(public_path, public, _PUBLIC_MODE):
+        return public_path
+
+
+def _read_private_key(path: Path) -> Any:
+    ed25519 = import_ed25519(_PURPOSE)
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    content = read_key_file(path)
+    if b"PUBLIC KEY" in content:
+        raise ConfigError(
+            f"{path} holds a public key; a bundle is signed with the private one, the file that was named to "
+            "dphr-export make-key."
+        )
+    try:
+        key = load_pem_private_key(content, password=None)
+    except TypeError as error:
+        raise ConfigError(
+            f"{path} is locked by a passphrase, which dphr-export does not ask for. Remove the passphrase, or make "
+            "another pair with dphr-export make-key."
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{path} is not a private key in PEM form. Make a pair with dphr-export make-key.") from error
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise ConfigError(
+            f"{path} holds a private key of another kind than Ed25519. Make a pair with dphr-export make-key."
+        )
+    return key
+
+
+def sign_bundle(folder: Path, private_key_path: Path) -> None:
+    """Check every file of a bundle and write signature.json beside its manifest.
+
+    An older signature.json is replaced. The same bundle and key give the same bytes.
+
+    Raises:
+        BundleError: the bundle is incomplete, damaged or of another version; it is not signed.
+        ConfigError: the file holds no Ed25519 private key without a passphrase.
+        StorageError: signature.json cannot be written.
+        MissingPackageError: cryptography is not installed.
+    """
+    key = _read_private_key(private_key_path)
+    bundle = open_bundle(folder)
+    if SIGNATURE_NAME in bundle.manifest.files:
+        raise BundleError(
+            f"The manifest of {folder} names {SIGNATURE_NAME} as a part of the bundle, so a new signature would damage "
+            "it. Export the bundle again."
+        )
+    manifest = (folder / MANIFEST_NAME).read_bytes()
+    digest = hashlib.sha256(manifest).hexdigest()
+    if digest != bundle.digest:
+        raise BundleError(f"{folder} was changed while it was being signed. Let nobody write to it, and sign again.")
+    signature = Signature(key.public_key().public_bytes_raw(), digest, key.sign(manifest))
+    with atomic_file(folder / SIGNATURE_NAME) as temporary:
+        temporary.write_text(signature.to_json(), encoding="utf-8")
