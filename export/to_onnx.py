@@ -4,11 +4,13 @@ The graph takes raw pixels, so that no caller can normalise them differently:
 
     uint8 (B, height_px, width_px, 3) RGB "images" -> float32 (B, dim) "embeddings", unit length
 
-The batch is free. In half precision only the backbone is half, without its first convolution. Pixels are normalised,
-pooled, projected and brought to unit length in float32: a generalised mean or a sum of squares soon leaves the range of
-a half, and on real photos a projection in half precision doubled the error of the whole model. The first convolution
-takes differences of large terms that cancel where a picture is flat, so rounding its few weights (0.03 % of
-tf_efficientnet_lite0) cost as much cosine as rounding all the others together.
+The batch is free. The opset is 18 unless asked otherwise; see opset.py.
+
+In half precision only the backbone is half, without its first convolution. Pixels are normalised, pooled, projected and
+brought to unit length in float32: a generalised mean or a sum of squares soon leaves the range of a half, and on real
+photos a projection in half precision doubled the error of the whole model. The first convolution takes differences of
+large terms that cancel where a picture is flat, so rounding its few weights (0.03 % of tf_efficientnet_lite0) cost as
+much cosine as rounding all the others together.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 import torch
@@ -30,12 +34,22 @@ from dphr_infer.errors import ExportError
 from dphr_infer.preprocess import Preprocess
 from dphr_train.encoder import Encoder
 from export.fold import fold_batch_norms
+from export.opset import OPSET, require_opset
 
-OPSET = 18
 # Two, because torch.export takes an example batch of one for a constant.
 _EXAMPLE_BATCH = 2
 _MIN_LENGTH = 1e-12
-_EXPORTER_LOGGERS = ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")
+# How torch's exporter words an operator that it has no ONNX for; the error that says so lies deep in the causes.
+_NO_FUNCTION = re.compile(r"No ONNX function found for <OpOverload\(op='(?P<name>[\w.]+)'")
+_COLOUR = re.compile(r"\x1b\[\d*m")
+_EXPORTER_LOGGERS = (
+    "torch.onnx",
+    "torch.export",
+    "torch._export",
+    "torch.fx.experimental.symbolic_shapes",
+    "onnxscript",
+    "onnx_ir",
+)
 
 
 class ExportedEncoder(nn.Module):
@@ -94,7 +108,8 @@ def _quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        silence = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -118,42 +133,44 @@ def _strip(model: onnx.ModelProto) -> None:
         del value.metadata_props[:]
 
 
-def to_onnx(encoder: Encoder, preprocess: Preprocess, precision: Precision) -> bytes:
+def to_onnx(encoder: Encoder, preprocess: Preprocess, precision: Precision, opset: int = OPSET) -> bytes:
     """Export an encoder as one self-contained ONNX file.
 
     Args:
         encoder: in float32; it is not changed.
         preprocess: names the input size.
-        precision: of the body.
+        precision: of the body, "fp32" or "fp16"; int8 is made from the fp16 file.
+        opset: of the file, 18 up to what the installed onnx and ONNX Runtime know.
 
     Returns:
         The bytes of the file; equal weights and versions give equal bytes.
 
     Raises:
-        ExportError: torch cannot trace this encoder, or the graph breaks a rule of ONNX.
+        ExportError: the precision is int8, the opset is out of range, the encoder gives no float32 (B, dim), torch
+            cannot trace it or has no ONNX for one of its operators (named, with the module that calls it), or the graph
+            breaks a rule of ONNX.
     """
+    require_opset(opset)
+    if precision == "int8":
+        raise ExportError("An int8 model is made from the fp16 export and calibration images: export fp16 first.")
+    _require_embeddings(encoder, preprocess)
     module = ExportedEncoder(encoder, preprocess, precision).eval()
-    shape = (_EXAMPLE_BATCH, preprocess.height_px, preprocess.width_px, 3)
-    example = torch.zeros(shape, dtype=torch.uint8)
+    example = torch.zeros((_EXAMPLE_BATCH, preprocess.height_px, preprocess.width_px, 3), dtype=torch.uint8)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 (example,),
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 external_data=False,
                 input_names=[INPUT_NAME],
                 output_names=[OUTPUT_NAME],
-                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+                dynamic_shapes=_dynamic_shapes(),
                 verbose=False,
             )
-    except torch.onnx.OnnxExporterError as error:
-        cause = str(error).strip().splitlines()[0]
-        raise ExportError(
-            f"torch {torch.__version__} cannot export the encoder {encoder.name} in {precision} ({cause}). "
-            "Train another encoder, or export with another release of torch."
-        ) from error
+    except RuntimeError as error:  # the base of what torch's exporter and its version converter raise
+        raise _cannot_export(error, module, example, f"{encoder.name} in {precision}", opset) from error
     if program is None:
         raise ExportError(f"torch {torch.__version__} returned no graph for the encoder {encoder.name}.")
     model = program.model_proto
@@ -163,4 +180,91 @@ def to_onnx(encoder: Encoder, preprocess: Preprocess, precision: Precision) -> b
         onnx.checker.check_model(content, full_check=True)
     except (ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"The exported {precision} graph of {encoder.name} breaks a rule of ONNX: {error}") from error
+    _require_graph(model, encoder, opset)
     return content
+
+
+def _dynamic_shapes() -> dict[str, Any]:
+    return {"images": {0: torch.export.Dim("batch", min=1)}}
+
+
+def _require_embeddings(encoder: Encoder, preprocess: Preprocess) -> None:
+    """Refuse an encoder whose answer is no embedding, before the export spends half a minute on it."""
+    training = encoder.training
+    encoder.eval()
+    with torch.no_grad():
+        embeddings = encoder.features(torch.zeros(_EXAMPLE_BATCH, 3, preprocess.height_px, preprocess.width_px))
+    encoder.train(training)
+    found = (
+        f"{str(embeddings.dtype).removeprefix('torch.')} {tuple(embeddings.shape)}"
+        if isinstance(embeddings, torch.Tensor)
+        else type(embeddings).__name__
+    )
+    expected = f"float32 {(_EXAMPLE_BATCH, encoder.dim)}"
+    if found != expected:
+        raise ExportError(
+            f"The encoder {encoder.name} gives {found} for {_EXAMPLE_BATCH} images; a bundle needs one embedding an "
+            f"image, {expected}, that is (B, dim). Choose a network that pools its features (model.pooling, "
+            "model.head), or flatten them in its head."
+        )
+
+
+def _require_graph(model: onnx.ModelProto, encoder: Encoder, opset: int) -> None:
+    """Refuse a graph of another opset or signature than was asked for: an exporter may leave the opset as it was."""
+    written = {item.domain: item.version for item in model.opset_import}.get("", 0)
+    if written != opset:
+        raise ExportError(
+            f"torch {torch.__version__} wrote {encoder.name} in opset {written} instead of {opset}, which it cannot "
+            f"convert to. Export with opset {OPSET}."
+        )
+    outputs = [(value.name, value.type.tensor_type) for value in model.graph.output]
+    found = [(name, of.elem_type, ["B" if d.dim_param else d.dim_value for d in of.shape.dim]) for name, of in outputs]
+    if found != [(OUTPUT_NAME, onnx.TensorProto.FLOAT, ["B", encoder.dim])]:
+        raise ExportError(
+            f"The exported graph of {encoder.name} gives {found} (name, ONNX element type, shape); a bundle needs one "
+            f'output "{OUTPUT_NAME}", float32 (type 1), [B, {encoder.dim}]. Report it with the versions of torch and '
+            "onnxscript: the export changed the model."
+        )
+
+
+def _cannot_export(error: RuntimeError, module: nn.Module, example: torch.Tensor, what: str, opset: int) -> ExportError:
+    """What to raise where torch's exporter gave up: the operator and the module that calls it, or the deepest cause."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    start = f"torch {torch.__version__} cannot export the encoder {what} at opset {opset}: "
+    for found in filter(None, (_NO_FUNCTION.search(str(cause)) for cause in causes)):
+        name = found["name"]
+        callers = _callers(module, example, name)
+        where = f", which the module {callers[0]} calls" if callers else ""
+        more = f" (and {len(callers) - 1} others)" if len(callers) > 1 else ""
+        return ExportError(
+            f"{start}it has no ONNX for the operator {name}{where}{more}. Replace that module by operators that ONNX "
+            "has and train again, choose another encoder, or export with a newer torch and onnxscript."
+        )
+    lines = [_COLOUR.sub("", line).strip() for line in str(causes[-1]).splitlines()]
+    reason = next((line for line in lines if line), type(causes[-1]).__name__).rstrip(".")
+    return ExportError(
+        f"{start}{type(causes[-1]).__name__}: {reason[:300]}. Train another encoder, export with opset {OPSET}, or "
+        "export with another release of torch."
+    )
+
+
+def _callers(module: nn.Module, example: torch.Tensor, operator: str) -> list[str]:
+    """Names of the encoder's modules that call an operator such as "aten._linalg_eigh", in the order of their calls."""
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.export.export(module, (example,), dynamic_shapes=_dynamic_shapes(), strict=False)
+            graph = program.run_decompositions().graph
+    except RuntimeError:  # only the words of an error depend on it
+        return []
+    # The exporter takes more operators apart than this, so that theirs may be the inner half of ours.
+    inner = operator.rpartition(".")[2].strip("_")
+    names = []
+    for node in graph.nodes:
+        stack = node.meta.get("nn_module_stack")
+        if stack and inner in str(node.target):
+            path, kind = list(stack.values())[-1]
+            kind_name = kind if isinstance(kind, str) else kind.__name__
+            names.append(f"{path.removeprefix('encoder.')} ({kind_name.rpartition('.')[2]})")
+    return list(dict.fromkeys(names))

@@ -7,15 +7,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
-from dphr_infer.bundle import PRECISIONS, Precision
+from dphr_infer.bundle import Precision
 from dphr_infer.engines.onnxrt import OnnxRuntimeEngine
 from dphr_infer.errors import ExportError
 from dphr_infer.preprocess import Preprocess
 from dphr_train.encoder import Encoder
+from export.opset import OPSET, require_opset
 from export.parity import torch_embedder
 from export.to_onnx import to_onnx
 
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 LIMIT = {"fp32": 1e-6, "fp16": 1e-4}
 
 
@@ -59,10 +62,10 @@ def test_the_half_precision_model_keeps_its_ends_in_float32_and_is_half_the_size
     assert len(models["fp16"]) < 0.65 * len(models["fp32"])
 
 
-def test_the_opset_is_at_least_18_and_no_path_of_this_machine_is_inside(models: dict[str, bytes]) -> None:
+def test_the_opset_is_18_and_no_path_of_this_machine_is_inside(models: dict[str, bytes]) -> None:
     for content in models.values():
         model = onnx.load_model_from_string(content)
-        assert model.opset_import[0].version >= 18
+        assert [(item.domain, item.version) for item in model.opset_import] == [("", 18)]
         assert b".py" not in content
         assert str(Path(__file__).parents[2]).encode() not in content
 
@@ -81,16 +84,131 @@ def test_the_exporter_says_nothing(encoder: Encoder, preprocess: Preprocess, cap
     assert captured.out + captured.err == ""
 
 
-def test_an_encoder_that_cannot_be_traced_is_named(encoder: Encoder, preprocess: Preprocess) -> None:
+def test_an_encoder_that_cannot_be_traced_is_named_in_one_line(
+    encoder: Encoder, preprocess: Preprocess, capfd: pytest.CaptureFixture[str]
+) -> None:
     class Branching(Encoder):
         def features(self, images: torch.Tensor) -> torch.Tensor:
             return super().features(images) * (2 if float(images.sum()) > 0 else 1)
 
     branching = copy.deepcopy(encoder)
     branching.__class__ = Branching
-    with pytest.raises(ExportError, match="cannot export the encoder test_efficientnet in fp32") as caught:
+    with pytest.raises(ExportError, match=r"in fp32 at opset 18: GuardOnDataDepend\w*: Could") as caught:
         to_onnx(branching, preprocess, "fp32")
     assert "\n" not in str(caught.value)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+class Eigenvalues(nn.Module):
+    """Multiplies a feature map by the sum of the eigenvalues of its channels' products, which ONNX does not have."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        rows = features.flatten(2)
+        return features * torch.linalg.eigvalsh(rows @ rows.transpose(1, 2)).sum()
+
+
+def test_an_operator_without_onnx_is_named_with_the_module_that_calls_it(
+    encoder: Encoder, preprocess: Preprocess
+) -> None:
+    odd = copy.deepcopy(encoder)
+    odd.backbone.blocks.add_module("odd", Eigenvalues())
+    with pytest.raises(
+        ExportError,
+        match=r"no ONNX for the operator aten\._linalg_eigh, which the module backbone\.blocks\.odd \(Eigenvalues\) "
+        r"calls\. Replace that module",
+    ) as caught:
+        to_onnx(odd, preprocess, "fp32")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (lambda parts: parts, r"float32 \(2, 1, 24\)"),
+        (lambda parts: parts.flatten(1).double(), r"float64 \(2, 24\)"),
+        (lambda parts: parts.flatten(1)[:, :5], r"float32 \(2, 5\)"),
+        (lambda parts: (parts.flatten(1), parts), "tuple"),
+    ],
+)
+def test_an_answer_that_is_no_embedding_is_refused_before_the_export(
+    encoder: Encoder, preprocess: Preprocess, answer, found: str
+) -> None:
+    class Other(Encoder):
+        def features(self, images: torch.Tensor):
+            return answer(self.parts(images))
+
+    other = copy.deepcopy(encoder).train()
+    other.__class__ = Other
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(ExportError, match=rf"gives {found} for 2 images; .* float32 \(2, 24\), that is \(B, dim\)"):
+        to_onnx(other, preprocess, "fp32")
+    assert other.training
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+def test_a_graph_whose_output_is_no_embedding_is_refused(
+    encoder: Encoder, preprocess: Preprocess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Parts(Encoder):
+        def features(self, images: torch.Tensor) -> torch.Tensor:
+            return self.parts(images)
+
+    parts = copy.deepcopy(encoder)
+    parts.__class__ = Parts
+    monkeypatch.setattr("export.to_onnx._require_embeddings", lambda *_: None)
+    with pytest.raises(
+        ExportError, match=r"graph .* gives .*\['B', 1, 24\].* needs one output \"embeddings\", float32"
+    ):
+        to_onnx(parts, preprocess, "fp32")
+
+
+def test_int8_is_not_exported_as_if_it_were_float(encoder: Encoder, preprocess: Preprocess) -> None:
+    with pytest.raises(ExportError, match="int8 model is made from the fp16 export"):
+        to_onnx(encoder, preprocess, "int8")
+
+
+def test_a_newer_opset_is_written_and_answers_the_same(
+    models: dict[str, bytes], encoder: Encoder, preprocess: Preprocess, images: np.ndarray, tmp_path: Path
+) -> None:
+    content = to_onnx(encoder, preprocess, "fp32", opset=21)
+    assert [item.version for item in onnx.load_model_from_string(content).opset_import] == [21]
+    found = []
+    for name, model in (("new", content), ("old", models["fp32"])):
+        (tmp_path / name).write_bytes(model)
+        with OnnxRuntimeEngine(tmp_path / name, name) as engine:
+            found.append(engine.embed(images))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+
+
+def test_an_opset_below_18_is_refused_with_both_numbers(encoder: Encoder, preprocess: Preprocess) -> None:
+    with pytest.raises(ExportError, match="Opset 17 is too low; the graph needs at least 18: LayerNorm"):
+        to_onnx(encoder, preprocess, "fp32", opset=17)
+
+
+def test_an_opset_that_onnx_does_not_know_is_refused_with_both_numbers() -> None:
+    newest = onnx.defs.onnx_opset_version()
+    with pytest.raises(ExportError, match=f"Opset {newest + 1} is too high: .* knows opsets up to {newest}"):
+        require_opset(newest + 1)
+
+
+def test_an_opset_that_the_runtime_does_not_open_is_refused_with_both_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: 999)
+    with pytest.raises(ExportError, match=r"Opset 998 is too high: .* ONNX Runtime.* opens opsets up to") as caught:
+        require_opset(998)
+    newest = int(str(caught.value).partition("up to ")[2].partition(".")[0])
+    assert OPSET < newest < 998
+    require_opset(newest)
+
+
+def test_an_opset_that_the_exporter_leaves_unconverted_is_refused(
+    encoder: Encoder, preprocess: Preprocess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.to_onnx.require_opset", lambda opset: None)
+    with pytest.raises(ExportError, match="in opset 18 instead of 99, which it cannot convert to"):
+        to_onnx(encoder, preprocess, "fp32", opset=99)
 
 
 def test_the_first_convolution_of_the_half_model_keeps_every_bit(models: dict[str, bytes]) -> None:
