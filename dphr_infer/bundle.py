@@ -41,6 +41,7 @@ from safetensors.numpy import load_file
 
 from dphr_infer.errors import BundleError, ConfigError
 from dphr_infer.preprocess import Preprocess, read_image
+from dphr_infer.signature import require_signature
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -202,16 +203,24 @@ def _parse_quantisation(raw: dict[str, Any] | None) -> Quantisation | None:
     return Quantisation(**{**raw, "float_layers": tuple(str(name) for name in raw["float_layers"])})
 
 
-def open_bundle(folder: Path) -> Bundle:
+def open_bundle(folder: Path, signer: Path | None = None) -> Bundle:
     """Open a bundle and check every file against its digest.
 
+    Args:
+        folder: of the bundle.
+        signer: file of the public key that must have signed it; None asks for no signature.
+
     Raises:
-        BundleError: not a bundle, a file missing or changed, or of another version.
+        BundleError: not a bundle, a file missing or changed, of another version, or not signed by that key.
+        ConfigError: the file holds no public key.
+        MissingPackageError: a signature is asked for and cryptography is not installed.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST_NAME}. Make one with dphr-export.")
     text = path.read_bytes()
+    if signer is not None:
+        require_signature(folder, text, signer)
     manifest = parse_manifest(text.decode("utf-8", errors="replace"), str(path))
     for name, expected in manifest.files.items():
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:

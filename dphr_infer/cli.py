@@ -42,6 +42,16 @@ def _geo_point(text: str) -> GeoPoint:
     return GeoPoint(latitude, longitude)
 
 
+def _add_signer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--require-signature",
+        type=Path,
+        metavar="PUBLIC.pem",
+        dest="signer",
+        help="refuse a bundle that this Ed25519 key has not signed",
+    )
+
+
 def _add_index(commands_parser: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands_parser.add_parser("index", help="embed the tiles of a georeferenced map into a gallery")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by dphr-export")
@@ -62,6 +72,7 @@ def _add_index(commands_parser: argparse._SubParsersAction[argparse.ArgumentPars
     )
     parser.add_argument("--batch", type=int, default=DEFAULT_BATCH, metavar="N", help="tiles at once (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="0 takes all cores (%(default)s)")
+    _add_signer(parser)
 
 
 def _add_locate(commands_parser: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -114,6 +125,7 @@ def _add_locate(commands_parser: argparse._SubParsersAction[argparse.ArgumentPar
     parser.add_argument("--summary", type=Path, metavar="JSON", help="write the summary's numbers there")
     parser.add_argument("--picture", type=Path, metavar="DIR", help="draw the map, and each photo beside its matches")
     parser.add_argument("--map", type=Path, metavar="MAP.tif", help="the gallery's map, for --picture")
+    _add_signer(parser)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -126,6 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("path", type=Path, metavar="BUNDLE|GALLERY")
     doctor = commands_parser.add_parser("doctor", help="say what is installed, and run a bundle's self-test")
     doctor.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE")
+    _add_signer(doctor)
     return parser
 
 
@@ -141,6 +154,7 @@ def _index(arguments: argparse.Namespace) -> None:
         max_nodata=arguments.max_nodata,
         batch=arguments.batch,
         threads=arguments.threads,
+        signer=arguments.signer,
     )
 
 
@@ -168,6 +182,7 @@ def _locate(arguments: argparse.Namespace) -> None:
             summary=arguments.summary,
             picture=arguments.picture,
             map=arguments.map,
+            signer=arguments.signer,
         )
     )
 
@@ -180,7 +195,7 @@ def _run(arguments: argparse.Namespace) -> None:
     elif arguments.command == "inspect":
         commands.inspect(arguments.path)
     else:
-        commands.doctor(arguments.bundle)
+        commands.doctor(arguments.bundle, arguments.signer)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -53,6 +53,7 @@ class LocateRequest:
     summary: Path | None
     picture: Path | None
     map: Path | None
+    signer: Path | None = None
 
     def __post_init__(self) -> None:
         if (self.near is None) != (self.within_m is None):
@@ -75,10 +76,11 @@ def index(
     max_nodata: float,
     batch: int,
     threads: int,
+    signer: Path | None = None,
 ) -> None:
     """Index a map and say what came of it."""
     report = index_map(
-        open_bundle(bundle),
+        open_bundle(bundle, signer),
         map_path,
         out,
         tile_m=tile_m,
@@ -108,7 +110,7 @@ def locate(request: LocateRequest) -> None:
         GalleryError: no tile lies within the prior.
         StorageError: an output cannot be written.
     """
-    bundle, gallery = open_bundle(request.bundle), open_gallery(request.gallery)
+    bundle, gallery = open_bundle(request.bundle, request.signer), open_gallery(request.gallery)
     truths = {} if request.truth is None else read_truth(request.truth)
     paths = _list_photos(request.photos)
     _check_outputs(request, paths)
@@ -264,13 +266,16 @@ def _gallery_lines(gallery: Gallery) -> list[str]:
     ]
 
 
-def doctor(bundle: Path | None) -> None:
+def doctor(bundle: Path | None, signer: Path | None = None) -> None:
     """Say what is installed; with a bundle, run its self-test through every engine present.
 
     Raises:
+        ConfigError: a signer without a bundle.
         EngineError: a part is missing that locating a photo needs.
-        BundleError: the bundle is damaged, or an engine comes less near than a cosine of 0.999.
+        BundleError: the bundle is damaged, not signed by `signer`, or an engine comes less near than its gate.
     """
+    if bundle is None and signer is not None:
+        raise ConfigError("--require-signature asks for a signed bundle, and no bundle was named: name one.")
     findings = examination.examine()
     for finding in findings:
         state = finding.version or f"missing: {finding.mend}"
@@ -280,7 +285,7 @@ def doctor(bundle: Path | None) -> None:
         names = ", ".join(finding.name for finding in missing)
         raise EngineError(f"{names} missing, without which no photo can be located: {missing[0].mend}")
     if bundle is not None:
-        for result in examination.self_test(open_bundle(bundle)):
+        for result in examination.self_test(open_bundle(bundle, signer)):
             print(
                 f"self-test    {result.engine}: min cosine {result.min_cosine:.6f} over {result.n_images} images, good"
             )

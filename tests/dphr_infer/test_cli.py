@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -219,6 +220,26 @@ def test_an_index_that_cannot_work_ends_with_code_2(bundle, site, changed: dict,
     assert main(["index", str(bundle.folder), str(site / "map.tif"), *words]) == 2
     assert message in capsys.readouterr().err
     assert not (site / "new").exists()
+
+
+def test_a_required_signature_lets_only_the_signers_bundle_through(site, bundle, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("cryptography")
+    from export.signing import make_key, sign_bundle
+
+    signed = shutil.copytree(bundle.folder, tmp_path / "signed")
+    ours, theirs = make_key(tmp_path / "ours.pem"), make_key(tmp_path / "theirs.pem")
+    words = [str(signed), str(site / "g"), str(site / "photos/2.png"), "--require-signature"]
+    assert main(["locate", *words, str(ours)]) == 2
+    assert "is not signed" in capsys.readouterr().err
+    sign_bundle(signed, tmp_path / "ours.pem")
+    assert main(["locate", *words, str(ours)]) == 0
+    assert main(["doctor", str(signed), "--require-signature", str(ours)]) == 0
+    capsys.readouterr()
+    for command in (["locate", *words], ["doctor", str(signed), "--require-signature"]):
+        assert main([*command, str(theirs)]) == 2
+        assert "is signed by the key" in capsys.readouterr().err
+    assert main(["doctor", "--require-signature", str(ours)]) == 2
+    assert "no bundle was named" in capsys.readouterr().err
 
 
 def test_pictures_from_another_map_are_refused(site, locate, tmp_path: Path, capsys) -> None:
