@@ -20,8 +20,9 @@ tomllib = pytest.importorskip("tomllib")
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"dphr_infer", "dphr_train", "export", "bench"}
-# Never in one environment: onnxruntime and onnxruntime-gpu share one import name; pycuda is built on the device.
-NOT_TESTED_HERE = {"onnxruntime-gpu", "pycuda"}
+# Never in one environment: onnxruntime and onnxruntime-gpu share one import name; pycuda is built on the device, where
+# TensorRT comes with the system.
+NOT_TESTED_HERE = {"onnxruntime-gpu", "pycuda", "tensorrt"}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,8 @@ def test_each_extra_holds_what_its_name_says(project: dict[str, Any]) -> None:
     assert "rasterio" in extras["map"]
     assert {"torch", "timm"} <= extras["train"]
     assert {"onnx", "onnxscript", "onnxruntime"} <= extras["export"]
+    assert extras["tensorrt"] == {"tensorrt"} and extras["rtx"] == {"tensorrt-rtx-cu13"}
+    assert extras["sign"] == {"cryptography"}
     assert "matplotlib" in extras["bench"]
 
 
