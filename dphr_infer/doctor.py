@@ -12,7 +12,7 @@ import numpy as np
 from dphr_infer.bundle import PRECISIONS, Bundle, Precision, model_name
 from dphr_infer.embedder import Embedder
 from dphr_infer.engines.onnxrt import onnxruntime_version
-from dphr_infer.engines.open import DEVICES, open_engine
+from dphr_infer.engines.open import open_engine, present_devices
 from dphr_infer.errors import BundleError, MissingPackageError
 from dphr_infer.mapping import rasterio_version
 
@@ -87,11 +87,11 @@ def examine() -> list[Finding]:
         ),
         Finding("onnxruntime", _onnxruntime(), "running models on the CPU", "pip install 'dphr[cpu]'", True),
         Finding("rasterio", _rasterio(), "indexing maps, drawing pictures", "pip install 'dphr[map]'", False),
-        Finding("tensorrt", tensorrt, "models on an NVIDIA GPU (no engine for it yet)", "comes with JetPack", False),
+        Finding("tensorrt", tensorrt, "building engines for an NVIDIA GPU", "comes with JetPack", False),
         Finding(
             "pycuda",
             _module_version("pycuda", "pycuda"),
-            "matching on an NVIDIA GPU (no matcher for it yet)",
+            "matching on an NVIDIA GPU",
             "pip install 'dphr[cuda]'",
             False,
         ),
@@ -109,7 +109,7 @@ def self_test(bundle: Bundle) -> Iterator[SelfTest]:
     precisions: list[Precision] = [p for p in PRECISIONS if model_name(p) in bundle.manifest.files]
     if not precisions:
         raise BundleError(f"{bundle.folder} holds no model, so there is nothing to test. Export the bundle again.")
-    for device in DEVICES:
+    for device in present_devices():
         for precision in precisions:
             with open_engine(bundle, precision, device) as engine:
                 found = Embedder(bundle.manifest.preprocess, engine).embed_prepared(images)

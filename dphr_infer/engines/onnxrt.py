@@ -1,4 +1,8 @@
-"""ONNX Runtime on the CPU. The only file that imports onnxruntime."""
+"""ONNX Runtime on the CPU, or on an NVIDIA GPU. The only file that imports onnxruntime.
+
+Asked for a provider that cannot be loaded, ONNX Runtime warns and takes the CPU. Here a session that opened anything
+else than what was asked for is refused.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +20,9 @@ from dphr_infer.errors import BundleError, EngineError, MissingPackageError
 INPUT_NAME = "images"
 OUTPUT_NAME = "embeddings"
 
-_PROVIDER = "CPUExecutionProvider"
+Device = Literal["cpu", "cuda"]
+
+_PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # A tensor kept outside the file has a StringStringEntryProto with the key "location": field 1, length 8, then field 2.
 _EXTERNAL_DATA_MARK = b"\x0a\x08location\x12"
 
@@ -31,10 +37,20 @@ def onnxruntime_version() -> tuple[str, tuple[str, ...]]:
     return str(ort.__version__), tuple(ort.get_available_providers())
 
 
-def _import_onnxruntime() -> Any:
+def offers(device: Device) -> bool:
+    """Whether an ONNX Runtime is installed that has a provider for a device; the device itself may still be missing."""
+    try:
+        return _PROVIDERS[device] in onnxruntime_version()[1]
+    except MissingPackageError:
+        return False
+
+
+def _import_onnxruntime(device: Device = "cpu") -> Any:
     try:
         import onnxruntime
     except ImportError as error:
+        if device == "cuda":
+            raise MissingPackageError("onnxruntime-gpu", "gpu", "Running a model on a GPU by ONNX Runtime") from error
         raise MissingPackageError("onnxruntime", "cpu", "Running a model on the CPU") from error
     return onnxruntime
 
@@ -49,7 +65,7 @@ class Shape:
 
 
 class OnnxRuntimeEngine:
-    """Runs one .onnx file on the CPU. See `Engine` for what it promises.
+    """Runs one .onnx file on the CPU or on a GPU. See `Engine` for what it promises.
 
     The file must hold one input "images", uint8 (B, height, width, 3) with a free B, one output "embeddings",
     float32 (B, dim), and all of its weights. `dim`, `height_px` and `width_px` are 0 until `__enter__` has read them.
@@ -59,15 +75,19 @@ class OnnxRuntimeEngine:
         name: engine and device, for reports.
         threads: threads within an operator; 0 leaves the choice to ONNX Runtime (all cores).
         expected: the sizes that the bundle's manifest names; None takes the file's.
+        device: "cpu", or "cuda": the first GPU. An operator that has no kernel there runs on the CPU, as ONNX Runtime
+            chooses node by node; a GPU that cannot be used at all is an error.
     """
 
-    def __init__(self, model_path: Path, name: str, threads: int = 0, expected: Shape | None = None) -> None:
+    def __init__(
+        self, model_path: Path, name: str, threads: int = 0, expected: Shape | None = None, device: Device = "cpu"
+    ) -> None:
         most = 4 * (os.cpu_count() or 1)
         if not 0 <= threads <= most:
             raise EngineError(f"threads is {threads}; give 0 for all cores, or a count of 1 to {most}.")
         self.name = name
         self.dim = self.height_px = self.width_px = 0
-        self._path, self._threads, self._expected = model_path, threads, expected
+        self._path, self._threads, self._expected, self._device = model_path, threads, expected, device
         self._session: Any = None
 
     def __enter__(self) -> OnnxRuntimeEngine:
@@ -89,7 +109,14 @@ class OnnxRuntimeEngine:
         self._session = None
 
     def _open_session(self) -> Any:
-        ort = _import_onnxruntime()
+        ort = _import_onnxruntime(self._device)
+        provider = _PROVIDERS[self._device]
+        if provider not in ort.get_available_providers():
+            raise EngineError(
+                f"This ONNX Runtime ({ort.__version__}) has no {provider}, only "
+                f"{', '.join(ort.get_available_providers())}. It and onnxruntime-gpu share one import name: pip "
+                "uninstall onnxruntime, then pip install 'dphr[gpu]'."
+            )
         try:
             model = self._path.read_bytes()
         except OSError as error:
@@ -106,13 +133,17 @@ class OnnxRuntimeEngine:
         # Threads that spin on after a run hold the cores that the matcher's BLAS needs next: a match of 0.06 ms took 3.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            session = ort.InferenceSession(model, options, providers=[_PROVIDER])
+            session = ort.InferenceSession(model, options, providers=[provider])
         except Exception as error:  # ONNX Runtime raises a dozen classes without a common base.
             raise EngineError(f"{self._path} is not a model that ONNX Runtime can run: {_one_line(error)}") from error
-        if session.get_providers() != [_PROVIDER]:
+        if session.get_providers()[:1] != [provider]:
             raise EngineError(
-                f"ONNX Runtime was asked for {_PROVIDER} and opened {', '.join(session.get_providers())}. "
-                "Reinstall it: pip install --force-reinstall onnxruntime"
+                f"ONNX Runtime was asked for {provider} and opened {', '.join(session.get_providers())}. "
+                + (
+                    "The GPU's driver, CUDA and cuDNN must fit this onnxruntime-gpu; dphr-infer doctor lists them."
+                    if self._device == "cuda"
+                    else "Reinstall it: pip install --force-reinstall onnxruntime"
+                )
             )
         return session
 

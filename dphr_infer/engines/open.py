@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dphr_infer.bundle import PRECISIONS, Bundle, Precision
 from dphr_infer.engines.base import Engine
-from dphr_infer.engines.onnxrt import OnnxRuntimeEngine, Shape
+from dphr_infer.engines.onnxrt import OnnxRuntimeEngine, Shape, offers
 from dphr_infer.errors import EngineError
 
-DEVICES = ("cpu",)
+DEVICES = ("cpu", "cuda-onnxruntime")
+
+
+def present_devices() -> tuple[str, ...]:
+    """Those of DEVICES whose engine is installed."""
+    return tuple(device for device in DEVICES if device != "cuda-onnxruntime" or offers("cuda"))
 
 
 def open_engine(bundle: Bundle, precision: Precision = "fp32", device: str = "cpu", threads: int = 0) -> Engine:
@@ -16,7 +21,7 @@ def open_engine(bundle: Bundle, precision: Precision = "fp32", device: str = "cp
     Args:
         bundle: an opened bundle.
         precision: which of the bundle's models; there is no fallback to another.
-        device: "cpu" is ONNX Runtime.
+        device: "cpu" is ONNX Runtime there; "cuda-onnxruntime" ONNX Runtime on the first GPU.
         threads: CPU threads; 0 takes all cores.
 
     Raises:
@@ -32,4 +37,7 @@ def open_engine(bundle: Bundle, precision: Precision = "fp32", device: str = "cp
         )
     size = bundle.manifest.preprocess
     expected = Shape(size.height_px, size.width_px, bundle.manifest.dim)
-    return OnnxRuntimeEngine(bundle.model_path(precision), f"onnxruntime CPU {precision}", threads, expected)
+    path = bundle.model_path(precision)
+    if device == "cuda-onnxruntime":
+        return OnnxRuntimeEngine(path, f"onnxruntime CUDA {precision}", threads, expected, "cuda")
+    return OnnxRuntimeEngine(path, f"onnxruntime CPU {precision}", threads, expected)

@@ -96,7 +96,24 @@ def test_another_provider_than_asked_for_is_refused(bundle, monkeypatch) -> None
         open_engine(bundle).__enter__()
 
 
-@pytest.mark.parametrize("device", ["cuda", "tensorrt", "CPU"])
+def test_onnxruntime_without_a_gpu_part_is_refused_with_the_pip_line(bundle) -> None:
+    with pytest.raises(EngineError, match=r"has no CUDAExecutionProvider, only .*pip install 'dphr\[gpu\]'"):
+        open_engine(bundle, device="cuda-onnxruntime").__enter__()
+
+
+def test_onnxruntime_that_falls_back_to_the_cpu_is_refused(bundle, monkeypatch) -> None:
+    import onnxruntime
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    with pytest.raises(EngineError, match="asked for CUDAExecutionProvider and opened CPUExecutionProvider"):
+        open_engine(bundle, device="cuda-onnxruntime").__enter__()
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: both)
+    with open_engine(bundle, device="cuda-onnxruntime") as engine:
+        assert engine.name == "onnxruntime CUDA fp32"
+
+
+@pytest.mark.parametrize("device", ["gpu", "tensorrt", "CPU"])
 def test_an_unavailable_device_is_refused_and_the_available_named(bundle, device: str) -> None:
     with pytest.raises(EngineError, match=f"'{device}' is not available.*cpu"):
         open_engine(bundle, device=device)
