@@ -157,9 +157,7 @@ def test_a_graph_whose_output_is_no_embedding_is_refused(
     parts = copy.deepcopy(encoder)
     parts.__class__ = Parts
     monkeypatch.setattr("export.to_onnx._require_embeddings", lambda *_: None)
-    with pytest.raises(
-        ExportError, match=r"graph .* gives .*\['B', 1, 24\].* needs one output \"embeddings\", float32"
-    ):
+    with pytest.raises(ExportError, match=r"gives .*\['B', 1, 24\].* needs one output \"embeddings\", float32"):
         to_onnx(parts, preprocess, "fp32")
 
 
