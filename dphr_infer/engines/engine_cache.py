@@ -230,14 +230,15 @@ def _read_own_file(path: Path) -> bytes | None:
     """Read a file that only this user can have written; what was checked is what is read."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise EngineError(f"{path} cannot be read ({error.strerror}). Remove it; it is built again.") from error
+        raise EngineError(f"{path} cannot be read ({error.strerror}). Remove it; the engine is built again.") from error
+    state = os.fstat(handle)
+    if not stat.S_ISREG(state.st_mode):  # and Python would wrap no folder
+        os.close(handle)
+        raise EngineError(f"{path} is not a regular file. Remove it; the engine is built again.")
     with os.fdopen(handle, "rb") as file:
-        state = os.fstat(handle)
-        if not stat.S_ISREG(state.st_mode):
-            raise EngineError(f"{path} is not a regular file. Remove it; the engine is built again.")
         if state.st_uid != os.geteuid():
             raise EngineError(
                 f"{path} belongs to user {state.st_uid}, this program runs as {os.geteuid()}. An engine is executable: "

@@ -19,7 +19,10 @@ from dphr_infer.engines.tensorrt_progress import PERCENT, BuildProgress, held_in
 from dphr_infer.errors import ConfigError, EngineError
 from dphr_infer.terminal import Progress
 
-_MEMORY = re.compile(r"out ?of ?memory|memoryallocation|bad_alloc|failed to allocate|cannot allocate", re.IGNORECASE)
+# The last of them is what TensorRT-RTX 1.7 says of an allocation that gave a null pointer.
+_MEMORY = re.compile(
+    r"out ?of ?memory|memoryallocation|bad_alloc|failed to allocate|cannot allocate|CHECK\(p\) failed", re.IGNORECASE
+)
 _WORKSPACE = re.compile(r"workspace|could not find any implementation", re.IGNORECASE)
 _NO_DRIVER = re.compile(r"driver version is insufficient|no cuda-capable device|cudaError (?:35|100)", re.IGNORECASE)
 _UNSUPPORTED = re.compile(r"UNSUPPORTED_NODE|Plugin not found")
@@ -144,6 +147,7 @@ def build_plan(model: bytes, options: BuildOptions, name: str, api: Api | None =
         config = _configure(api, builder, parsed, options, messages, name)
         content = _build(api, builder, parsed, config, options, messages, name)
     except MemoryError as error:
+        messages.add("ERROR", "out of memory")
         raise _refusal(api, messages, options, name) from error
     seconds = time.monotonic() - started
     peak = _memory_bytes("VmHWM") if reset else None
@@ -203,10 +207,10 @@ def _parse(api: Api, builder: Any, logger: Any, messages: Messages, model: bytes
 def _describe(error: Any) -> str:
     """One of the parser's errors with its node, on one line."""
     code, words = str(error.code().name), " ".join(str(error.desc()).split())
-    node = f"node {error.node_name() or error.node()} ({error.node_operator()})"
+    operator, node = error.node_operator(), error.node_name() or error.node()
     if _UNSUPPORTED.search(f"{code} {words}"):
-        return f"unsupported operator {error.node_operator()} in {node}"
-    return f"{node}: {words[:_WORDS]}" if error.node_operator() else words[:_WORDS]
+        return f"unsupported operator {operator} in node {node}"
+    return f"node {node} ({operator}): {words[:_WORDS]}" if operator else words[:_WORDS]
 
 
 def _list_layers(network: Any) -> tuple[LayerInfo, ...]:
@@ -284,7 +288,7 @@ def _refusal(api: Api, messages: Messages, options: BuildOptions, name: str) -> 
         return EngineError(
             f"{what}: it finds no GPU ({first}). See nvidia-smi; install the driver, or build elsewhere."
         )
-    if _MEMORY.search(everything) or not messages.errors:
+    if _MEMORY.search(everything):
         return EngineError(
             f"{what}: memory does not suffice for batches up to {options.max_batch} with a workspace of "
             f"{options.workspace_bytes:,} bytes ({first}). Close other programs, or lower the largest batch or the "
