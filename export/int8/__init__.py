@@ -1,0 +1,1 @@
+"""int8 by explicit quantise/dequantise pairs: one recipe per backbone family, what each layer costs, what goes back."""
