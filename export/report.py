@@ -9,7 +9,8 @@ sorted keys; what was not measured is null:
     precisions    list in the order fp32, fp16, int8, of {"precision", "size_bytes", "size_share" of fp32's bytes,
                   "parity" as in the manifest (drops are fractions), "latency": list of {"batch", "n" rounds, "ms",
                   "ratio_to_fp32"}}; "ms" and "ratio_to_fp32" are {"median", "p10", "p90"}
-    engines       list of {"precision", "flavour", "version", "seconds" of the build, "plan_bytes", "n_layers"}
+    engines       list of the fields of `to_tensorrt.EngineReport`: {"precision", "flavour", "version", "gpu",
+                  "plan_bytes", "layers" {precision: number}, "seconds", "peak_bytes", "warnings"}
     quantisation  as in the manifest
     origin        as in the manifest
     machine       {"cpu", "cores", "system", "onnxruntime", "threads", where 0 is one a core}
@@ -29,7 +30,6 @@ from dphr_infer.errors import ExportError
 from export.report_measure import (
     BATCHES,
     BundleReport,
-    EngineBuild,
     Latency,
     PrecisionReport,
     Spread,
@@ -37,7 +37,7 @@ from export.report_measure import (
 )
 from export.report_page import Bar, BarGroup, Chart, Page, Table, markdown_table, to_html, to_markdown
 
-__all__ = ["BundleReport", "EngineBuild", "compare_bundles", "measure_bundle", "to_json", "to_page", "write_report"]
+__all__ = ["BundleReport", "compare_bundles", "measure_bundle", "to_json", "to_page", "write_report"]
 
 FORMAT = "dphr-report"
 VERSION = 1
@@ -129,16 +129,17 @@ def engine_table(report: BundleReport) -> Table:
     """The engine builds that were given."""
     rows = tuple(
         (
-            row.precision,
-            f"{row.flavour} {row.version}",
-            f"{row.seconds:.1f}",
-            _megabytes(row.plan_bytes),
-            str(row.n_layers),
+            build.precision,
+            f"{build.flavour} {build.version}, {build.gpu}",
+            "in cache" if build.seconds is None else f"{build.seconds:.1f}",
+            _megabytes(build.plan_bytes),
+            ", ".join(f"{count} {precision}" for precision, count in build.layers.items()),
         )
-        for row in report.engines
+        for build in report.engines
     )
-    head = ("precision", "built by", "seconds", "plan, MB", "layers")
-    return Table("Engine builds", head, rows, "A plan runs only on the kind of GPU and the version that built it.")
+    head = ("model", "built by, for", "seconds", "plan, MB", "layers")
+    note = "A plan runs only with the version that built it, and on the kind of GPU that it was built for."
+    return Table("Engine builds", head, rows, note)
 
 
 def _quantisation_table(report: BundleReport) -> Table:

@@ -14,11 +14,10 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from dphr_infer.engines.onnxrt import onnxruntime_version
 from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import BundleError, ExportError
 from dphr_infer.terminal import Progress
+from export.to_tensorrt import EngineReport
 
 BATCHES = (1, 4, 16)
 WARM_UP_ROUNDS = 3
@@ -35,43 +35,6 @@ MIN_ROUNDS = 15
 DEFAULT_SECONDS = 5.0
 UNKNOWN = "unknown"
 _CPU_INFO = Path("/proc/cpuinfo")
-
-
-class EngineBuild(Protocol):
-    """What is read of the report of an engine build; export/to_tensorrt.py gives these.
-
-    Attributes:
-        precision: of the model that was built.
-        flavour: "TensorRT" or "TensorRT-RTX"; `version` is its version.
-        seconds: that the build took.
-        plan_bytes: size of the plan.
-        layers: of the engine, or their number.
-    """
-
-    @property
-    def precision(self) -> str: ...
-    @property
-    def flavour(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def plan_bytes(self) -> int: ...
-    @property
-    def layers(self) -> Sized | int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class EngineRow:
-    """One engine build; see `EngineBuild`."""
-
-    precision: str
-    flavour: str
-    version: str
-    seconds: float
-    plan_bytes: int
-    n_layers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +108,7 @@ class BundleReport:
 
     bundle: BundleName
     precisions: tuple[PrecisionReport, ...]
-    engines: tuple[EngineRow, ...]
+    engines: tuple[EngineReport, ...]
     quantisation: Quantisation | None
     origin: dict[str, str]
     machine: Machine
@@ -243,15 +206,10 @@ def _checked_parity(bundle: Bundle, precision: str) -> Parity | None:
     return parity
 
 
-def _engine_row(build: EngineBuild) -> EngineRow:
-    layers = build.layers if isinstance(build.layers, int) else len(build.layers)
-    return EngineRow(build.precision, build.flavour, build.version, build.seconds, build.plan_bytes, layers)
-
-
 def measure_bundle(
     folder: Path,
     images: NDArray[np.uint8] | None = None,
-    engine_reports: Sequence[EngineBuild] = (),
+    engine_reports: Sequence[EngineReport] = (),
     *,
     seconds: float = DEFAULT_SECONDS,
     threads: int = 0,
@@ -262,7 +220,7 @@ def measure_bundle(
         folder: of the bundle.
         images: uint8 (n, height_px, width_px, 3), RGB at model size, n >= 1, repeated where a batch needs more; None
             takes the self-test's.
-        engine_reports: engine builds to list.
+        engine_reports: engine builds to list, as `to_tensorrt.build_engines` gives them.
         seconds: to measure each batch size for, all precisions together; at least 15 rounds are run.
         threads: of ONNX Runtime; 0 takes all cores.
 
@@ -298,7 +256,7 @@ def measure_bundle(
             )
             for precision in precisions
         ),
-        engines=tuple(_engine_row(build) for build in engine_reports),
+        engines=tuple(engine_reports),
         quantisation=manifest.quantisation,
         origin=dict(manifest.origin),
         machine=_read_machine(threads),

@@ -5,7 +5,6 @@ import json
 import time
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,11 +16,18 @@ from onnx import TensorProto, helper, numpy_helper
 from dphr_infer.bundle import Manifest, Parity, Quantisation, digest_files
 from dphr_infer.errors import BundleError, EngineError, ExportError, StorageError
 from dphr_infer.preprocess import Preprocess
-from export.report import compare_bundles, latency_table, measure_bundle, precision_table, to_page, write_report
+from export.report import (
+    compare_bundles,
+    engine_table,
+    latency_table,
+    measure_bundle,
+    precision_table,
+    to_page,
+    write_report,
+)
 from export.report_measure import (
     BundleName,
     BundleReport,
-    EngineRow,
     Latency,
     Machine,
     PrecisionReport,
@@ -32,12 +38,11 @@ from export.report_measure import (
     time_in_turn,
 )
 from export.report_page import Bar, BarGroup, Chart, Page, Table, markdown_table, to_html, to_markdown, to_svg
+from export.to_tensorrt import EngineReport
 
 PX, DIM = 16, 3
 EVIL = '<script>alert("x")</script>&|`*\x1b[2J\n'
-FP16 = SimpleNamespace(
-    precision="fp16", flavour="TensorRT-RTX", version="1.4", seconds=7.25, plan_bytes=7_100_000, layers=("a", "b")
-)
+FP16 = EngineReport("fp16", "TensorRT-RTX", "1.4", "no GPU", 7_100_000, {"fp16": 70, "fp32": 4}, 7.25, 1 << 30, ())
 
 
 def write_model(path: Path, weights: int) -> None:
@@ -116,7 +121,7 @@ PLACED = BundleReport(
         entry("fp32", 10_000_000, Parity(0.999999, 1.0, 0.0, 0.0, 120)),
         entry("int8", 2_750_000, Parity(0.96, 0.99, 0.004, -0.00004, 120), 1.0),
     ),
-    (EngineRow("int8", "TensorRT", "10.3", 61.26, 3_000_000, 41),),
+    (EngineReport("int8", "TensorRT", "10.3", "Orin", 3_000_000, {"int8": 41}, None, None, ("slow",)),),
     Quantisation("mean", "int8", "cd" * 32, 64, ("stem",)),
     {"evaluation_sha256": "ab" * 32},
     Machine("Abacus", 2, "Linux", "1.31", 0),
@@ -154,7 +159,7 @@ def test_a_bundle_is_measured_as_it_lies_there(measured: BundleReport, folder: P
     assert [(t.batch, t.n) for t in measured.precisions[0].latency] == [(1, 15), (4, 15), (16, 15)]
     for each in measured.precisions:
         assert all(0 < t.ms.p10 <= t.ms.median <= t.ms.p90 for t in each.latency)
-    assert measured.engines == (EngineRow("fp16", "TensorRT-RTX", "1.4", 7.25, 7_100_000, 2),)
+    assert measured.engines == (FP16,)
     assert measured.bundle.name == "city"
     assert (measured.machine.threads, measured.machine.onnxruntime[:2]) == (1, "1.")
 
@@ -220,7 +225,7 @@ def test_the_json_holds_every_figure_under_its_documented_name(tmp_path: Path) -
             for batch in (1, 4, 16)
         ],
     }
-    assert raw["engines"][0]["n_layers"] == 41
+    assert raw["engines"] == [{**PLACED.engines[0].to_dict(), "warnings": ["slow"]}]
     assert raw["quantisation"]["float_layers"] == ["stem"]
 
 
@@ -244,6 +249,8 @@ def test_the_tables_say_points_shares_and_spreads() -> None:
     assert rows[0] == ("batch 1, ms", "2.00 (1.00–4.00)", "1.00 (0.500–2.00)")
     assert rows[2] == ("batch 16, ms", "32.0 (16.0–64.0)", "16.0 (8.00–32.0)")
     assert rows[3] == ("batch 1, to fp32", "1", "0.500× (0.250–1.00)")
+    assert engine_table(PLACED).rows == (("int8", "TensorRT 10.3, Orin", "in cache", "3.00", "41 int8"),)
+    assert engine_table(dataclasses.replace(PLACED, engines=(FP16,))).rows[0][2:] == ("7.2", "7.10", "70 fp16, 4 fp32")
     assert "20, 20, 20 rounds" in latency_table(PLACED).note
 
 
@@ -288,7 +295,7 @@ def test_the_page_needs_no_network_and_whatever_a_manifest_says_stays_text(tmp_p
     report = measure_bundle(
         write_bundle(tmp_path / "a<b>", "fp32", "fp16", "int8", encoder=EVIL, origin=origin),
         images,
-        [SimpleNamespace(**{**FP16.__dict__, "flavour": EVIL, "version": EVIL, "precision": EVIL, "layers": 5})],
+        [dataclasses.replace(FP16, flavour=EVIL, version=EVIL, gpu=EVIL, layers={EVIL: 1})],
         seconds=0,
         threads=1,
     )
