@@ -22,7 +22,7 @@ MAX_FUNCTION_LINES = 55
 
 # A heavy package -> the files and folders that may import it; the others ask these.
 OWNERS = {
-    "onnxruntime": ("dphr_infer/engines/onnxrt.py",),
+    "onnxruntime": ("dphr_infer/engines/onnxrt.py", "export/int8/calibration.py"),
     "pycuda": ("dphr_infer/cuda.py",),
     "cryptography": ("dphr_infer/signature.py", "export/signing.py"),
     "tensorrt": ("dphr_infer/engines/tensorrt_api.py",),
@@ -36,7 +36,7 @@ OWNERS = {
     "usearch": ("bench/peers.py",),
     "onnx": ("export/",),
     "onnxscript": ("export/",),
-    "matplotlib": ("dphr_train/", "bench/plots.py"),
+    "matplotlib": ("dphr_train/", "export/plots.py", "bench/plots.py"),
     "torch": ("dphr_train/", "export/"),
 }
 # What flies may import besides itself and the standard library, and what only one of its files may.

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from dphr_infer.bundle import PRECISIONS, Bundle, Precision
 from dphr_infer.engines.base import Engine
 from dphr_infer.engines.onnxrt import OnnxRuntimeEngine, Shape, offers
+from dphr_infer.engines.trt import TensorRtEngine
 from dphr_infer.errors import EngineError
 
-DEVICES = ("cpu", "cuda-onnxruntime")
+DEVICES = ("cpu", "cuda", "cuda-onnxruntime")
 
 
 def present_devices() -> tuple[str, ...]:
-    """Those of DEVICES whose engine is installed."""
-    return tuple(device for device in DEVICES if device != "cuda-onnxruntime" or offers("cuda"))
+    """Those of DEVICES whose engine is installed; the GPU itself may still be missing."""
+    tensorrt = any(find_spec(name) is not None for name in ("tensorrt", "tensorrt_rtx"))
+    present = {
+        "cpu": True,
+        "cuda": tensorrt and find_spec("pycuda") is not None,
+        "cuda-onnxruntime": offers("cuda"),
+    }
+    return tuple(device for device in DEVICES if present[device])
 
 
 def open_engine(bundle: Bundle, precision: Precision = "fp32", device: str = "cpu", threads: int = 0) -> Engine:
@@ -21,7 +30,8 @@ def open_engine(bundle: Bundle, precision: Precision = "fp32", device: str = "cp
     Args:
         bundle: an opened bundle.
         precision: which of the bundle's models; there is no fallback to another.
-        device: "cpu" is ONNX Runtime there; "cuda-onnxruntime" ONNX Runtime on the first GPU.
+        device: "cpu" is ONNX Runtime there; "cuda" TensorRT on the first GPU, whose plan is built at the first use;
+            "cuda-onnxruntime" ONNX Runtime on the first GPU.
         threads: CPU threads; 0 takes all cores.
 
     Raises:
@@ -38,6 +48,8 @@ def open_engine(bundle: Bundle, precision: Precision = "fp32", device: str = "cp
     size = bundle.manifest.preprocess
     expected = Shape(size.height_px, size.width_px, bundle.manifest.dim)
     path = bundle.model_path(precision)
+    if device == "cuda":
+        return TensorRtEngine(path, f"TensorRT {precision}", expected)
     if device == "cuda-onnxruntime":
         return OnnxRuntimeEngine(path, f"onnxruntime CUDA {precision}", threads, expected, "cuda")
     return OnnxRuntimeEngine(path, f"onnxruntime CPU {precision}", threads, expected)
