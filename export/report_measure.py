@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-import os
 import platform
 import re
 import time
@@ -26,6 +25,7 @@ from dphr_infer.bundle import PRECISIONS, Bundle, Parity, Precision, Quantisatio
 from dphr_infer.engines.onnxrt import onnxruntime_version
 from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import BundleError, ExportError
+from dphr_infer.matchers.block_scan import usable_cores
 from dphr_infer.terminal import Progress
 from export.to_tensorrt import EngineReport
 
@@ -187,9 +187,8 @@ def _read_machine(threads: int) -> Machine:
         info = _CPU_INFO.read_text(errors="replace")
     except OSError:
         info = ""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return Machine(cpu_name(info), cores, system, onnxruntime_version()[0], threads)
+    return Machine(cpu_name(info), usable_cores(), system, onnxruntime_version()[0], threads)
 
 
 def _checked_parity(bundle: Bundle, precision: str) -> Parity | None:
