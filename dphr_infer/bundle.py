@@ -30,6 +30,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
@@ -41,7 +42,7 @@ from safetensors.numpy import load_file
 
 from dphr_infer.errors import BundleError, ConfigError
 from dphr_infer.preprocess import Preprocess, read_image
-from dphr_infer.signature import require_signature
+from dphr_infer.signature import SIGNATURE_NAME, require_signature
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -160,10 +161,10 @@ def file_digest(path: Path) -> str:
 
 
 def digest_files(folder: Path) -> dict[str, str]:
-    """{relative posix path: sha256} of every file below `folder` except the manifest."""
+    """{relative posix path: sha256} of every file below `folder` except the manifest and its signature."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {name: file_digest(path) for name, path in names.items() if name != MANIFEST_NAME}
+    return {name: file_digest(path) for name, path in names.items() if name not in (MANIFEST_NAME, SIGNATURE_NAME)}
 
 
 def parse_manifest(text: str, name: str) -> Manifest:
@@ -187,7 +188,7 @@ def parse_manifest(text: str, name: str) -> Manifest:
             max_batch=int(raw["max_batch"]),
             preprocess=Preprocess(**raw["preprocess"]),
             files={str(path): str(digest) for path, digest in raw["files"].items()},
-            parity={str(precision): Parity(**values) for precision, values in raw["parity"].items()},
+            parity={str(precision): _parse_parity(values) for precision, values in raw["parity"].items()},
             origin={str(key): str(value) for key, value in raw["origin"].items()},
             quantisation=_parse_quantisation(raw["quantisation"]),
         )
@@ -197,10 +198,25 @@ def parse_manifest(text: str, name: str) -> Manifest:
         ) from error
 
 
+def _parse_parity(raw: dict[str, Any]) -> Parity:
+    drops = {name: float(raw[name]) for name in ("min_cosine", "mean_cosine", "recall_drop", "ap_drop")}
+    if not all(map(math.isfinite, drops.values())) or set(raw) != {*drops, "n_images"}:
+        raise ValueError(f"parity {raw} holds a value that is no number, or another field")
+    return Parity(**drops, n_images=int(raw["n_images"]))
+
+
 def _parse_quantisation(raw: dict[str, Any] | None) -> Quantisation | None:
     if raw is None:
         return None
-    return Quantisation(**{**raw, "float_layers": tuple(str(name) for name in raw["float_layers"])})
+    if raw["weights"] not in ("int8", "float"):
+        raise ValueError(f"weights are {raw['weights']}; they are stored as int8 or as float")
+    return Quantisation(
+        recipe=str(raw["recipe"]),
+        weights=raw["weights"],
+        calibration_sha256=str(raw["calibration_sha256"]),
+        n_calibration_images=int(raw["n_calibration_images"]),
+        float_layers=tuple(str(name) for name in raw["float_layers"]),
+    )
 
 
 def open_bundle(folder: Path, signer: Path | None = None) -> Bundle:

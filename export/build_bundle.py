@@ -1,18 +1,14 @@
-"""Checkpoint and evaluation images -> bundle folder, which appears only when every model has passed the gate."""
+"""A source and evaluation images -> bundle folder, which appears only when every model has passed the gate."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import io
-import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save as to_safetensors
 
@@ -23,24 +19,35 @@ from dphr_infer.bundle import (
     SELFTEST_IMAGES,
     Manifest,
     Precision,
+    Quantisation,
     digest_files,
-    file_digest,
     model_name,
 )
-from dphr_infer.engines.onnxrt import OnnxRuntimeEngine
-from dphr_infer.errors import EngineError, ExportError
+from dphr_infer.errors import ExportError
 from dphr_infer.preprocess import Preprocess, read_image
-from dphr_train.checkpoint import load_encoder, read_checkpoint
-from dphr_train.config_json import config_to_json
-from dphr_train.datasets.university1652 import PlaceImage
+from dphr_train.config import DatasetName
+from dphr_train.datasets.base import PlaceImage
 from dphr_train.encoder import Encoder
-from export.evaluation_set import DEFAULT_MAX_IMAGES, EvaluationSet, read_evaluation_set
-from export.parity import MAX_BATCH, Embed, ParityReport, compare, embed_evaluation_set, torch_embedder
-from export.to_onnx import to_onnx
+from export.calibration_set import calibration_images
+from export.evaluation_set import DEFAULT_MAX_IMAGES, EvaluationSet, read_evaluation_set, require_enough
+from export.int8.sensitivity import write_table
+from export.int8_model import Int8Options, make_int8
+from export.parity import MAX_BATCH, Gate, ParityReport, embed_evaluation_set, one_thread, say, torch_embedder
+from export.source import ExportSource, from_checkpoint, from_timm
+from export.to_onnx import OPSET, to_onnx
 
 SELFTEST_COUNT = 12
-_PACKAGES = ("dphr", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
-_REFERENCE = "torch"
+INT8_FOLDER = "int8"
+
+
+@dataclass(frozen=True, slots=True)
+class TimmSource:
+    """A timm network instead of a checkpoint; see `source.from_timm`."""
+
+    name: str
+    image_px: int
+    weights: Path | Literal["embedded", "random"] | None
+    pooling: Literal["average", "gem"] = "average"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,118 +55,61 @@ class ExportRequest:
     """What to export, and what to prove it on.
 
     Attributes:
-        checkpoint: of a training run.
-        data: a data set with a test split in University-1652's layout; the gate and the self-test take images from it.
+        source: checkpoint of a training run, its folder, or a timm network.
+        data: the data set whose test split the gate and the self-test take images from, and, for int8, whose training
+            split calibrates.
         out: the bundle folder; it must not exist.
         precisions: the models to make, each at most once.
         optional: those of them that the bundle may do without: one that fails the gate is left out, and said to be.
         max_images: of the evaluation set; cut evenly over its places.
+        dataset: the benchmark in `data`.
+        int8: how to make that model, where it is among the precisions.
+        opset: of the ONNX files.
     """
 
-    checkpoint: Path
+    source: Path | TimmSource
     data: Path
     out: Path
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     optional: tuple[Precision, ...] = ()
     max_images: int = DEFAULT_MAX_IMAGES
+    dataset: DatasetName = "university1652"
+    int8: Int8Options = field(default_factory=Int8Options)
+    opset: int = OPSET
+
+    def __post_init__(self) -> None:
+        if not self.precisions or len(set(self.precisions)) != len(self.precisions):
+            raise ExportError(f"Precisions are {self.precisions}; name at least one, and each at most once.")
 
 
-def _report(text: str) -> None:
+def report_line(text: str) -> None:
+    """One line on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
-def read_origin(checkpoint: Path, data: EvaluationSet) -> dict[str, str]:
-    """How the bundle came to be: digests, versions and the training settings, without paths of this machine."""
-    trained = read_checkpoint(checkpoint)
-    config = config_to_json(trained.config)
-    config.pop("out")
-    config["data"].pop("root")
-    origin = {
-        "checkpoint_sha256": file_digest(checkpoint),
+def read_source(source: Path | TimmSource) -> ExportSource:
+    """The encoder to export; errors as `from_checkpoint` and `from_timm`."""
+    if isinstance(source, TimmSource):
+        return from_timm(source.name, source.image_px, source.weights, source.pooling)
+    return from_checkpoint(source)
+
+
+def evaluation_facts(data: EvaluationSet) -> dict[str, str]:
+    """What the gate ran on, for the manifest."""
+    return {
         "evaluation_gallery": str(len(data.gallery)),
         "evaluation_queries": str(len(data.queries)),
         "evaluation_sha256": data.digest(),
-        "training_config": json.dumps(config, sort_keys=True),
-        "training_seed": str(trained.config.seed),
-        "training_steps": str(trained.step),
     }
-    for package in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            origin[f"version_{package}"] = importlib.metadata.version(package)
-    return origin
-
-
-@contextlib.contextmanager
-def shipped_embedders(folder: Path, precisions: Sequence[Precision]) -> Iterator[dict[str, Embed]]:
-    """The models in `folder`, run by the engine that flies; one embedder a precision.
-
-    Raises:
-        ExportError: a model cannot be opened, or does not run on real images.
-    """
-    with contextlib.ExitStack() as stack:
-        embedders: dict[str, Embed] = {}
-        for precision in precisions:
-            engine = OnnxRuntimeEngine(folder / model_name(precision), f"onnxruntime CPU {precision}")
-            try:
-                embedders[precision] = stack.enter_context(engine).embed
-            except EngineError as error:
-                raise _cannot_run(precision, error) from error
-        yield {name: _checked(name, embed) for name, embed in embedders.items()}
-
-
-def _cannot_run(precision: str, error: EngineError) -> ExportError:
-    return ExportError(f"The {precision} model fails in the engine that flies: {error} No bundle was written.")
-
-
-def _checked(precision: str, embed: Embed) -> Embed:
-    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        try:
-            return embed(images)
-        except EngineError as error:
-            raise _cannot_run(precision, error) from error
-
-    return run
-
-
-def run_gate(
-    folder: Path, request: ExportRequest, encoder: Encoder, preprocess: Preprocess, data: EvaluationSet
-) -> list[ParityReport]:
-    """Compare every model in `folder` with torch.
-
-    Returns:
-        One report for each model that stays in `folder`, all of them passed; optional ones that failed are removed.
-
-    Raises:
-        ExportError: a model that is not optional does not agree with torch, or none is left.
-    """
-    precisions = request.precisions
-    with shipped_embedders(folder, precisions) as shipped:
-        embeddings = embed_evaluation_set(data, preprocess, {_REFERENCE: torch_embedder(encoder), **shipped})
-    reports = [compare(precision, embeddings[_REFERENCE], embeddings[precision], data) for precision in precisions]
-    for report in reports:
-        _report(
-            f"{report.precision} {'passed' if report.passed else 'FAILED'}: cosine with torch min "
-            f"{report.min_cosine:.7f}, mean {report.mean_cosine:.7f}; recall@1 {100 * report.recall_at_1:.2f} % falls "
-            f"by {100 * report.recall_drop:.2f} points, AP {100 * report.ap:.2f} by {100 * report.ap_drop:.2f}; "
-            f"{len(data.queries)} queries, {len(data.gallery)} gallery images"
-        )
-    kept = [report for report in reports if report.passed or report.precision not in request.optional]
-    for report in kept or reports:
-        report.require()
-    for report in reports:
-        if report not in kept:
-            (folder / model_name(report.precision)).unlink()
-            _report(f"{report.precision} is left out of the bundle: {'; '.join(report.failures())}")
-    return kept
 
 
 def choose_selftest(data: EvaluationSet) -> list[tuple[str, PlaceImage]]:
     """(file name, image) of the self-test: the first queries, each of another place, and their gallery images."""
     half = SELFTEST_COUNT // 2
-    drone = list({image.place_id: image for image in reversed(data.queries)}.values())[::-1][:half]
-    places = {image.place_id for image in drone}
-    satellite = [image for image in data.gallery if image.place_id in places][: SELFTEST_COUNT - len(drone)]
-    chosen = [("drone", image) for image in drone] + [("satellite", image) for image in satellite]
+    queries = list({image.place_id: image for image in reversed(data.queries)}.values())[::-1][:half]
+    places = {image.place_id for image in queries}
+    gallery = [image for image in data.gallery if image.place_id in places][: SELFTEST_COUNT - len(queries)]
+    chosen = [(data.query_view, image) for image in queries] + [(data.gallery_view, image) for image in gallery]
     return [(f"{row:02d}_{view}_{image.place_id:04d}.png", image) for row, (view, image) in enumerate(chosen)]
 
 
@@ -172,46 +122,95 @@ def write_selftest(folder: Path, encoder: Encoder, preprocess: Preprocess, data:
         content = io.BytesIO()
         Image.fromarray(picture).save(content, format="PNG", optimize=True)
         (folder / SELFTEST_IMAGES / name).write_bytes(content.getvalue())
-    embeddings = torch_embedder(encoder)(pixels)
+    with one_thread():
+        embeddings = torch_embedder(encoder)(pixels)
     (folder / SELFTEST_EMBEDDINGS).write_bytes(to_safetensors({"embeddings": embeddings}))
 
 
-def _require_one_input(checkpoint: Path) -> None:
-    """Refuse an encoder whose queries reach it in another way than its references do."""
-    data = read_checkpoint(checkpoint).config.data
-    query, reference = data.preprocess("ground"), data.preprocess("satellite")
-    if query != reference:
-        raise ExportError(
-            f"{checkpoint} was trained on ground panoramas of {query.width_px}x{query.height_px} px beside satellite "
-            f"images of {reference.width_px}x{reference.height_px} px; a bundle has one input for photos and tiles. "
-            "Train without data.ground-px to export it."
-        )
+def write_float_models(
+    folder: Path, request: ExportRequest, source: ExportSource, gate: Gate
+) -> dict[Precision, ParityReport]:
+    """Write model.fp32.onnx and model.fp16.onnx as far as they are asked for, and pass the gate.
+
+    Returns:
+        A report for each model that stays in `folder`; optional ones that failed are removed.
+
+    Raises:
+        ExportError: a model that is not optional does not agree with torch.
+    """
+    kept: dict[Precision, ParityReport] = {}
+    for precision in (p for p in request.precisions if p != "int8"):
+        path = folder / model_name(precision)
+        path.write_bytes(to_onnx(source.encoder, source.preprocess, precision, request.opset))
+        report_line(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
+        report = gate.judge(precision, path)
+        say(report)
+        if not report.passed and precision in request.optional:
+            path.unlink()
+            report_line(f"{precision} is left out of the bundle: {'; '.join(report.failures())}")
+            continue
+        report.require()
+        kept[precision] = report
+    return kept
+
+
+def write_int8_model(
+    folder: Path, request: ExportRequest, half: bytes, encoder: str, gate: Gate
+) -> tuple[Quantisation, ParityReport]:
+    """Write model.int8.onnx and what its layers cost.
+
+    Raises:
+        ExportError: it cannot be made, or passes the gate with no choice of layers.
+    """
+    calibration = calibration_images(
+        request.data, gate.preprocess, request.int8.n_calibration_images, gate.data, request.dataset
+    )
+    reports: dict[bytes, ParityReport] = {}
+
+    def passes(model: bytes) -> bool:
+        reports[model] = gate.judge_bytes("int8", model)
+        say(reports[model])
+        return reports[model].passed
+
+    made = make_int8(half, encoder, calibration, request.int8.weights, passes)
+    path = folder / model_name("int8")
+    path.write_bytes(made.content)
+    report_line(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
+    write_table(made.sensitivity, folder / INT8_FOLDER)
+    return made.quantisation, reports[made.content]
 
 
 def build_bundle(request: ExportRequest) -> Manifest:
-    """Export a checkpoint as a bundle.
+    """Export a model as a bundle.
 
     Returns:
         The manifest as written.
 
     Raises:
-        CheckpointError: the checkpoint cannot be used.
-        DatasetError, ImageError: the evaluation images cannot be read.
+        CheckpointError, ConfigError: the source cannot be used.
+        DatasetError, ImageError: the images cannot be read.
         ExportError: a model cannot be exported, or does not agree with torch; nothing is left behind.
         StorageError: `out` exists already or cannot be written; nothing is left behind.
     """
-    if not request.precisions or len(set(request.precisions)) != len(request.precisions):
-        raise ExportError(f"Precisions are {request.precisions}; name at least one, and each at most once.")
     with atomic_folder(request.out) as folder:
-        encoder, preprocess = load_encoder(request.checkpoint)
-        _require_one_input(request.checkpoint)
-        data = read_evaluation_set(request.data, request.max_images)
-        origin = read_origin(request.checkpoint, data)
-        for precision in request.precisions:
-            content = to_onnx(encoder, preprocess, precision)
-            (folder / model_name(precision)).write_bytes(content)
-            _report(f"{model_name(precision)}: {len(content) / 1e6:.1f} MB")
-        reports = run_gate(folder, request, encoder, preprocess, data)
+        source = read_source(request.source)
+        encoder, preprocess = source.encoder, source.preprocess
+        data = read_evaluation_set(request.data, request.max_images, request.dataset)
+        require_enough(data, [p for p in request.precisions if p not in request.optional])
+        reference = embed_evaluation_set(data, preprocess, torch_embedder(encoder), "torch")
+        gate = Gate(data, preprocess, reference)
+        reports = write_float_models(folder, request, source, gate)
+        quantisation = None
+        if "int8" in request.precisions:
+            half = to_onnx(encoder, preprocess, "fp16", request.opset)
+            try:
+                quantisation, reports["int8"] = write_int8_model(folder, request, half, encoder.name, gate)
+            except ExportError as error:
+                if "int8" not in request.optional:
+                    raise
+                report_line(f"int8 is left out of the bundle: {error}")
+        if not reports:
+            raise ExportError(f"No model passed the gate of {', '.join(request.precisions)}. No bundle was written.")
         write_selftest(folder, encoder, preprocess, data)
         manifest = Manifest(
             encoder=encoder.name,
@@ -219,8 +218,9 @@ def build_bundle(request: ExportRequest) -> Manifest:
             max_batch=MAX_BATCH,
             preprocess=preprocess,
             files=digest_files(folder),
-            parity={report.precision: report.to_manifest() for report in reports},
-            origin=origin,
+            parity={precision: report.to_manifest() for precision, report in reports.items()},
+            origin={**source.origin, **evaluation_facts(data)},
+            quantisation=quantisation,
         )
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest

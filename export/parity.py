@@ -7,19 +7,22 @@ one query weighs more than the limit of recall, no query may be lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dphr_infer.bundle import Parity, Precision
-from dphr_infer.errors import ExportError
-from dphr_infer.metrics import report_retrieval
+from dphr_infer.engines.onnxrt import OnnxRuntimeEngine
+from dphr_infer.errors import EngineError, ExportError
 from dphr_infer.preprocess import Preprocess, read_image
 from dphr_infer.terminal import Progress
-from dphr_infer.types import RetrievalReport
 from dphr_train.encoder import Encoder, normalise
 from export.evaluation_set import EvaluationSet
 
@@ -33,6 +36,7 @@ MIN_MEAN_COSINE: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.9999, "int
 MAX_DROP: dict[Precision, float] = {"fp32": 0.001, "fp16": 0.001, "int8": 0.005}
 MAX_LENGTH_ERROR = 1e-3
 _NAMED = 3
+_DIGITS = 6
 _MEND: dict[Precision, str] = {
     "fp32": "Report it with the versions of torch and onnx: the export changed the model.",
     "fp16": "Export without fp16 (--precisions fp32), or train with weights that half precision can hold.",
@@ -107,8 +111,9 @@ class ParityReport:
         return not self.failures()
 
     def to_manifest(self) -> Parity:
-        """The part of it that travels in the bundle."""
-        return Parity(self.min_cosine, self.mean_cosine, self.recall_drop, self.ap_drop, self.n_images)
+        """The part that travels in the bundle; rounded, so that another number of threads gives the same bytes."""
+        figures = (self.min_cosine, self.mean_cosine, self.recall_drop, self.ap_drop)
+        return Parity(*(round(figure, _DIGITS) for figure in figures), self.n_images)
 
     def require(self) -> None:
         """Let a good model pass.
@@ -139,6 +144,17 @@ def torch_embedder(encoder: Encoder) -> Embed:
     return embed
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch sum in one order, whatever the machine: the bytes of a self-test must not depend on its cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def embed_in_batches(embed: Embed, images: NDArray[np.uint8], batch: int) -> NDArray[np.float32]:
     """Embed `images` `batch` at a time; the last batch may be smaller."""
     return np.concatenate([embed(images[start : start + batch]) for start in range(0, len(images), batch)])
@@ -157,27 +173,24 @@ class Embeddings:
     first_by_batch: dict[int, NDArray[np.float32]]
 
 
-def embed_evaluation_set(
-    data: EvaluationSet, preprocess: Preprocess, embedders: dict[str, Embed]
-) -> dict[str, Embeddings]:
-    """Decode every image once and embed it with every embedder; memory holds one batch of pixels at a time.
+def embed_evaluation_set(data: EvaluationSet, preprocess: Preprocess, embed: Embed, name: str) -> Embeddings:
+    """Decode every image and embed it; memory holds one batch of pixels at a time.
 
     Raises:
         ImageError: an image cannot be read.
     """
     images = data.images()
-    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in embedders}
-    first: dict[str, dict[int, NDArray[np.float32]]] = {name: {} for name in embedders}
-    with Progress("parity gate", len(images), "images") as progress:
+    parts: list[NDArray[np.float32]] = []
+    first: dict[int, NDArray[np.float32]] = {}
+    with Progress(f"parity gate {name}", len(images), "images") as progress:
         for start in range(0, len(images), MAX_BATCH):
             chunk = images[start : start + MAX_BATCH]
             pixels = np.stack([preprocess(read_image(image.path)) for image in chunk])
-            for name, embed in embedders.items():
-                parts[name].append(embed(pixels))
-                if start == 0:
-                    first[name] = {batch: embed_in_batches(embed, pixels, batch) for batch in SMALL_BATCHES}
+            parts.append(embed(pixels))
+            if start == 0:
+                first = {batch: embed_in_batches(embed, pixels, batch) for batch in SMALL_BATCHES}
             progress.advance(len(chunk))
-    return {name: Embeddings(np.concatenate(parts[name]), first[name]) for name in embedders}
+    return Embeddings(np.concatenate(parts), first)
 
 
 def _cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -185,12 +198,6 @@ def _cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[n
     a, b = left.astype(np.float64), right.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.einsum("nd,nd->n", a, b) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-
-
-def retrieval(embeddings: NDArray[np.float32], data: EvaluationSet) -> RetrievalReport:
-    """Recall and AP of the queries in the gallery."""
-    split = len(data.queries)
-    return report_retrieval(embeddings[:split], data.query_ids(), embeddings[split:], data.gallery_ids())
 
 
 def compare(precision: Precision, reference: Embeddings, shipped: Embeddings, data: EvaluationSet) -> ParityReport:
@@ -215,8 +222,8 @@ def compare(precision: Precision, reference: Embeddings, shipped: Embeddings, da
     finite = bool(np.isfinite(worst).all())
     names: Sequence[str] = [data.name(image) for image in data.images()]
     order = np.argsort(np.where(np.isfinite(worst), worst, -2.0), kind="stable")[:_NAMED]
-    expected = retrieval(reference.all, data)
-    found = retrieval(shipped.all, data) if finite else None
+    expected = data.report(reference.all)
+    found = data.report(shipped.all) if finite else None
     return ParityReport(
         precision=precision,
         min_cosine=float(worst.min()),
@@ -229,4 +236,53 @@ def compare(precision: Precision, reference: Embeddings, shipped: Embeddings, da
         max_length_error=float(np.abs(lengths - 1).max()),
         n_images=len(names),
         moved=tuple(MovedImage(names[row], float(worst[row])) for row in order),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gate:
+    """What every model of a bundle is judged by: the same images and the same reference.
+
+    Attributes:
+        data: the evaluation set.
+        preprocess: of the bundle.
+        reference: the embeddings of the model that all others must agree with.
+    """
+
+    data: EvaluationSet
+    preprocess: Preprocess
+    reference: Embeddings
+
+    def judge(self, precision: Precision, model: Path) -> ParityReport:
+        """Run a model's file by the engine that flies, and compare.
+
+        Raises:
+            ExportError: it cannot be opened, does not run on real images, or is of another length.
+        """
+        try:
+            with OnnxRuntimeEngine(model, f"onnxruntime CPU {precision}") as engine:
+                found = embed_evaluation_set(self.data, self.preprocess, engine.embed, precision)
+        except EngineError as error:
+            raise ExportError(
+                f"The {precision} model fails in the engine that flies: {error} No bundle was written."
+            ) from error
+        return compare(precision, self.reference, found, self.data)
+
+    def judge_bytes(self, precision: Precision, content: bytes) -> ParityReport:
+        """The same for a model that is no file yet."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{precision}.onnx"
+            path.write_bytes(content)
+            return self.judge(precision, path)
+
+
+def say(report: ParityReport) -> None:
+    """One line on stderr of what the gate measured."""
+    print(
+        f"{report.precision} {'passed' if report.passed else 'FAILED'}: cosine with the reference min "
+        f"{report.min_cosine:.7f}, mean {report.mean_cosine:.7f}; recall@1 {100 * report.recall_at_1:.2f} % falls by "
+        f"{100 * report.recall_drop:.2f} points, AP {100 * report.ap:.2f} % by {100 * report.ap_drop:.2f}; "
+        f"{report.n_queries} queries, {report.n_images - report.n_queries} gallery images",
+        file=sys.stderr,
+        flush=True,
     )
