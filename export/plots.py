@@ -55,10 +55,7 @@ def plot_sensitivity(
     shown = "" if len(rows) == len(ranked) else f" (worst {len(rows)} of {len(ranked)} layers)"
     axes.set_title(f"{title}{shown}", loc="left", fontsize=10)
     if float_layers:
-        axes.legend(
-            handles=[Patch(color=_HALF, label="given back to half precision"), Patch(color=_INT8, label="int8")],
-            loc="lower right",
-            fontsize=8,
-        )
+        given_back, kept = (Patch(color=_HALF, label="given back to half precision"), Patch(color=_INT8, label="int8"))
+        figure.legend(handles=[given_back, kept], loc="outside lower right", ncols=2, fontsize=8, frameon=False)
     with atomic_file(path) as part:
         figure.savefig(part, format="png", metadata={"Software": None})

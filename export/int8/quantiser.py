@@ -17,10 +17,10 @@ constant of the four families unchanged (of the operators in them, 19 gave Cast,
 AveragePool dilations). TensorRT 10.3 reads up to 20.
 
 What TensorRT-RTX 1.7.1 made of it, strongly typed, built without a GPU for mobilenetv3_large_100, convnext_tiny,
-vit_small_patch16_224, tf_efficientnet_lite0 and resnet50 at 64 px: it takes both forms of weights. Its layer report
-shows every pair inside its layer: convolutions int8 -> float32, linear maps int8 -> half. The same graphs without the
-cast give the same layers; float32 scales with a cast after them too (opset 18) give linear maps int8 -> float32. No
-version that was tried demands "float"; TensorRT 8 is reported to.
+vit_small_patch16_224, tf_efficientnet_lite0 and resnet50 at 64 px: it takes both forms of weights, with equal layers.
+Its layer report shows every pair inside its layer: convolutions int8 -> float32, linear maps int8 -> half. Without the
+cast the layers are the same; float32 scales with a cast after them too (opset 18) give linear maps int8 -> float32.
+TensorRT 10 and 8 could not be tried here: "float" is for one that refuses int8 constants.
 
 onnxruntime's quantize_static makes such pairs too. It was not taken: it calibrates anew for every choice of layers, has
 no layers of which only the weights are int8, and its half scales meet the bias above.
