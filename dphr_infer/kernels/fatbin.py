@@ -1,9 +1,10 @@
 """The kernels as machine code: shipped beside their source, or compiled at first use on the device.
 
-`make kernels` writes topk.fatbin and topk.json. The JSON holds the sha256 of every source, the flags and the compiler's
-version, so that a fatbin of other sources is never loaded. Native code of one CUDA version runs with a driver of the
-same or a later major version, PTX with a driver of the same or a later version. JetPack 6 serves CUDA 12.6: there the
-kernels are compiled at first use, by the nvcc that PyCUDA needed as well, and kept in the user's cache.
+`make kernels` writes {topk,preprocess}.{fatbin,json}. The JSON holds the sha256 of every source (the .cu of that name
+and every .cuh), the flags and the compiler's version, so that a fatbin of other sources is never loaded. Native code of
+one CUDA version runs with a driver of the same or a later major version, PTX with a driver of the same or a later
+version. JetPack 6 serves CUDA 12.6: there the kernels are compiled at first use, by the nvcc that PyCUDA needed as
+well, and kept in the user's cache.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import EngineError
 
 FOLDER = Path(__file__).parent
-FATBIN, MANIFEST = "topk.fatbin", "topk.json"
+# A .cu each, with a fatbin and a manifest of its name beside it.
+KERNELS = ("topk", "preprocess")
 # Orin, H100/H200, Thor, desktop Blackwell; every other GPU from 8.0 on compiles the PTX when it loads it.
 NATIVE: tuple[tuple[int, int], ...] = ((8, 7), (9, 0), (11, 0), (12, 0))
 PTX = (8, 0)
@@ -41,7 +43,7 @@ class FatbinManifest:
     """What a fatbin was built from, and for what.
 
     Attributes:
-        sources: {file name: sha256 in hex} of every .cu and .cuh.
+        sources: {file name: sha256 in hex} of the .cu and of every .cuh.
         flags: of nvcc, beside the targets.
         toolkit: version of nvcc.
         native: compute capabilities with machine code.
@@ -58,13 +60,14 @@ class FatbinManifest:
     sha256: str
 
 
-def load_fatbin(capability: Version, driver: Version, folder: Path = FOLDER) -> bytes:
-    """The kernels for one GPU, as `cuModuleLoadData` takes them.
+def load_fatbin(capability: Version, driver: Version, folder: Path = FOLDER, stem: str = "topk") -> bytes:
+    """The kernels of one .cu for one GPU, as `cuModuleLoadData` takes them.
 
     Args:
         capability: the GPU's compute capability, e.g. (8, 7).
         driver: CUDA version that its driver serves, e.g. (12, 6).
         folder: where the sources and the fatbin lie.
+        stem: name of the .cu, one of KERNELS.
 
     Raises:
         EngineError: the fatbin is damaged; or it does not fit this GPU or driver and nothing can compile another.
@@ -73,17 +76,16 @@ def load_fatbin(capability: Version, driver: Version, folder: Path = FOLDER) -> 
     if capability < OLDEST:
         raise EngineError(
             f"This GPU has compute capability {_dotted(capability)}; the kernels need {_dotted(OLDEST)} or later "
-            "(Orin has 8.7). Match on the CPU."
+            "(Orin has 8.7). Work on the CPU."
         )
-    manifest = _read_manifest(folder)
-    reason = _why_unfit(manifest, capability, driver, folder)
+    manifest = _read_manifest(folder / f"{stem}.json")
+    reason = _why_unfit(manifest, capability, driver, folder / f"{stem}.fatbin")
     if manifest is not None and reason is None:
-        return _read_checked(folder / FATBIN, manifest)
-    return _compiled_for(capability, driver, folder, reason or "")
+        return _read_checked(folder / f"{stem}.fatbin", manifest)
+    return _compiled_for(capability, driver, folder / f"{stem}.cu", reason or "")
 
 
-def _read_manifest(folder: Path) -> FatbinManifest | None:
-    path = folder / MANIFEST
+def _read_manifest(path: Path) -> FatbinManifest | None:
     if not path.is_file():
         return None
     try:
@@ -96,24 +98,24 @@ def _read_manifest(folder: Path) -> FatbinManifest | None:
         raise EngineError(f"{path} is damaged ({error}): install dphr again, or run make kernels.") from error
 
 
-def _why_unfit(manifest: FatbinManifest | None, capability: Version, driver: Version, folder: Path) -> str | None:
+def _why_unfit(manifest: FatbinManifest | None, capability: Version, driver: Version, path: Path) -> str | None:
     """Why the shipped fatbin cannot be used, as a sentence without its full stop; None where it can."""
-    if manifest is None or not (folder / FATBIN).is_file():
-        return f"No fatbin lies in {folder}"
-    if manifest.sources != source_digests(folder) or manifest.flags != FLAGS:
-        return f"{folder / FATBIN} was built from other sources than those beside it"
+    if manifest is None or not path.is_file():
+        return f"No fatbin lies in {path.parent}"
+    if manifest.sources != source_digests(path.parent, path.stem) or manifest.flags != FLAGS:
+        return f"{path} was built from other sources than those beside it"
     if capability in manifest.native:
         if manifest.toolkit[0] <= driver[0]:
             return None
     elif manifest.ptx > capability:
         return (
-            f"{FATBIN} holds code for {', '.join(map(_dotted, manifest.native))} and PTX for {_dotted(manifest.ptx)}, "
-            f"but this GPU has compute capability {_dotted(capability)}"
+            f"{path.name} holds code for {', '.join(map(_dotted, manifest.native))} and PTX for "
+            f"{_dotted(manifest.ptx)}, but this GPU has compute capability {_dotted(capability)}"
         )
     elif manifest.toolkit <= driver:
         return None
     return (
-        f"{FATBIN} was built by CUDA {_dotted(manifest.toolkit)}, but the driver is too old for it: it serves CUDA "
+        f"{path.name} was built by CUDA {_dotted(manifest.toolkit)}, but the driver is too old for it: it serves CUDA "
         f"{_dotted(driver)}"
     )
 
@@ -128,13 +130,13 @@ def _read_checked(path: Path, manifest: FatbinManifest) -> bytes:
     return image
 
 
-def source_digests(folder: Path) -> dict[str, str]:
-    """sha256 of every .cu and .cuh of a folder, by name."""
-    paths = sorted([*folder.glob("*.cu"), *folder.glob("*.cuh")])
+def source_digests(folder: Path, stem: str) -> dict[str, str]:
+    """sha256 of one .cu and of every .cuh of a folder, by name."""
+    paths = sorted([folder / f"{stem}.cu", *folder.glob("*.cuh")])
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def _compiled_for(capability: Version, driver: Version, folder: Path, reason: str) -> bytes:
+def _compiled_for(capability: Version, driver: Version, source: Path, reason: str) -> bytes:
     """From the cache, or compiled now for this GPU alone (some seconds)."""
     nvcc = find_nvcc()
     if nvcc is None:
@@ -148,11 +150,12 @@ def _compiled_for(capability: Version, driver: Version, folder: Path, reason: st
             f"{reason}; and {nvcc} is CUDA {_dotted(toolkit)}, whose code a driver that serves CUDA {_dotted(driver)} "
             f"does not run. Update the driver, or put a toolkit of CUDA {driver[0]}.x first on PATH."
         )
-    content = json.dumps([source_digests(folder), FLAGS, toolkit])
-    cached = _cache_folder() / hashlib.sha256(content.encode()).hexdigest()[:32] / f"topk.{_sm(capability)}"
+    content = json.dumps([source_digests(source.parent, source.stem), FLAGS, toolkit])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:32]
+    cached = _cache_folder() / digest / f"{source.stem}.{_sm(capability)}"
     if (image := _read_cached(cached)) is not None:
         return image
-    image = _run_nvcc(nvcc, ["-cubin", f"-arch={_sm(capability)}"], folder)
+    image = _run_nvcc(nvcc, ["-cubin", f"-arch={_sm(capability)}"], source)
     with atomic_file(cached) as temporary:
         temporary.write_bytes(hashlib.sha256(image).digest() + image)
     return image
@@ -191,10 +194,10 @@ def nvcc_version(nvcc: Path) -> Version:
     return int(found[1]), int(found[2])
 
 
-def _run_nvcc(nvcc: Path, targets: list[str], folder: Path) -> bytes:
+def _run_nvcc(nvcc: Path, targets: list[str], source: Path) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
-        output = Path(scratch) / "topk"
-        _run([str(nvcc), *FLAGS, *targets, "-o", str(output), str(folder / "topk.cu")])
+        output = Path(scratch) / source.stem
+        _run([str(nvcc), *FLAGS, *targets, "-o", str(output), str(source)])
         return output.read_bytes()
 
 
@@ -209,8 +212,8 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-def build_fatbin(nvcc: Path, folder: Path = FOLDER) -> FatbinManifest:
-    """Compile for every GPU of `NATIVE` and as PTX, and write the fatbin and its manifest beside the sources.
+def build_fatbin(nvcc: Path, folder: Path = FOLDER, stem: str = "topk") -> FatbinManifest:
+    """Compile one .cu for every GPU of `NATIVE` and as PTX, and write the fatbin and its manifest beside the sources.
 
     Raises:
         EngineError: nvcc fails; names its command.
@@ -218,9 +221,9 @@ def build_fatbin(nvcc: Path, folder: Path = FOLDER) -> FatbinManifest:
     """
     targets = [f"-gencode=arch=compute_{_sm(one)[3:]},code={_sm(one)}" for one in NATIVE]
     targets.append(f"-gencode=arch=compute_{_sm(PTX)[3:]},code=compute_{_sm(PTX)[3:]}")
-    image = _run_nvcc(nvcc, ["-fatbin", "--compress-mode=size", *targets], folder)
+    image = _run_nvcc(nvcc, ["-fatbin", "--compress-mode=size", *targets], folder / f"{stem}.cu")
     manifest = FatbinManifest(
-        sources=source_digests(folder),
+        sources=source_digests(folder, stem),
         flags=FLAGS,
         toolkit=nvcc_version(nvcc),
         native=NATIVE,
@@ -228,9 +231,9 @@ def build_fatbin(nvcc: Path, folder: Path = FOLDER) -> FatbinManifest:
         n_bytes=len(image),
         sha256=hashlib.sha256(image).hexdigest(),
     )
-    with atomic_file(folder / FATBIN) as temporary:
+    with atomic_file(folder / f"{stem}.fatbin") as temporary:
         temporary.write_bytes(image)
-    with atomic_file(folder / MANIFEST) as temporary:
+    with atomic_file(folder / f"{stem}.json") as temporary:
         temporary.write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
     return manifest
 
@@ -250,11 +253,13 @@ def main() -> int:
         sys.stderr.write("There is no nvcc on PATH or in /usr/local/cuda/bin: install the CUDA toolkit.\n")
         return 2
     try:
-        manifest = build_fatbin(nvcc)
+        for stem in KERNELS:
+            manifest = build_fatbin(nvcc, FOLDER, stem)
+            size = f"{manifest.n_bytes:,} bytes, CUDA {_dotted(manifest.toolkit)}"
+            sys.stdout.write(f"{FOLDER / f'{stem}.fatbin'}: {size}\n")
     except EngineError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write(f"{FOLDER / FATBIN}: {manifest.n_bytes:,} bytes, CUDA {_dotted(manifest.toolkit)}\n")
     return 0
 
 

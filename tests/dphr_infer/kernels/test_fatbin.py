@@ -68,7 +68,7 @@ def test_the_shipped_fatbin_is_loaded_where_its_sources_gpu_and_driver_fit(folde
 
 def test_the_manifest_names_every_source_and_the_compiler(folder: Path, nvcc: Path) -> None:
     fatbin.build_fatbin(nvcc, folder)
-    raw = json.loads((folder / fatbin.MANIFEST).read_text())
+    raw = json.loads((folder / "topk.json").read_text())
     assert raw["sources"]["keys.cuh"] == hashlib.sha256(b"// keys\n").hexdigest()
     assert set(raw["sources"]) == {"topk.cu", "keys.cuh"}
     assert raw["toolkit"] == [13, 0] and [8, 7] in raw["native"]
@@ -82,7 +82,7 @@ def test_a_missing_or_stale_fatbin_is_compiled_once_for_this_gpu(change: str, fo
     elif change == "add a header":
         (folder / "more.cuh").write_text("")
     else:
-        (folder / (fatbin.FATBIN if change == "no fatbin" else fatbin.MANIFEST)).unlink()
+        (folder / ("topk.fatbin" if change == "no fatbin" else "topk.json")).unlink()
     image = fatbin.load_fatbin(ORIN, (13, 0), folder)
     assert b"-cubin -arch=sm_87" in image
     assert fatbin.load_fatbin(ORIN, (13, 0), folder) == image
@@ -103,7 +103,7 @@ def test_a_cut_cache_entry_is_compiled_again(folder: Path, nvcc: Path, tmp_path:
 
 def test_a_cut_fatbin_is_refused_with_both_sizes(folder: Path, nvcc: Path) -> None:
     manifest = fatbin.build_fatbin(nvcc, folder)
-    path = folder / fatbin.FATBIN
+    path = folder / "topk.fatbin"
     path.write_bytes(path.read_bytes()[:10])
     with pytest.raises(EngineError, match=f"damaged: it has 10 bytes of the {manifest.n_bytes}"):
         fatbin.load_fatbin(ORIN, (13, 0), folder)
@@ -112,7 +112,7 @@ def test_a_cut_fatbin_is_refused_with_both_sizes(folder: Path, nvcc: Path) -> No
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"sources": 3}', '{"toolkit": 1, "ptx": 2, "flags": 3}'])
 def test_a_damaged_manifest_is_refused(text: str, folder: Path, nvcc: Path) -> None:
     fatbin.build_fatbin(nvcc, folder)
-    (folder / fatbin.MANIFEST).write_text(text)
+    (folder / "topk.json").write_text(text)
     with pytest.raises(EngineError, match=r"topk\.json is damaged"):
         fatbin.load_fatbin(ORIN, (13, 0), folder)
 
@@ -151,7 +151,7 @@ def test_an_old_driver_is_served_by_a_compiler_of_its_own_version(folder: Path, 
 
 def test_a_fatbin_without_this_gpu_and_without_ptx_for_it_names_both(folder: Path, nvcc: Path, tmp_path: Path) -> None:
     fatbin.build_fatbin(nvcc, folder)
-    path = folder / fatbin.MANIFEST
+    path = folder / "topk.json"
     raw = json.loads(path.read_text())
     path.write_text(json.dumps({**raw, "native": [[9, 0]], "ptx": [9, 0]}))
     nvcc.unlink()
@@ -176,14 +176,27 @@ def test_a_compiler_that_fails_is_quoted_in_one_line(folder: Path, nvcc: Path) -
         fatbin.load_fatbin(ORIN, (13, 0), folder)
 
 
-def test_the_shipped_fatbin_was_built_from_the_shipped_sources() -> None:
-    path = fatbin.FOLDER / fatbin.MANIFEST
+@pytest.mark.parametrize("stem", fatbin.KERNELS)
+def test_the_shipped_fatbin_was_built_from_the_shipped_sources(stem: str) -> None:
+    path = fatbin.FOLDER / f"{stem}.json"
     if not path.exists():
         pytest.skip("no fatbin is shipped: the kernels are compiled at first use")
     raw = json.loads(path.read_text(encoding="utf-8"))
-    image = (fatbin.FOLDER / fatbin.FATBIN).read_bytes()
-    assert raw["sources"] == fatbin.source_digests(fatbin.FOLDER), "run make kernels"
+    image = (fatbin.FOLDER / f"{stem}.fatbin").read_bytes()
+    assert raw["sources"] == fatbin.source_digests(fatbin.FOLDER, stem), "run make kernels"
     assert (len(image), hashlib.sha256(image).hexdigest()) == (raw["n_bytes"], raw["sha256"])
+
+
+def test_each_source_has_a_fatbin_of_its_own_that_another_source_leaves_fresh(folder: Path, nvcc: Path) -> None:
+    fatbin.build_fatbin(nvcc, folder)
+    (folder / "preprocess.cu").write_text("// other\n")
+    manifest = fatbin.build_fatbin(nvcc, folder, "preprocess")
+    assert set(manifest.sources) == {"preprocess.cu", "keys.cuh"}
+    images = {stem: fatbin.load_fatbin(ORIN, (13, 0), folder, stem) for stem in ("topk", "preprocess")}
+    assert all(f"{stem}.cu".encode() in image for stem, image in images.items())
+    (folder / "preprocess.cu").write_text("// another\n")
+    assert fatbin.load_fatbin(ORIN, (13, 0), folder) == images["topk"]
+    assert b"-cubin -arch=sm_87" in fatbin.load_fatbin(ORIN, (13, 0), folder, "preprocess")
 
 
 def test_the_real_compiler_makes_a_fatbin_of_the_stated_targets(folder: Path) -> None:
@@ -191,5 +204,5 @@ def test_the_real_compiler_makes_a_fatbin_of_the_stated_targets(folder: Path) ->
     if real is None or fatbin.nvcc_version(real) < (13, 0):
         pytest.skip("needs nvcc 13 for Thor")
     manifest = fatbin.build_fatbin(real, folder)
-    assert (folder / fatbin.FATBIN).read_bytes()[:4] == b"\x50\xed\x55\xba"  # the fatbin's magic number
+    assert (folder / "topk.fatbin").read_bytes()[:4] == b"\x50\xed\x55\xba"  # the fatbin's magic number
     assert fatbin.load_fatbin(ORIN, manifest.toolkit, folder)[:4] == b"\x50\xed\x55\xba"
