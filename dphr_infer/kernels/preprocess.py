@@ -1,0 +1,306 @@
+"""Plans the launches of `preprocess.cu`: tiles, shared memory, and for every frame a table of windows and weights.
+
+Pure NumPy, so that the proof on the CPU and the launcher on the GPU run the same plan. `plan_preprocess` depends on
+sizes only, so its launch may be kept and captured; what depends on the angle by which a frame is turned lies in the
+frame's table, see preprocess_table.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dphr_infer.errors import ImageError
+from dphr_infer.kernels.resampling import Windows, resize_windows
+from dphr_infer.nv12 import FrameFormat
+from dphr_infer.preprocess import MIN_SIDE_PX, Preprocess
+
+ARGUMENTS = (
+    "pixels",
+    "chroma",
+    "tables",
+    "images",
+    "stride",
+    "frame_bytes",
+    "chroma_stride",
+    "chroma_bytes",
+    "table_ints",
+    "width",
+    "height",
+    "out_width",
+    "out_height",
+    "tile_w",
+    "tile_h",
+    "x_taps",
+    "y_taps",
+    "window_w",
+    "window_h",
+    "reduced_w",
+    "reduced_h",
+    "raw_bytes",
+)
+_POINTERS = 4
+THREADS = 256
+PASS_ROWS = 16
+HEADER_INTS = 32
+# Tiles in the order in which they are tried; smaller ones read more of the frame twice.
+_TILES = ((32, 32), (32, 16), (16, 16), (16, 8), (8, 8), (8, 4), (4, 4), (2, 2), (1, 1))
+_LARGE_TILES = 4
+# Blocks an SM that `__launch_bounds__` in preprocess.cu lets the registers serve.
+_BLOCKS_AN_SM = 3
+_RESERVED_BYTES = 1024
+# Frame bytes that a turned tile's block brings at once.
+_PART_BYTES = 16 << 10
+_ALIGNMENT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessPlan:
+    """One launch for frames of one size.
+
+    Attributes:
+        frame: what a frame's bytes mean.
+        preprocess: what becomes of it.
+        turned: whether each frame is turned by an angle of its own, and its square taken, first.
+        kernel: name of the function in preprocess.cu.
+        tiles: across and down; the grid is (*tiles, frames).
+        block: threads, (256, 1, 1).
+        shared_bytes: dynamic shared memory; above 48 KiB the function attribute has to be raised first.
+        table_ints: length of a frame's table.
+        sizes: the kernel's int32 arguments from `width` on, by name.
+    """
+
+    frame: FrameFormat
+    preprocess: Preprocess
+    turned: bool
+    kernel: str
+    tiles: tuple[int, int]
+    block: tuple[int, int, int]
+    shared_bytes: int
+    table_ints: int
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Extent:
+    """A picture that is resized: a frame, or the largest square of a turned one at one factor.
+
+    Attributes:
+        x, y: its windows.
+        spread: sides of the part of a reduced frame that a turned window covers, by the window's longer side.
+        factor: by which the frame is reduced before it is turned.
+    """
+
+    x: Windows
+    y: Windows
+    spread: float = 0.0
+    factor: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a turned tile's block brings at once.
+
+    Attributes:
+        columns, rows: reduced pixels.
+        raw_rows: frame rows that make them.
+        raw_pitch: shared bytes from one of these to the next.
+    """
+
+    columns: int
+    rows: int
+    raw_rows: int
+    raw_pitch: int
+
+
+def plan_preprocess(frame: FrameFormat, preprocess: Preprocess, turned: bool, shared_limit: int) -> PreprocessPlan:
+    """The launch for frames of this format.
+
+    Args:
+        frame: the frames' format.
+        preprocess: what is to become of them.
+        turned: False for `preprocess(image)`; True for `preprocess(rotate_square(image, degrees, longer side))`.
+        shared_limit: shared memory in bytes that a block may ask for (opt-in): 166,912 on sm_87, 232,448 on sm_90.
+
+    Raises:
+        ImageError: one output pixel covers so many pixels of the frame that they do not fit in shared memory, or the
+            frame is so small that turning it may leave less than 16 px a side.
+    """
+    if not turned:
+        extents = [_Extent(*picture_windows(frame.width_px, frame.height_px, preprocess))]
+    else:
+        smallest = min(frame.width_px, frame.height_px) / math.sqrt(2.0)
+        if smallest < MIN_SIDE_PX:
+            raise ImageError(
+                f"A frame of {frame.width_px}x{frame.height_px} px, turned by 45 degrees, leaves {smallest:.0f} px a "
+                f"side, and {MIN_SIDE_PX} are needed: use a larger frame."
+            )
+        extents = list(_turned_extents(frame, preprocess))
+    sizes, shared = _choose_tile(frame, preprocess, extents, turned, shared_limit)
+    width, height = preprocess.width_px, preprocess.height_px
+    return PreprocessPlan(
+        frame=frame,
+        preprocess=preprocess,
+        turned=turned,
+        kernel=f"preprocess_{'turned' if turned else 'upright'}_{frame.pixels}",
+        tiles=(-(-width // sizes["tile_w"]), -(-height // sizes["tile_h"])),
+        block=(THREADS, 1, 1),
+        shared_bytes=shared,
+        table_ints=HEADER_INTS + 2 * (width + height) + width * sizes["x_taps"] + height * sizes["y_taps"],
+        sizes=sizes,
+    )
+
+
+def _turned_extents(frame: FrameFormat, preprocess: Preprocess) -> Iterator[_Extent]:
+    """The largest pictures that turning may leave, whatever the angle: two for each factor."""
+    side, twice = min(frame.width_px, frame.height_px), 2 * longer_side_px(preprocess)
+    smallest = side / math.sqrt(2.0)
+    for factor in range(max(1, int(smallest // twice)), max(1, side // twice) + 1):
+        most = min(float(side), float(twice * (factor + 1)))
+        least = max(smallest, float(twice * factor) if factor > 1 else 0.0)
+        for square in (most, least):
+            # Reducing rounds up, by less than a pixel.
+            reduced = int(square / factor) + 2
+            yield _Extent(*picture_windows(reduced, reduced, preprocess), side / square, factor)
+
+
+def longer_side_px(preprocess: Preprocess) -> int:
+    """`rotate_square`'s model side."""
+    return max(preprocess.width_px, preprocess.height_px)
+
+
+def crop_box(width: int, height: int, preprocess: Preprocess) -> tuple[float, float, float, float]:
+    """Left, top, right and lower end of what `preprocess` takes of a picture, in its own arithmetic."""
+    if preprocess.fit == "stretch":
+        return 0.0, 0.0, float(width), float(height)
+    scale = min(width / preprocess.width_px, height / preprocess.height_px)
+    crop_w, crop_h = preprocess.width_px * scale, preprocess.height_px * scale
+    left, top = max(0.0, (width - crop_w) / 2), max(0.0, (height - crop_h) / 2)
+    return left, top, min(float(width), left + crop_w), min(float(height), top + crop_h)
+
+
+def picture_windows(width: int, height: int, preprocess: Preprocess) -> tuple[Windows, Windows]:
+    """The passes over columns and over rows that resize a picture of this size."""
+    left, top, right, bottom = crop_box(width, height, preprocess)
+    return (
+        resize_windows(width, left, right, preprocess.width_px, preprocess.interpolation),
+        resize_windows(height, top, bottom, preprocess.height_px, preprocess.interpolation),
+    )
+
+
+def longest_window_px(windows: Windows, tile: int) -> int:
+    """Pixels between the first and the last that one tile needs, at most."""
+    first = windows.first[::tile]
+    last = np.minimum(np.arange(len(first)) * tile + tile, len(windows.first)) - 1
+    return int((windows.first[last] + windows.count[last] - first).max())
+
+
+def _choose_tile(
+    frame: FrameFormat, preprocess: Preprocess, extents: list[_Extent], turned: bool, shared_limit: int
+) -> tuple[dict[str, int], int]:
+    """The largest tile of which three blocks, else two, else one fit on an SM: the kernel's sizes and shared bytes."""
+    tries = [(tile, blocks) for blocks in (_BLOCKS_AN_SM, 2, 1) for tile in _TILES[:_LARGE_TILES]]
+    tries += [(tile, 1) for tile in _TILES[_LARGE_TILES:]]
+    least = math.inf
+    for (tile_w, tile_h), blocks in tries:
+        sizes = _sizes(frame, preprocess, extents, turned, tile_w, tile_h)
+        shared = _shared_bytes(frame, sizes, turned)
+        if shared <= (shared_limit + _RESERVED_BYTES) // blocks - _RESERVED_BYTES:
+            return sizes, shared
+        least = min(least, shared)
+    raise ImageError(
+        f"A frame of {frame.width_px}x{frame.height_px} px is so much larger than the model's {preprocess.width_px}x"
+        f"{preprocess.height_px} px that one output pixel needs {least:,} bytes of shared memory, but a block of this "
+        f"GPU has {shared_limit:,}: reduce the frame first."
+    )
+
+
+def _sizes(
+    frame: FrameFormat, preprocess: Preprocess, extents: list[_Extent], turned: bool, tile_w: int, tile_h: int
+) -> dict[str, int]:
+    """The kernel's sizes for one tile, large enough for every extent."""
+    found = {"x_taps": 1, "y_taps": 1, "window_w": 1, "window_h": 1, "reduced_w": 0, "reduced_h": 0, "raw_bytes": 0}
+
+    def grow(name: str, value: int) -> None:
+        found[name] = max(found[name], value)
+
+    # The same square one pixel smaller, or beginning elsewhere, may need a pixel or two more.
+    spare = 2 if turned else 0
+    for extent in extents:
+        for side, windows, tile in (("x", extent.x, tile_w), ("y", extent.y, tile_h)):
+            grow(f"{side}_taps", int(windows.count.max()) + spare)
+            grow("window_w" if side == "x" else "window_h", longest_window_px(windows, tile) + spare)
+    if turned:
+        for extent in extents:
+            # Three more for the cubic's pixels, two for rounding.
+            reach = int(_longer_window(extent, tile_w, tile_h, spare) * extent.spread) + 5
+            grow("reduced_w", min(reach, -(-frame.width_px // extent.factor)))
+            grow("reduced_h", min(reach, -(-frame.height_px // extent.factor)))
+        for extent in extents:
+            part = part_of(frame, extent.factor, found["reduced_w"])
+            grow("raw_bytes", part.raw_rows * part.raw_pitch)
+    else:
+        found["raw_bytes"] = PASS_ROWS * raw_pitch(frame, found["window_w"])
+    out = {"out_width": preprocess.width_px, "out_height": preprocess.height_px, "tile_w": tile_w, "tile_h": tile_h}
+    return {"width": frame.width_px, "height": frame.height_px, **out, **found}
+
+
+def _longer_window(extent: _Extent, tile_w: int, tile_h: int, spare: int) -> int:
+    return spare + max(longest_window_px(extent.x, tile_w), longest_window_px(extent.y, tile_h))
+
+
+def raw_pitch(frame: FrameFormat, n_pixels: int) -> int:
+    """Shared bytes from one row of n frame pixels to the next: any alignment, and 8 bytes that are read with the last.
+
+    A row of chroma may begin and end a pixel further out.
+    """
+    n_bytes = 3 * n_pixels if frame.pixels == "rgb" else n_pixels + 2
+    return _aligned(n_bytes + _ALIGNMENT - 1 + 8)
+
+
+def part_of(frame: FrameFormat, factor: int, reduced_w: int) -> Part:
+    """As many rows of `reduced_w` reduced pixels as fit, at least one; of one, as many columns as fit, at least one."""
+    planes = 1 if frame.pixels == "rgb" else 2
+    most = max(1, PASS_ROWS // factor)
+    row_bytes = factor * raw_pitch(frame, reduced_w * factor) * planes
+    rows = min(most, max(1, _PART_BYTES // row_bytes))
+    columns = reduced_w
+    while columns > 1 and rows * factor * raw_pitch(frame, columns * factor) * planes > _PART_BYTES:
+        columns -= 1
+    return Part(columns, rows, rows * factor, raw_pitch(frame, columns * factor))
+
+
+def _aligned(n_bytes: int) -> int:
+    return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def _shared_bytes(frame: FrameFormat, sizes: Mapping[str, int], turned: bool) -> int:
+    """As preprocess.cu lays it out: frame rows, window rows, what the first pass keeps, the reduced part, its spans."""
+    planes = 1 if frame.pixels == "rgb" else 2
+    raw = planes * sizes["raw_bytes"]
+    words = 4 * PASS_ROWS * (sizes["window_w"] | 1)
+    kept = max(
+        4 * sizes["window_h"] * (sizes["tile_w"] + 1),
+        12 * sizes["tile_h"] * sizes["window_w"],
+    )
+    if not turned:
+        return raw + words + kept
+    reduced = 4 * sizes["reduced_h"] * (sizes["reduced_w"] | 1)
+    return max(raw, words) + kept + reduced + 8 * sizes["reduced_h"]
+
+
+def arguments(plan: PreprocessPlan, values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The kernel's arguments in its order: pointers as they are, sizes as int32.
+
+    Args:
+        plan: whose sizes and strides are taken.
+        values: `pixels`, `chroma`, `tables`, `images`, and `frame_bytes`, `chroma_bytes`, `table_ints` as steps from
+            frame to frame.
+    """
+    strides = {"stride": plan.frame.stride_bytes, "chroma_stride": plan.frame.chroma_stride_bytes}
+    found = {**values, **strides, **plan.sizes}
+    return tuple(found[name] if i < _POINTERS else np.int32(found[name]) for i, name in enumerate(ARGUMENTS))
