@@ -173,7 +173,14 @@ def test_cvact_keeps_the_positions_of_the_rows_that_are_left(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("dataset", "write"), [("vigor-same", write_vigor), ("cvact-test", write_cvact), ("sues200-150", write_sues)]
+    ("dataset", "write"),
+    [
+        ("vigor-same", write_vigor),
+        ("cvact-test", write_cvact),
+        ("sues200-150", write_sues),
+        # At 60 references the two rules of recall@1% count another number of ranks.
+        ("cvusa", lambda root: write_cvusa(root, 60)),
+    ],
 )
 def test_a_whole_set_reports_what_the_evaluation_of_training_reports(tmp_path: Path, dataset, write) -> None:
     data = read_evaluation_set(write(tmp_path), 1000, dataset)
