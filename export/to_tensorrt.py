@@ -7,31 +7,32 @@ what that takes. With TensorRT-RTX no GPU is needed, and a device that runs the 
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from dphr_infer.bundle import Bundle, Precision, model_name
+from dphr_infer.bundle import PRECISIONS, Bundle, Precision, model_name
 from dphr_infer.cuda import DeviceProperties, open_cuda
 from dphr_infer.engines.engine_cache import EngineCache
 from dphr_infer.engines.tensorrt_api import Api, open_tensorrt
-from dphr_infer.engines.tensorrt_build import BuildOptions, read_layers
+from dphr_infer.engines.tensorrt_build import BuildOptions, LayerInfo, read_layers
 from dphr_infer.engines.tensorrt_cached import cached_plan
 
 NO_GPU = "no GPU"
+_CONVERSIONS = ("CAST", "QUANTIZE", "DEQUANTIZE")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """One model as an engine.
+    """One model as an engine; every field is plain JSON.
 
     Attributes:
         precision: of the model.
         flavour, version: of the library that built it.
         gpu: that it was built for; "no GPU" for a portable plan.
         plan_bytes: size of the engine.
-        layers: number of layers by precision, as the network was parsed, most first.
+        layers: number of layers that compute in fp32, fp16 and int8, most first, as the network was parsed; casts,
+            quantise/dequantise pairs and the integers of shapes are not counted.
         seconds: wall time of parsing and building; None where the plan lay in the cache.
         peak_bytes: most host memory of the build beyond what the process held; None as seconds, or where unknown.
         warnings: the builder's, each on one line; none where the plan lay in the cache.
@@ -46,10 +47,6 @@ class EngineReport:
     seconds: float | None
     peak_bytes: int | None
     warnings: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, object]:
-        """For JSON: the fields by their names."""
-        return dataclasses.asdict(self)
 
 
 def build_engines(
@@ -73,6 +70,12 @@ def build_engines(
     paths = {precision: bundle.model_path(precision) for precision in precisions}
     gpu = _find_gpu(api)
     return tuple(_build_engine(api, path.read_bytes(), p, options, gpu, cache) for p, path in paths.items())
+
+
+def count_layers(layers: Iterable[LayerInfo]) -> dict[str, int]:
+    """Layers by precision, see `EngineReport.layers`."""
+    counts = Counter(layer.precision for layer in layers if layer.kind not in _CONVERSIONS)
+    return {precision: count for precision, count in counts.most_common() if precision in PRECISIONS}
 
 
 def _find_gpu(api: Api) -> DeviceProperties | None:
@@ -100,25 +103,8 @@ def _build_engine(
         version=api.version,
         gpu=plan.key.gpu if gpu is not None else NO_GPU,
         plan_bytes=len(plan.content),
-        layers=dict(Counter(layer.precision for layer in layers).most_common()),
+        layers=count_layers(layers),
         seconds=plan.built.seconds if plan.built is not None else None,
         peak_bytes=plan.built.peak_bytes if plan.built is not None else None,
         warnings=plan.built.warnings if plan.built is not None else (),
     )
-
-
-def to_markdown(reports: Collection[EngineReport]) -> str:
-    """A table, one engine a row."""
-    lines = [
-        "| precision | library | for | build s | plan MB | peak MB | layers by precision |",
-        "|---|---|---|---:|---:|---:|---|",
-    ]
-    for report in reports:
-        seconds = "in the cache" if report.seconds is None else f"{report.seconds:.1f}"
-        peak = "-" if report.peak_bytes is None else f"{report.peak_bytes / 1e6:.0f}"
-        layers = ", ".join(f"{count} {precision}" for precision, count in report.layers.items())
-        lines.append(
-            f"| {report.precision} | {report.flavour} {report.version} | {report.gpu} | {seconds} "
-            f"| {report.plan_bytes / 1e6:.1f} | {peak} | {layers} |"
-        )
-    return "\n".join(lines) + "\n"

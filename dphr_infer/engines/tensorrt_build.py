@@ -1,8 +1,9 @@
 """The bytes of an ONNX file -> a TensorRT plan. One path for the exporter's check and for the device's first run.
 
-The network is strongly typed: what the file says is what runs, and no builder flag changes a precision. The batch is
-dynamic from 1 to the maximum, tuned for one size between. Nothing is printed but a progress line; what the library
-says becomes the words of an error, or the plan's warnings.
+The network is strongly typed: what the file says is what runs, and no builder flag changes a precision.
+TensorFloat-32, on by default, is off: it would round the layers that the export keeps in float32 to the ten bits of a
+half. The batch is dynamic from 1 to the maximum, tuned for one size between. Nothing is printed but a progress line;
+what the library says becomes the words of an error, or the plan's warnings.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from dphr_infer.engines.onnxrt import _EXTERNAL_DATA_MARK, INPUT_NAME, OUTPUT_NAME
@@ -141,14 +143,17 @@ def build_plan(model: bytes, options: BuildOptions, name: str, api: Api | None =
     logger = api.logger(messages)
     before, reset = _memory_bytes("VmRSS"), _reset_peak()
     started = time.monotonic()
-    try:
-        builder = _open_builder(api, logger, messages)
-        parsed = _parse(api, builder, logger, messages, model, name)
-        config = _configure(api, builder, parsed, options, messages, name)
-        content = _build(api, builder, parsed, config, options, messages, name)
-    except MemoryError as error:
-        messages.add("ERROR", "out of memory")
-        raise _refusal(api, messages, options, name) from error
+    with held_interrupts() as stop:
+        try:
+            builder = _open_builder(api, logger, messages)
+            parsed = _parse(api, builder, logger, messages, model, name)
+            config = _configure(api, builder, parsed, options, messages, name)
+            content = _build(api, builder, parsed, config, stop, name)
+        except MemoryError:
+            messages.add("ERROR", "out of memory")
+            content = None
+        if content is None:
+            raise _refusal(api, messages, options, name)
     seconds = time.monotonic() - started
     peak = _memory_bytes("VmHWM") if reset else None
     timing = bytes(config.get_timing_cache().serialize()) if api.capabilities.timing_cache else None
@@ -160,8 +165,9 @@ def read_layers(model: bytes, name: str, api: Api) -> tuple[LayerInfo, ...]:
     """The layers of a model without building it; raises as `build_plan` does."""
     messages = Messages()
     logger = api.logger(messages)
-    builder = _open_builder(api, logger, messages)
-    return _list_layers(_parse(api, builder, logger, messages, model, name).network)
+    with held_interrupts():
+        builder = _open_builder(api, logger, messages)
+        return _list_layers(_parse(api, builder, logger, messages, model, name).network)
 
 
 def _open_builder(api: Api, logger: Any, messages: Messages) -> Any:
@@ -236,6 +242,7 @@ def _configure(api: Api, builder: Any, parsed: _Parsed, options: BuildOptions, m
     if config.add_optimization_profile(profile) < 0:
         raise _refusal(api, messages, options, name)
     config.set_memory_pool_limit(api.module.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    config.clear_flag(api.module.BuilderFlag.TF32)
     if options.dla_core is not None:
         _put_on_dla(api, builder, config, options.dla_core)
     if api.capabilities.timing_cache:
@@ -264,19 +271,16 @@ def _put_on_dla(api: Api, builder: Any, config: Any, core: int) -> None:
     config.set_flag(api.module.BuilderFlag.GPU_FALLBACK)
 
 
-def _build(
-    api: Api, builder: Any, parsed: _Parsed, config: Any, options: BuildOptions, messages: Messages, name: str
-) -> bytes:
-    with held_interrupts() as stop, Progress(f"{name}: {api.name} builds", PERCENT, "%") as bar:
+def _build(api: Api, builder: Any, parsed: _Parsed, config: Any, stop: Event, name: str) -> bytes | None:
+    """The serialised engine; None if the builder failed or was stopped."""
+    with Progress(f"{name}: {api.name} builds", PERCENT, "%") as bar:
         progress = BuildProgress(bar, stop)
         monitor = api.monitor(progress)
         config.progress_monitor = monitor
         serialised = builder.build_serialized_network(parsed.network, config)
         if serialised is not None:
             progress.complete()
-    if serialised is None:
-        raise _refusal(api, messages, options, name)
-    return bytes(serialised)
+    return None if serialised is None else bytes(serialised)
 
 
 def _refusal(api: Api, messages: Messages, options: BuildOptions, name: str) -> EngineError:

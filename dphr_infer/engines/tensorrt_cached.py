@@ -47,7 +47,7 @@ def engine_key(api: Api, model: bytes, options: BuildOptions, gpu: DevicePropert
     else:
         name, capability = f"{gpu.name}, {gpu.sm_count} SMs", "{}.{}".format(*gpu.capability)
     smallest, best, largest = options.batches
-    flags = ["strongly typed", f"workspace {options.workspace_bytes}"]
+    flags = ["strongly typed", "no TF32", f"workspace {options.workspace_bytes}"]
     if options.dla_core is not None:
         flags.append(f"DLA {options.dla_core}, GPU fallback")
     return EngineKey(

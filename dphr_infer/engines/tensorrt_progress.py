@@ -81,7 +81,7 @@ class BuildProgress:
 
 @contextmanager
 def held_interrupts() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets; at the end of the block the interrupt happens.
+    """Yield an event that Ctrl-C sets; at the end of the block the interrupt happens, and goes before an error in it.
 
     Only the main thread hears signals, and a handler that is not Python's cannot be called: there the event is never
     set, and an interrupt goes where it always went.
@@ -101,6 +101,9 @@ def held_interrupts() -> Iterator[threading.Event]:
     signal.signal(signal.SIGINT, hold)
     try:
         yield pressed
+    except Exception:  # a build that was asked to stop ends in one
+        if not pressed.is_set():
+            raise
     finally:
         signal.signal(signal.SIGINT, previous)
     if pressed.is_set():

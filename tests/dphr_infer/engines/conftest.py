@@ -187,6 +187,7 @@ def make_classes(names: dict[str, set[str]], device: Device, library: ModuleType
             add_optimization_profile=lambda self, profile: 0,
             set_memory_pool_limit=lambda self, pool, size: device.seen.update(workspace=(pool, size)),
             set_flag=lambda self, flag: device.seen.setdefault("flags", []).append(flag.name),
+            clear_flag=lambda self, flag: device.seen.setdefault("cleared", []).append(flag.name),
             create_timing_cache=timing_cache,
             set_timing_cache=set_timing_cache,
             get_timing_cache=lambda self: timing_cache(self, device.seen["timing cache"]),

@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto
 
 from dphr_infer.engines import tensorrt_build
-from dphr_infer.engines.tensorrt_api import Api
+from dphr_infer.engines.tensorrt_api import Api, Messages
 from dphr_infer.engines.tensorrt_build import BuildOptions, LayerInfo, build_plan, read_layers
 from dphr_infer.errors import ConfigError, EngineError
 from dphr_infer.terminal import Progress
@@ -61,7 +61,7 @@ def test_every_version_builds_with_the_names_it_has(api: Api, device: Any) -> No
     assert plan.layers == (LayerInfo("dq", "DEQUANTIZE", "fp16"), LayerInfo("conv", "CONVOLUTION", "int8"))
     assert device.seen["profile"] == ("images", ((1, 32, 48, 3), (2, 32, 48, 3), (4, 32, 48, 3)))
     assert device.seen["workspace"] == (api.module.MemoryPoolType.WORKSPACE, 1 << 30)
-    assert "flags" not in device.seen
+    assert "flags" not in device.seen and device.seen["cleared"] == ["TF32"]
 
 
 def test_a_timing_cache_goes_in_and_comes_out(api: Api, device: Any) -> None:
@@ -259,6 +259,29 @@ def test_ctrl_c_stops_the_builder_without_its_stack_trace(
     assert "rror" not in capfd.readouterr().err
     monkeypatch.undo()
     assert build_plan(make_flat_model(), OPTIONS, "m", rtx).content
+
+
+def test_ctrl_c_while_the_parser_talks_is_not_lost(rtx: Api, make_flat_model: Model) -> None:
+    class Pressing(Api):
+        """Presses Ctrl-C when the library says its first word."""
+
+        __slots__ = ()
+
+        def logger(self, messages: Messages) -> Any:
+            logger = super().logger(messages)
+            pressed = []
+
+            class Talking(type(logger)):
+                def log(self, severity: Any, msg: str) -> None:
+                    if not pressed:
+                        pressed.append(True)
+                        signal.raise_signal(signal.SIGINT)
+                    super().log(severity, msg)
+
+            return Talking()
+
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(make_flat_model(), OPTIONS, "m", Pressing(rtx.flavour, rtx.version, rtx.module, rtx.capabilities))
 
 
 MEMORY_SCRIPT = """

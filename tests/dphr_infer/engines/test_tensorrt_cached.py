@@ -38,7 +38,7 @@ def test_a_key_names_all_that_a_plan_depends_on(api: Api) -> None:
         capability="8.7",
         tensorrt=f"TensorRT {api.version}",
         profile="batch 1..16, best 4",
-        flags=("strongly typed", "workspace 1073741824"),
+        flags=("strongly typed", "no TF32", "workspace 1073741824"),
     )
 
 

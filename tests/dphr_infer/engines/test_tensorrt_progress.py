@@ -139,6 +139,12 @@ def test_an_error_inside_restores_the_handler_and_passes_through() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_an_error_that_a_stop_led_to_gives_way_to_the_interrupt() -> None:
+    with pytest.raises(KeyboardInterrupt), held_interrupts():
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("stopped")
+
+
 def test_another_thread_builds_without_touching_signals() -> None:
     found = []
 
