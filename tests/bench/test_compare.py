@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from bench.compare import (
+    BATCHES,
+    FLOOR,
+    MIN_SAMPLES,
+    STRETCHES,
+    ComparisonReport,
+    compare,
+    compare_files,
+    median_variance,
+    parse_share,
+    student_quantile,
+)
+from bench.series import metrics, read_records
+from dphr_infer.errors import ConfigError
+
+STAGES = {"decode": 4.0, "preprocess": 1.5, "embed": 30.0, "match": 6.0, "filter": 0.2}
+N = 662
+PAIRS = 20
+
+
+def latency(rng: np.random.Generator, base_ms: float, n: int = N) -> NDArray[np.float64]:
+    """Durations as a machine gives them: log-normal, each like the one before, with a drift, a wave and spikes."""
+    noise, wander = rng.normal(size=n), np.empty(n)
+    wander[0] = noise[0]
+    for place in range(1, n):
+        wander[place] = 0.6 * wander[place - 1] + 0.8 * noise[place]
+    time = np.linspace(0, 1, n)
+    drift = 0.03 * rng.uniform(-1, 1) * time + 0.015 * np.sin(2 * math.pi * (rng.uniform(1, 3) * time + rng.uniform()))
+    spikes = np.where(rng.random(n) < 0.02, rng.uniform(1.5, 5, n), 1.0)
+    return base_ms * np.exp(0.05 * wander + drift) * spikes
+
+
+def summary(samples: NDArray[np.float64]) -> dict[str, Any]:
+    return {"n": len(samples), "p50_ms": float(np.median(samples))}
+
+
+def make_record(seed: int, slower: dict[str, float] | None = None, n: int = N) -> dict[str, Any]:
+    """A record with one scenario of five stages, and one row of matching; `slower` multiplies a stage's durations."""
+    rng = np.random.default_rng(seed)
+    stages = {name: latency(rng, base, n) * (slower or {}).get(name, 1.0) for name, base in STAGES.items()}
+    whole = np.sum(list(stages.values()), axis=0)
+    matching = latency(rng, 2.0, n)
+    return {
+        "schema": "dphr-bench",
+        "schema_version": 2,
+        "date": "2026-01-02T03:04:05+00:00",
+        "valid": True,
+        "invalid_reasons": [],
+        "machine": {"cpu": "Test CPU", "cores": 8, "load": 0.1, "others_cores": 0.1, "throttled": False},
+        "subject": {"encoder": "tiny"},
+        "scenarios": [
+            {
+                "name": "single-stream",
+                "settings": {},
+                "latency": summary(whole),
+                "samples_ms": whole.tolist(),
+                "stages": {name: summary(samples) for name, samples in stages.items()},
+                "stage_samples_ms": {name: samples.tolist() for name, samples in stages.items()},
+            }
+        ],
+        "matching": [
+            {"rows": 1000, "k": 10, "generated": True, "limit_ms": 1.9, "in_cache": False, "read_bytes": 4,
+             "latency": summary(matching), "samples_ms": matching.tolist()}
+        ],
+        "batches": [],
+    }  # fmt: skip
+
+
+def report_of(a: dict[str, Any], b: dict[str, Any], fail_above: float | None = 0.05) -> ComparisonReport:
+    return ComparisonReport(compare(["A", "B"], [a, b]), fail_above)
+
+
+def verdicts(report: ComparisonReport) -> dict[str, str]:
+    return {change.name: change.verdict for change in report.comparisons[0].changes}
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, *records: dict[str, Any]) -> Path:
+        path = tmp_path / name
+        path.write_text("\n".join(json.dumps(record) for record in records))
+        return path
+
+    return write
+
+
+def test_noise_alone_is_flagged_at_most_once_in_twenty_pairs() -> None:
+    reports = [report_of(make_record(2 * pair), make_record(2 * pair + 1)) for pair in range(PAIRS)]
+    flagged = [report for report in reports if any(text != "no change found" for text in verdicts(report).values())]
+    assert all(len(verdicts(report)) == 7 for report in reports)
+    assert len(flagged) <= 1
+    assert sum(report.failed for report in reports) <= 1
+
+
+def test_a_planted_slowdown_of_a_tenth_is_found_and_named() -> None:
+    everywhere = dict.fromkeys(STAGES, 1.1)
+    reports = [report_of(make_record(2 * pair), make_record(2 * pair + 1, everywhere)) for pair in range(PAIRS)]
+    assert sum(report.exit_code == 1 for report in reports) == PAIRS
+    named = [[c.name for c in report.comparisons[0].offending(0.05)] for report in reports]
+    assert sum("single-stream" in names for names in named) >= 19
+    assert not any(name.startswith("matching") for names in named for name in names)
+
+
+def test_a_planted_slowdown_of_one_stage_is_found_in_that_stage() -> None:
+    reports = [report_of(make_record(2 * pair), make_record(2 * pair + 1, {"match": 1.1})) for pair in range(PAIRS)]
+    named = [[c.name for c in report.comparisons[0].offending(0.05)] for report in reports]
+    assert sum("single-stream: match" in names for names in named) >= 16
+    assert sum(len(set(names) - {"single-stream: match"}) for names in named) <= 1
+
+
+def test_a_speedup_is_named_and_fails_nothing() -> None:
+    report = report_of(make_record(0), make_record(1, dict.fromkeys(STAGES, 0.8)))
+    assert verdicts(report)["single-stream: embed"] == "faster"
+    assert report.exit_code == 0
+    assert "Passed: nothing is slower by more than 5 % beyond noise." in report.to_text()
+
+
+def test_a_slowdown_within_the_limit_passes() -> None:
+    a, b = make_record(0), make_record(1, dict.fromkeys(STAGES, 1.3))
+    assert report_of(a, b, 0.25).failed
+    assert not report_of(a, b, 0.40).failed
+    assert not report_of(a, b, None).failed
+
+
+def test_drift_widens_the_interval_where_shuffling_would_not() -> None:
+    rng = np.random.default_rng(0)
+    drifting = 10 * np.exp(0.2 * np.linspace(0, 1, N) + 0.02 * rng.normal(size=N))
+    assert median_variance(drifting) > 5 * median_variance(rng.permutation(drifting))
+
+
+def test_the_variance_is_that_of_the_stated_formula() -> None:
+    # Batch k holds 8 samples of e^(k/100) and 8 of e^(k/100 + 0.02): its median is their mean, halves differ by 0.02.
+    halves = np.array([k / 100 + 0.02 * half for k in range(BATCHES) for half in (0, 1)])
+    samples = np.exp(np.repeat(halves, 8))
+    medians = np.log([(math.exp(k / 100) + math.exp(k / 100 + 0.02)) / 2 for k in range(BATCHES)])
+    spread, local = medians.var(ddof=1), 0.02**2 / 4
+    expected = FLOOR**2 + (spread - local) / STRETCHES + local / BATCHES
+    assert median_variance(samples) == pytest.approx(expected)
+
+
+def test_equal_runs_of_one_duration_still_differ_by_the_floor() -> None:
+    record = make_record(0)
+    record["scenarios"][0]["samples_ms"] = [10.0] * N
+    (change,) = [c for c in report_of(record, record).comparisons[0].changes if c.name == "single-stream"]
+    assert change.ratio == 1
+    half = student_quantile(1 - 0.025 / 7, 2 * (BATCHES - 1)) * FLOOR * math.sqrt(2)
+    assert change.high == pytest.approx(math.exp(half))
+    assert change.low == pytest.approx(math.exp(-half))
+
+
+@pytest.mark.parametrize(
+    ("probability", "freedom", "table"),
+    [(0.975, 9, 2.262), (0.975, 18, 2.101), (0.995, 9, 3.250), (0.9995, 9, 4.781), (0.9995, 18, 3.922), (0.5, 9, 0.0)],
+)
+def test_students_quantiles_are_those_of_the_tables(probability: float, freedom: float, table: float) -> None:
+    assert student_quantile(probability, freedom) == pytest.approx(table, rel=0.01, abs=1e-9)
+
+
+@given(st.integers(MIN_SAMPLES, 300), st.floats(0.01, 100), st.integers(0, 2**32 - 1))
+def test_the_variance_does_not_depend_on_the_unit(n: int, unit: float, seed: int) -> None:
+    samples = np.exp(np.random.default_rng(seed).normal(size=n))
+    assert median_variance(unit * samples) == pytest.approx(median_variance(samples))
+    assert median_variance(samples) >= FLOOR**2
+
+
+def test_too_few_samples_are_not_judged_and_say_so() -> None:
+    a, b = make_record(0, n=MIN_SAMPLES - 1), make_record(1, dict.fromkeys(STAGES, 3.0))
+    assert set(verdicts(report_of(a, b)).values()) == {"not judged: n<64"}
+    assert "single-stream" in report_of(a, b).to_text()
+
+
+def test_a_summary_without_samples_gives_its_ratio_and_no_verdict() -> None:
+    a, b = make_record(0), make_record(1)
+    for record, median in ((a, 2.0), (b, 3.0)):
+        record["matching"][0] |= {"samples_ms": [], "latency": {"n": 700, "p50_ms": median}}
+    (change,) = [c for c in report_of(a, b).comparisons[0].changes if c.name.startswith("matching")]
+    assert (change.ratio, change.n, change.verdict) == (1.5, (700, 700), "not judged: no samples")
+
+
+def test_on_a_busy_machine_nothing_is_judged() -> None:
+    a, b = make_record(0), make_record(1, dict.fromkeys(STAGES, 3.0))
+    b["machine"]["others_cores"] = 2.5
+    report = report_of(a, b)
+    assert set(verdicts(report).values()) == {"not judged: the machine was busy"}
+    assert "B was measured while other programs used 2.5 of 8 cores: nothing is judged." in report.to_text()
+
+
+def test_another_machine_or_subject_is_warned_of_by_name() -> None:
+    a, b = make_record(0), make_record(1)
+    b["machine"] |= {"cpu": "Other CPU", "load": 0.3}
+    b["subject"]["encoder"] = "large"
+    warnings = report_of(a, b).comparisons[0].warnings
+    assert warnings[0].endswith(": cpu Test CPU against Other CPU.")
+    assert warnings[1].endswith(": encoder tiny against large.")
+    assert len(warnings) == 2
+    assert report_of(a, make_record(1)).comparisons[0].warnings == ()
+
+
+@pytest.mark.parametrize("invalid", [{"valid": False, "invalid_reasons": ["recall 0.1 < 0.9"]}, {"valid": None}])
+def test_an_invalid_record_fails_whatever_its_durations(invalid: dict[str, Any]) -> None:
+    report = report_of(make_record(0), make_record(1) | invalid)
+    assert report.exit_code == 1
+    assert "B is INVALID" in report.to_text()
+    assert report_of(make_record(0), make_record(1) | invalid, None).exit_code == 0
+
+
+def test_metrics_of_one_record_only_are_listed() -> None:
+    a, b = make_record(0), make_record(1)
+    b["scenarios"][0]["stage_samples_ms"].pop("filter")
+    b["scenarios"][0]["stages"].pop("filter")
+    assert report_of(a, b).comparisons[0].unpaired == ("only in A: single-stream: filter",)
+    assert "only in A: single-stream: filter" in report_of(a, b).to_text()
+
+
+def test_rows_are_paired_by_what_they_are_not_by_what_was_measured() -> None:
+    record = make_record(0)
+    record["scenarios"][0]["settings"] = {"batch": 4, "seconds": 2.5}
+    other = json.loads(json.dumps(record))
+    other["matching"][0] |= {"limit_ms": 1.7, "in_cache": True}
+    names = set(metrics("A", record))
+    assert names == set(metrics("B", other))
+    assert "matching latency (rows 1000, k 10, generated True)" in names
+    assert "single-stream (batch 4, seconds 2.5): embed" in names
+
+
+def test_files_are_compared_with_the_first(save: Callable[..., Path]) -> None:
+    a = save("a.json", make_record(0))
+    more = save("more.jsonl", make_record(1), make_record(2, dict.fromkeys(STAGES, 1.2)))
+    report = compare_files([a, more], fail_above=0.05)
+    assert [item.candidate for item in report.comparisons] == [f"{more} line 1", f"{more} line 2"]
+    assert [bool(item.offending(0.05)) for item in report.comparisons] == [False, True]
+    assert report.exit_code == 1
+    assert "FAILED: slower by more than 5 %, or invalid" in report.to_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty"),
+        ("{", "is no JSON"),
+        ("[1]", "says nothing"),
+        ('{"schema": "dphr-bench", "schema_version": 1}', "it says dphr-bench 1"),
+        ('{"schema": "dphr-bench", "schema_version": 2, "scenarios": {}, "machine": 3}', "is no report"),
+        ('{"schema": "dphr-bench", "schema_version": 2, "scenarios": [7]}', "is no report"),
+    ],
+)
+def test_a_file_that_is_no_report_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_records(path)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        compare_files([tmp_path / "none.json"])
+
+
+def test_one_record_alone_is_refused(save: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="1 record to compare"):
+        compare_files([save("a.json", make_record(0))])
+
+
+def test_records_without_a_common_metric_are_refused() -> None:
+    with pytest.raises(ConfigError, match="none in common"):
+        compare(["A", "B"], [make_record(0), make_record(1) | {"scenarios": [], "matching": []}])
+
+
+def test_a_limit_with_nothing_to_judge_is_refused_instead_of_passed(save: Callable[..., Path]) -> None:
+    paths = [save(f"{seed}.json", make_record(seed, n=10)) for seed in (0, 1)]
+    with pytest.raises(ConfigError, match=r"None of the 7 metrics .* can be judged \(n<64\)"):
+        compare_files(paths, fail_above=0.05)
+    assert compare_files(paths).exit_code == 0
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, "fast", None])
+def test_samples_that_are_no_durations_are_refused(bad: Any) -> None:
+    record = make_record(0)
+    record["scenarios"][0]["samples_ms"][3] = bad
+    with pytest.raises(ConfigError, match="A: single-stream holds samples that are no durations"):
+        compare(["A", "B"], [record, make_record(1)])
+
+
+@pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), (" 12.5 %", 0.125), ("0", 0.0)])
+def test_a_share_is_written_with_or_without_percent(text: str, share: float) -> None:
+    assert parse_share(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "five", "-1%", "nan", "2000%", "inf"])
+def test_a_share_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no share"):
+        parse_share(text)
