@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +22,8 @@ from dphr_infer.matchers.block_scan import usable_cores
 UNKNOWN = "unknown"
 ABSENT = "not installed"
 NONE = "none"
-BUSY_LOAD = 0.5
+BUSY_SHARE = 0.25
+WATCH_S = 0.25
 _CPU = "sys/devices/system/cpu/cpu0"
 # Arm prints "ARMv8 Processor" for each of its cores; the part number of /proc/cpuinfo names the core.
 _ARM_CORES = {"0xd42": "Arm Cortex-A78AE", "0xd07": "Arm Cortex-A57", "0xd4f": "Arm Neoverse V2", "0x004": "Carmel"}
@@ -40,7 +42,7 @@ class MachineProfile:
         cores: that this process may use.
         last_level_cache_bytes: of one cache of the last level; 0 where unknown.
         power: frequency governor and, on a Jetson, the mode of nvpmodel.
-        load: load average of the last minute when the run began; above 0.5 a core, others were measured too.
+        load: load average of the last minute when the run began.
         caches: of the first core, each level.
         clocks: of CPU and GPU when the run began, with the range that they may take.
         l4t, jetpack: releases of a Jetson; "none" elsewhere.
@@ -52,6 +54,8 @@ class MachineProfile:
         on_battery: None where no power supply is listed, as on a Jetson and on most servers.
         throttled: whether something slowed it down when the run began; None where unknown.
         throttled_by: what did.
+        others_cores: cores that other programs, or other guests of the host, used for a moment before the run; None
+            where unknown. Unlike the load it leaves out this process, and forgets a run that has just ended.
     """
 
     cpu: str
@@ -77,6 +81,7 @@ class MachineProfile:
     on_battery: bool | None = None
     throttled: bool | None = None
     throttled_by: tuple[str, ...] = ()
+    others_cores: float | None = None
 
     def warnings(self) -> tuple[str, ...]:
         """What makes this machine slower than it can be, one sentence each; empty where nothing is known to."""
@@ -85,10 +90,10 @@ class MachineProfile:
             found.append("The machine runs on battery: its clocks may be lower than on mains.")
         if self.throttled:
             found.append(f"The machine was throttled when the run began, by {', '.join(self.throttled_by)}.")
-        if self.load > BUSY_LOAD * self.cores:
+        if self.others_cores is not None and self.others_cores > BUSY_SHARE * self.cores:
             found.append(
-                f"The load was {self.load:.2f} on {self.cores} cores when the run began: other programs ran too, "
-                "durations are longer than on an idle machine."
+                f"Other programs used {self.others_cores:.1f} of {self.cores} cores when the run began: durations are "
+                "longer than on an idle machine."
             )
         if self.power.startswith("powersave") and "pstate" not in self.power:
             found.append("The frequency governor is powersave, which may hold the clocks at their lowest.")
@@ -239,8 +244,44 @@ def on_battery(root: Path) -> bool | None:
     return "Discharging" in batteries or (bool(mains) and "1" not in mains)
 
 
+@dataclass(frozen=True, slots=True)
+class CpuTimes:
+    """Seconds of core time since the machine began: of all programs, stolen by the host, and of this process."""
+
+    at_s: float
+    used_s: float
+    stolen_s: float
+    own_s: float
+
+    def others_cores(self, later: CpuTimes) -> float:
+        """Cores that were used by others, or kept from this machine, from this moment to a later one."""
+        taken = later.used_s - self.used_s + later.stolen_s - self.stolen_s - (later.own_s - self.own_s)
+        return max(0.0, taken / (later.at_s - self.at_s))
+
+
+def read_cpu_times(root: Path = Path("/")) -> CpuTimes | None:
+    """The times of this moment, to a hundredth of a second; None where /proc/stat has none."""
+    found = re.match(r"cpu((?: +\d+){8})", read_text(root / "proc/stat"))
+    if found is None:
+        return None
+    user, nice, system, _idle, _iowait, interrupt, soft, stolen = (int(part) for part in found.group(1).split())
+    used_s, tick_s = (user + nice + system + interrupt + soft), 1 / os.sysconf("SC_CLK_TCK")
+    return CpuTimes(time.perf_counter(), used_s * tick_s, stolen * tick_s, time.process_time())
+
+
+def _others_cores(root: Path) -> float | None:
+    if (before := read_cpu_times(root)) is None:
+        return None
+    time.sleep(WATCH_S)
+    after = read_cpu_times(root)
+    return None if after is None else round(before.others_cores(after), 2)
+
+
 def read_machine(root: Path = Path("/")) -> MachineProfile:
-    """Profile the machine whose file tree lies below `root`; Python and its packages are those of this process."""
+    """Profile the machine whose file tree lies below `root`; Python and its packages are those of this process.
+
+    Takes WATCH_S longer than its reading, to see what other programs use.
+    """
     info, caches, mode = read_text(root / "proc/cpuinfo"), _caches(root), power_mode(root)
     board = read_text(root / "proc/device-tree/model") or read_text(root / "sys/class/dmi/id/product_name")
     l4t, jetpack = _l4t(root)
@@ -270,4 +311,5 @@ def read_machine(root: Path = Path("/")) -> MachineProfile:
         on_battery=on_battery(root),
         throttled=sample.throttled,
         throttled_by=sample.throttled_by,
+        others_cores=_others_cores(root),
     )

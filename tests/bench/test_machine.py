@@ -2,11 +2,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from bench.machine import ABSENT, NONE, UNKNOWN, memory_bytes, on_battery, power_mode, read_machine
+from bench.machine import (
+    ABSENT,
+    NONE,
+    UNKNOWN,
+    CpuTimes,
+    memory_bytes,
+    on_battery,
+    power_mode,
+    read_cpu_times,
+    read_machine,
+)
 
 SYSFS = Path(__file__).resolve().parent / "sysfs"
 INFO = "MemTotal:       8000000 kB\nMemAvailable:    500 kB\n"
@@ -127,11 +138,32 @@ def test_a_battery_counts_when_it_feeds_the_machine(
     assert on_battery(tmp_path) is expected
 
 
-def test_battery_load_and_a_slow_governor_are_warned_of(tmp_path: Path) -> None:
+def test_battery_other_programs_and_a_slow_governor_are_warned_of(tmp_path: Path) -> None:
     machine = read_machine(tmp_path)
-    quiet = dataclasses.replace(machine, load=0.0)
+    quiet = dataclasses.replace(machine, others_cores=0.2, cores=2)
     assert quiet.warnings() == ()
     assert "on battery" in dataclasses.replace(quiet, on_battery=True).warnings()[0]
-    assert "load was 9.00 on 2 cores" in dataclasses.replace(quiet, load=9.0, cores=2).warnings()[0]
+    assert "used 0.6 of 2 cores" in dataclasses.replace(quiet, others_cores=0.6).warnings()[0]
     assert "powersave" in dataclasses.replace(quiet, power="powersave (acpi-cpufreq)").warnings()[0]
     assert dataclasses.replace(quiet, power="powersave (intel_pstate)").warnings() == ()
+
+
+def test_others_use_what_is_neither_idle_nor_this_process() -> None:
+    before, after = CpuTimes(10.0, 100.0, 5.0, 3.0), CpuTimes(12.0, 103.0, 5.5, 4.5)
+    assert before.others_cores(after) == pytest.approx(1.0)  # (3 used + 0.5 stolen - 1.5 own) / 2 s
+    assert before.others_cores(CpuTimes(12.0, 101.0, 5.0, 4.5)) == 0.0
+
+
+def test_core_times_leave_out_idle_waiting_and_guests(tmp_path: Path) -> None:
+    write(tmp_path, "proc/stat", "cpu  100 20 30 9000 700 4 6 50 11 12\ncpu0 100 20 30 9000 700 4 6 50 11 12\n")
+    times = read_cpu_times(tmp_path)
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert times is not None
+    assert (times.used_s, times.stolen_s) == pytest.approx((160 / ticks, 50 / ticks))
+    assert read_cpu_times(tmp_path / "nowhere") is None
+
+
+def test_the_profile_watches_the_other_programs(tmp_path: Path) -> None:
+    others = read_machine().others_cores
+    assert others is not None and 0 <= others <= (os.cpu_count() or 1) + 0.5
+    assert read_machine(tmp_path).others_cores is None
