@@ -117,6 +117,12 @@ def _label(row: Mapping[str, Any]) -> str:
     return _named({key: row[key] for key in row if key not in ("read_bytes", "in_cache")}, (str, int))
 
 
+def scenario_name(scenario: Mapping[str, Any]) -> str:
+    """Its name and settings, such as "multi-stream (batch 4)"."""
+    settings = _named(scenario.get("settings") or {}, (str, int, float))
+    return f"{scenario.get('name')} ({settings})" if settings else str(scenario.get("name"))
+
+
 def metrics(where: str, record: Mapping[str, Any]) -> dict[str, Series]:
     """{name: series} of everything with a latency: scenarios, their stages, matching and batches.
 
@@ -128,8 +134,7 @@ def metrics(where: str, record: Mapping[str, Any]) -> dict[str, Series]:
     """
     found: list[Series] = []
     for scenario in record.get("scenarios") or ():
-        settings = _named(scenario.get("settings") or {}, (str, int, float))
-        name = f"{scenario.get('name')} ({settings})" if settings else str(scenario.get("name"))
+        name = scenario_name(scenario)
         found += _series(where, name, scenario.get("latency"), scenario.get("samples_ms"))
         stage_samples = scenario.get("stage_samples_ms") or {}
         for stage, summary in (scenario.get("stages") or {}).items():

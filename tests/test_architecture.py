@@ -36,7 +36,7 @@ OWNERS = {
     "usearch": ("bench/peers.py",),
     "onnx": ("export/",),
     "onnxscript": ("export/",),
-    "matplotlib": ("dphr_train/", "export/plots.py", "bench/plots.py"),
+    "matplotlib": ("dphr_train/", "export/plots.py", "bench/plots.py", "bench/history.py"),
     "torch": ("dphr_train/", "export/"),
 }
 # What flies may import besides itself and the standard library, and what only one of its files may.
