@@ -32,6 +32,7 @@ from export.calibration_set import calibration_images
 from export.evaluation_set import DEFAULT_MAX_IMAGES, EvaluationSet, read_evaluation_set, require_enough
 from export.int8.sensitivity import write_table
 from export.int8_model import Int8Options, make_int8
+from export.opset import require_opset
 from export.parity import MAX_BATCH, Gate, ParityReport, embed_evaluation_set, one_thread, say, torch_embedder
 from export.source import ExportSource, from_checkpoint, from_timm
 from export.to_onnx import OPSET, to_onnx
@@ -192,6 +193,7 @@ def build_bundle(request: ExportRequest) -> Manifest:
         ExportError: a model cannot be exported, or does not agree with torch; nothing is left behind.
         StorageError: `out` exists already or cannot be written; nothing is left behind.
     """
+    require_opset(request.opset)
     with atomic_folder(request.out) as folder:
         source = read_source(request.source)
         encoder, preprocess = source.encoder, source.preprocess
@@ -204,6 +206,7 @@ def build_bundle(request: ExportRequest) -> Manifest:
         if "int8" in request.precisions:
             half = to_onnx(encoder, preprocess, "fp16", request.opset)
             try:
+                require_enough(data, ["int8"])
                 quantisation, reports["int8"] = write_int8_model(folder, request, half, encoder.name, gate)
             except ExportError as error:
                 if "int8" not in request.optional:
