@@ -11,6 +11,7 @@ from pathlib import Path
 from dphr_infer import commands
 from dphr_infer.bundle import PRECISIONS
 from dphr_infer.embedder import DEFAULT_BATCH
+from dphr_infer.engines.open import DEVICES
 from dphr_infer.gallery import GALLERY_DTYPES
 from dphr_infer.indexing import DEFAULT_MAX_NODATA
 from dphr_infer.listing import FORMATS
@@ -42,6 +43,18 @@ def _geo_point(text: str) -> GeoPoint:
     return GeoPoint(latitude, longitude)
 
 
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the model (%(default)s)")
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="cpu",
+        help="cuda embeds by TensorRT and matches on the first GPU, cuda-onnxruntime embeds by ONNX Runtime there; "
+        "neither falls back (%(default)s)",
+    )
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of a CPU; 0 takes all cores (%(default)s)")
+
+
 def _add_signer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require-signature",
@@ -62,7 +75,6 @@ def _add_index(commands_parser: argparse._SubParsersAction[argparse.ArgumentPars
     parser.add_argument(
         "--dtype", choices=GALLERY_DTYPES, default="fp16", help="how embeddings are stored (%(default)s)"
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the model (%(default)s)")
     parser.add_argument(
         "--max-nodata",
         type=float,
@@ -71,7 +83,7 @@ def _add_index(commands_parser: argparse._SubParsersAction[argparse.ArgumentPars
         help="skip a tile with a larger share of pixels without data (%(default)s)",
     )
     parser.add_argument("--batch", type=int, default=DEFAULT_BATCH, metavar="N", help="tiles at once (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0 takes all cores (%(default)s)")
+    _add_device(parser)
     _add_signer(parser)
 
 
@@ -117,8 +129,7 @@ def _add_locate(commands_parser: argparse._SubParsersAction[argparse.ArgumentPar
         help="and if the best similarity is at least this (%(default)s)",
     )
     parser.add_argument("--refine", action="store_true", help="average the matches around the best")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the model (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0 takes all cores (%(default)s)")
+    _add_device(parser)
     parser.add_argument("--format", choices=FORMATS, default="table", help="of the list of photos (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the list there instead of printing it")
     parser.add_argument("--truth", type=Path, metavar="CSV", help="columns photo,latitude_deg,longitude_deg[,corner…]")
@@ -154,6 +165,7 @@ def _index(arguments: argparse.Namespace) -> None:
         max_nodata=arguments.max_nodata,
         batch=arguments.batch,
         threads=arguments.threads,
+        device=arguments.device,
         signer=arguments.signer,
     )
 
@@ -182,6 +194,7 @@ def _locate(arguments: argparse.Namespace) -> None:
             summary=arguments.summary,
             picture=arguments.picture,
             map=arguments.map,
+            device=arguments.device,
             signer=arguments.signer,
         )
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from dphr_infer import doctor as examination
 from dphr_infer.atomic import atomic_file
 from dphr_infer.bundle import MANIFEST_NAME, Bundle, Precision, file_digest, open_bundle
-from dphr_infer.engines.open import open_engine
+from dphr_infer.engines.open import matcher_device, open_engine
 from dphr_infer.errors import ConfigError, EngineError, ImageError
 from dphr_infer.gallery import Gallery, GalleryDtype, open_gallery
 from dphr_infer.indexing import index_map
@@ -53,6 +53,7 @@ class LocateRequest:
     summary: Path | None
     picture: Path | None
     map: Path | None
+    device: str = "cpu"
     signer: Path | None = None
 
     def __post_init__(self) -> None:
@@ -76,6 +77,7 @@ def index(
     max_nodata: float,
     batch: int,
     threads: int,
+    device: str = "cpu",
     signer: Path | None = None,
 ) -> None:
     """Index a map and say what came of it."""
@@ -90,6 +92,7 @@ def index(
         max_nodata=max_nodata,
         batch=batch,
         threads=threads,
+        device=device,
     )
     skipped = f", {report.skipped} skipped (more than {max_nodata:.0%} without data)" if report.skipped else ""
     print(f"{printable(str(out))}: {report.indexed} tiles of {tile_m:g} m{skipped}, {out.stat().st_size / 1e6:.1f} MB")
@@ -126,8 +129,8 @@ def locate(request: LocateRequest) -> None:
             file=sys.stderr,
         )
     with (
-        open_engine(bundle, request.precision, threads=request.threads) as engine,
-        open_matcher(gallery.embeddings) as matcher,
+        open_engine(bundle, request.precision, request.device, request.threads) as engine,
+        open_matcher(gallery.embeddings, matcher_device(request.device)) as matcher,
     ):
         localizer = Localizer(
             bundle,

@@ -24,7 +24,7 @@ Device = Literal["cpu", "cuda"]
 
 _PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # A tensor kept outside the file has a StringStringEntryProto with the key "location": field 1, length 8, then field 2.
-_EXTERNAL_DATA_MARK = b"\x0a\x08location\x12"
+EXTERNAL_DATA_MARK = b"\x0a\x08location\x12"
 
 
 def onnxruntime_version() -> tuple[str, tuple[str, ...]]:
@@ -121,7 +121,7 @@ class OnnxRuntimeEngine:
             model = self._path.read_bytes()
         except OSError as error:
             raise EngineError(f"{self._path} cannot be read: {error.strerror}.") from error
-        if _EXTERNAL_DATA_MARK in model:
+        if EXTERNAL_DATA_MARK in model:
             raise EngineError(
                 f"{self._path} keeps weights in other files, which no digest covers. "
                 "Export it with external_data=False."

@@ -24,6 +24,11 @@ def present_devices() -> tuple[str, ...]:
     return tuple(device for device in DEVICES if present[device])
 
 
+def matcher_device(device: str) -> str:
+    """Where to match what an engine of DEVICES embeds: on the same processor."""
+    return "cpu" if device == "cpu" else "cuda"
+
+
 def open_engine(bundle: Bundle, precision: Precision = "fp32", device: str = "cpu", threads: int = 0) -> Engine:
     """The engine that runs a bundle's model on a device; enter it before use.
 

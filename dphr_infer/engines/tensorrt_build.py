@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from dphr_infer.engines.onnxrt import _EXTERNAL_DATA_MARK, INPUT_NAME, OUTPUT_NAME
+from dphr_infer.engines.onnxrt import EXTERNAL_DATA_MARK, INPUT_NAME, OUTPUT_NAME
 from dphr_infer.engines.tensorrt_api import Api, Messages, open_tensorrt, precision_name
 from dphr_infer.engines.tensorrt_progress import PERCENT, BuildProgress, held_interrupts
 from dphr_infer.errors import ConfigError, EngineError
@@ -135,7 +135,7 @@ def build_plan(model: bytes, options: BuildOptions, name: str, api: Api | None =
         KeyboardInterrupt: after the builder has given everything back.
     """
     api = api if api is not None else open_tensorrt()
-    if _EXTERNAL_DATA_MARK in model:
+    if EXTERNAL_DATA_MARK in model:
         raise EngineError(
             f"{name} keeps weights in other files, which no digest covers. Export it with external_data=False."
         )

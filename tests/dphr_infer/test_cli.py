@@ -188,6 +188,9 @@ def test_the_gallery_of_another_bundle_is_refused(site, other_bundle, capsys) ->
         (["--near=91,0", "--within", 5], "outside latitude"),
         (["--precision", "fp16"], "holds no fp16 model"),
         (["--threads", -1], "threads is -1"),
+        (["--device", "cuda-onnxruntime"], "has no CUDAExecutionProvider"),
+        (["--device", "cuda"], "needs the package pycuda"),
+        (["--device", "gpu"], "invalid choice: 'gpu'"),
         (["--truth", "none.csv"], "cannot be read"),
     ],
 )
