@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import resource
 import sys
@@ -10,13 +11,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dphr_infer.atomic import atomic_file
 from dphr_infer.bundle import PRECISIONS, Precision, model_name, open_bundle
 from dphr_infer.errors import ExportError
 from dphr_infer.terminal import format_duration, printable
 from dphr_train.config import DatasetName
+
+if TYPE_CHECKING:
+    from export.to_tensorrt import EngineReport
+
+_ENGINE_HEAD = ("precision", "library", "for", "build", "plan", "peak memory", "layers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +116,27 @@ def build(
     """Build a bundle's engines and print what that took."""
     from dphr_infer.engines.engine_cache import EngineCache
     from dphr_infer.engines.tensorrt_build import BuildOptions
-    from export.to_tensorrt import build_engines, to_markdown
+    from export.report_page import markdown_table
+    from export.to_tensorrt import build_engines
 
     opened = open_bundle(bundle)
     chosen = precisions or [p for p in PRECISIONS if model_name(p) in opened.manifest.files]
     options = BuildOptions(max_batch, best_batch, workspace_mb << 20, dla)
     engines = EngineCache(cache)
     reports = build_engines(opened, chosen, options, engines)
-    print(to_markdown(reports), end="")
+    print(markdown_table(_ENGINE_HEAD, [_engine_row(report) for report in reports]))
     print(f"engines lie in {printable(str(engines.folder))}")
     if json_file is not None:
         with atomic_file(json_file) as temporary:
-            temporary.write_text(json.dumps([report.to_dict() for report in reports], indent=1) + "\n")
+            temporary.write_text(json.dumps([dataclasses.asdict(report) for report in reports], indent=1) + "\n")
+
+
+def _engine_row(report: EngineReport) -> tuple[str, ...]:
+    layers = ", ".join(f"{count} {precision}" for precision, count in report.layers.items())
+    seconds = "in the cache" if report.seconds is None else f"{report.seconds:.1f} s"
+    peak = "-" if report.peak_bytes is None else f"{report.peak_bytes / 1e6:.0f} MB"
+    library = f"{report.flavour} {report.version}"
+    return (report.precision, library, report.gpu, seconds, f"{report.plan_bytes / 1e6:.1f} MB", peak, layers)
 
 
 def make_key(key: Path) -> None:
