@@ -49,6 +49,27 @@ OTHERS_SHARE = 0.25
 _STATE = ("load", "others_cores", "clocks", "throttled", "throttled_by", "on_battery")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """The records of one file: a run, or a sweep with a record for each of its points.
+
+    Attributes:
+        machine, subject: of the first record.
+        invalid: why a record may not be believed, one text a record that is marked so.
+    """
+
+    name: str
+    series: dict[str, Series]
+    machine: Mapping[str, Any]
+    subject: Mapping[str, Any]
+    invalid: tuple[str, ...]
+
+    @property
+    def others_share(self) -> float:
+        """Share of the cores that other programs used; 0 where the report does not say."""
+        return float(self.machine.get("others_cores") or 0) / max(1, int(self.machine.get("cores") or 1))
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One metric of two records.
@@ -116,7 +137,8 @@ class ComparisonReport:
         """1 where it failed, else 0."""
         return int(self.failed)
 
-    def to_text(self) -> str:
+    @property
+    def text(self) -> str:
         """One block a candidate, and the metrics that fail at the end."""
         blocks = [_block(comparison) for comparison in self.comparisons]
         if self.fail_above is not None:
@@ -129,7 +151,7 @@ class ComparisonReport:
             blocks.append("\n".join([f"FAILED: slower by more than {limit}, or invalid", *lines]) if lines else "")
             if not lines:
                 blocks[-1] = f"Passed: nothing is slower by more than {limit} beyond noise."
-        return "\n\n".join(blocks) + "\n"
+        return "\n\n".join(blocks)
 
 
 def parse_share(text: str) -> float:
@@ -196,92 +218,97 @@ def _judge(a: Series, b: Series, n_metrics: int, obstacle: str) -> Change:
     return Change(a.name, counts, medians, ratio, ratio * math.exp(-half), ratio * math.exp(half), "")
 
 
+def make_report(name: str, records: Sequence[Mapping[str, Any]]) -> Report:
+    """Put the records of one file together.
+
+    Raises:
+        ConfigError: two hold the same metric, as two runs do; or samples that are no durations.
+    """
+    series: dict[str, Series] = {}
+    for record in records:
+        for key, found in metrics(name, record).items():
+            if key in series:
+                raise ConfigError(f"{name} holds {key!r} twice, of two runs: give each run in a file of its own.")
+            series[key] = found
+    doubted = [record for record in records if record.get("valid") is not True]
+    reasons = ["; ".join(map(str, record.get("invalid_reasons") or ("no reason is stated",))) for record in doubted]
+    first = records[0]
+    return Report(name, series, first.get("machine") or {}, first.get("subject") or {}, tuple(dict.fromkeys(reasons)))
+
+
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     keys = [key for key in {**a, **b} if key not in _STATE and a.get(key) != b.get(key)]
     return "; ".join(f"{key} {a.get(key)} against {b.get(key)}" for key in keys)
 
 
-def _others_share(record: Mapping[str, Any]) -> float:
-    """Share of the cores that other programs used; 0 where the record does not say."""
-    machine = record.get("machine") or {}
-    return float(machine.get("others_cores") or 0) / max(1, int(machine.get("cores") or 1))
-
-
-def _warnings(names: tuple[str, str], records: tuple[Mapping[str, Any], Mapping[str, Any]]) -> list[str]:
+def _warnings(a: Report, b: Report) -> list[str]:
     found = []
-    for part, words in (("machine", "Different machines"), ("subject", "Different subjects")):
-        if text := _differences(*(record.get(part) or {} for record in records)):
-            found.append(f"{words}, so that a change is not the program's alone: {text}.")
-    for name, record in zip(names, records, strict=True):
-        machine = record.get("machine") or {}
-        if record.get("valid") is not True:
-            reasons = "; ".join(map(str, record.get("invalid_reasons") or ())) or "no reason is stated"
-            found.append(f"{name} is INVALID, its figures show nothing: {reasons}.")
-        if machine.get("throttled") or machine.get("on_battery"):
-            found.append(f"{name} was measured {'throttled' if machine.get('throttled') else 'on battery'}.")
-        if _others_share(record) > OTHERS_SHARE:
+    for words, differences in (
+        ("Different machines", _differences(a.machine, b.machine)),
+        ("Different subjects", _differences(a.subject, b.subject)),
+    ):
+        if differences:
+            found.append(f"{words}, so that a change is not the program's alone: {differences}.")
+    for report in (a, b):
+        found += [f"{report.name} is INVALID, its figures show nothing: {reason}." for reason in report.invalid]
+        if report.machine.get("throttled") or report.machine.get("on_battery"):
+            state = "throttled" if report.machine.get("throttled") else "on battery"
+            found.append(f"{report.name} was measured {state}.")
+        if report.others_share > OTHERS_SHARE:
             found.append(
-                f"{name} was measured while other programs used {machine['others_cores']:.1f} of {machine['cores']} "
-                "cores: nothing is judged."
+                f"{report.name} was measured while other programs used {report.machine['others_cores']:.1f} of "
+                f"{report.machine['cores']} cores: nothing is judged."
             )
     return found
 
 
-def compare(names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> tuple[Comparison, ...]:
-    """Each record but the first beside the first.
+def _beside(a: Report, b: Report) -> Comparison:
+    common = [key for key in a.series if key in b.series]
+    if not common:
+        raise ConfigError(
+            f"{a.name} ({len(a.series)} metrics) and {b.name} ({len(b.series)} metrics) have none in common: run both "
+            "with the same scenarios and settings."
+        )
+    unpaired = [f"only in {a.name}: {key}" for key in a.series if key not in b.series]
+    unpaired += [f"only in {b.name}: {key}" for key in b.series if key not in a.series]
+    busy = max(a.others_share, b.others_share) > OTHERS_SHARE
+    obstacles = [_obstacle(a.series[key], b.series[key], busy) for key in common]
+    n_judged = max(1, obstacles.count(""))
+    changes = tuple(
+        _judge(a.series[key], b.series[key], n_judged, why) for key, why in zip(common, obstacles, strict=True)
+    )
+    doubted = bool(a.invalid or b.invalid)
+    return Comparison(a.name, b.name, changes, tuple(unpaired), tuple(_warnings(a, b)), doubted)
+
+
+def compare(reports: Sequence[Report]) -> tuple[Comparison, ...]:
+    """Each report but the first beside the first.
 
     Raises:
-        ConfigError: fewer than two records, or two without a common metric.
+        ConfigError: fewer than two reports, or two without a common metric.
     """
-    if len(records) < 2:
-        raise ConfigError(f"{len(records)} record to compare: give the baseline first, then one or more others.")
-    base = metrics(names[0], records[0])
-    comparisons = []
-    for name, record in zip(names[1:], records[1:], strict=True):
-        other = metrics(name, record)
-        common = [key for key in base if key in other]
-        if not common:
-            raise ConfigError(
-                f"{names[0]} ({len(base)} metrics) and {name} ({len(other)} metrics) have none in common: run both "
-                "with the same scenarios and settings."
-            )
-        pairs = (names[0], name), (records[0], record)
-        unpaired = [f"only in {names[0]}: {key}" for key in base if key not in other]
-        unpaired += [f"only in {name}: {key}" for key in other if key not in base]
-        busy = any(_others_share(entry) > OTHERS_SHARE for entry in pairs[1])
-        obstacles = [_obstacle(base[key], other[key], busy) for key in common]
-        n_judged = max(1, obstacles.count(""))
-        changes = tuple(
-            _judge(base[key], other[key], n_judged, why) for key, why in zip(common, obstacles, strict=True)
-        )
-        invalid = any(entry.get("valid") is not True for entry in pairs[1])
-        comparisons.append(Comparison(names[0], name, changes, tuple(unpaired), tuple(_warnings(*pairs)), invalid))
-    return tuple(comparisons)
+    if len(reports) < 2:
+        raise ConfigError(f"{len(reports)} report to compare: give the baseline first, then one or more others.")
+    return tuple(_beside(reports[0], other) for other in reports[1:])
 
 
 def compare_files(paths: Sequence[Path], fail_above: float | None = None) -> ComparisonReport:
-    """Compare the records of reports; the first record is the baseline.
+    """Compare reports; the first is the baseline.
 
     Args:
-        paths: reports, each with one record or one a line.
+        paths: reports, each with one record, or one a line as a sweep writes it.
         fail_above: share above which a slowdown fails, such as 0.05; None fails nothing.
 
     Raises:
-        ConfigError: a file is no report; there are fewer than two records; two have no metric in common; or, with
+        ConfigError: a file is no report; there are fewer than two; two have no metric in common; or, with
             `fail_above`, none of a pair's metrics can be judged, so that nothing could fail.
     """
-    names: list[str] = []
-    records: list[dict[str, Any]] = []
-    for path in paths:
-        found = read_records(path)
-        names += [str(path) if len(found) == 1 else f"{path} line {line}" for line in range(1, len(found) + 1)]
-        records += found
-    report = ComparisonReport(compare(names, records), fail_above)
+    report = ComparisonReport(compare([make_report(str(path), read_records(path)) for path in paths]), fail_above)
     for item in report.comparisons:
         if fail_above is not None and all(change.not_judged for change in item.changes):
             raise ConfigError(
                 f"None of the {len(item.changes)} metrics of {item.candidate} can be judged "
-                f"({item.changes[0].not_judged}), so that nothing could fail: measure longer, with samples kept."
+                f"({item.changes[0].not_judged}), so that nothing could fail: measure longer, on an idle machine."
             )
     return report
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from dphr_infer.errors import ConfigError
 
 SCHEMA = "dphr-bench"
 SCHEMA_VERSION = 2
+# Keys that do not tell what was measured: how long, and what follows from the rest.
+_HOW_LONG = ("seconds", "noise", "least", "minutes", "windows")
+_FOUND = ("read_bytes", "in_cache", "allowed_rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +50,14 @@ def parse_records(text: str) -> list[Any]:
 
 def is_record(value: Any) -> bool:
     """Whether it is a record of this schema and version, with the parts of the right kinds."""
-    return (
-        isinstance(value, dict)
-        and value.get("schema") == SCHEMA
-        and value.get("schema_version") == SCHEMA_VERSION
-        and all(isinstance(value.get(key) or [], list) for key in ("scenarios", "matching", "batches"))
-        and all(isinstance(item, dict) for key in ("scenarios", "matching", "batches") for item in value.get(key) or [])
-        and all(isinstance(value.get(key) or {}, dict) for key in ("machine", "subject"))
-    )
+    if not isinstance(value, dict) or (value.get("schema"), value.get("schema_version")) != (SCHEMA, SCHEMA_VERSION):
+        return False
+    lists = [value.get(key) or [] for key in ("scenarios", "matching", "batches")]
+    if not all(isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in lists):
+        return False
+    parts = [value.get(key) or {} for key in ("machine", "subject")]
+    parts += [row.get(key) or {} for row in lists[0] for key in ("settings", "stages", "stage_samples_ms")]
+    return all(isinstance(part, dict) for part in parts)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -108,18 +111,19 @@ def _series(where: str, name: str, summary: Any, values: Any) -> list[Series]:
     return []
 
 
-def _named(item: Mapping[str, Any], kinds: tuple[type, ...]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in item.items() if isinstance(value, kinds) and key != "name")
+def _named(item: Mapping[str, Any], kinds: tuple[type, ...], without: Sequence[str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in item.items() if isinstance(value, kinds) and key not in without)
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    """What identifies a row: names, counts and switches. Floats are figures, and the two left out follow from them."""
-    return _named({key: row[key] for key in row if key not in ("read_bytes", "in_cache")}, (str, int))
+    """What identifies a row: names, counts, switches and the prior. Other floats are figures, as are _FOUND."""
+    prior = {} if row.get("prior_m") is None else {"prior_m": f"{row['prior_m']:g}"}
+    return _named({**row, **prior}, (str, int), _FOUND)
 
 
 def scenario_name(scenario: Mapping[str, Any]) -> str:
-    """Its name and settings, such as "multi-stream (batch 4)"."""
-    settings = _named(scenario.get("settings") or {}, (str, int, float))
+    """Its name and what it was asked for, such as "multi-stream (batch 4)"; how long it was to measure is left out."""
+    settings = _named(scenario.get("settings") or {}, (str, int, float), _HOW_LONG)
     return f"{scenario.get('name')} ({settings})" if settings else str(scenario.get("name"))
 
 
@@ -140,10 +144,10 @@ def metrics(where: str, record: Mapping[str, Any]) -> dict[str, Series]:
         for stage, summary in (scenario.get("stages") or {}).items():
             found += _series(where, f"{name}: {stage}", summary, stage_samples.get(stage))
     for kind in ("matching", "batches"):
-        for item in record.get(kind) or ():
-            for key, summary in item.items():
+        for row in record.get(kind) or ():
+            for key, summary in row.items():
                 if isinstance(summary, Mapping) and "p50_ms" in summary:
-                    values = item.get(f"{key}_samples_ms") or item.get("samples_ms")
-                    label = " ".join(part for part in (kind, str(item.get("name", "")), key) if part)
-                    found += _series(where, f"{label} ({_label(item)})", summary, values)
+                    values = row.get("samples_ms" if key == "latency" else f"{key}_samples_ms")
+                    words = kind if key == "latency" else f"{kind}: {key}"
+                    found += _series(where, f"{words} ({_label(row)})", summary, values)
     return {series.name: series for series in found}

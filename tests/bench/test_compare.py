@@ -20,6 +20,7 @@ from bench.compare import (
     ComparisonReport,
     compare,
     compare_files,
+    make_report,
     median_variance,
     parse_share,
     student_quantile,
@@ -81,7 +82,7 @@ def make_record(seed: int, slower: dict[str, float] | None = None, n: int = N) -
 
 
 def report_of(a: dict[str, Any], b: dict[str, Any], fail_above: float | None = 0.05) -> ComparisonReport:
-    return ComparisonReport(compare(["A", "B"], [a, b]), fail_above)
+    return ComparisonReport(compare([make_report("A", [a]), make_report("B", [b])]), fail_above)
 
 
 def verdicts(report: ComparisonReport) -> dict[str, str]:
@@ -126,7 +127,7 @@ def test_a_speedup_is_named_and_fails_nothing() -> None:
     report = report_of(make_record(0), make_record(1, dict.fromkeys(STAGES, 0.8)))
     assert verdicts(report)["single-stream: embed"] == "faster"
     assert report.exit_code == 0
-    assert "Passed: nothing is slower by more than 5 % beyond noise." in report.to_text()
+    assert "Passed: nothing is slower by more than 5 % beyond noise." in report.text
 
 
 def test_a_slowdown_within_the_limit_passes() -> None:
@@ -180,7 +181,7 @@ def test_the_variance_does_not_depend_on_the_unit(n: int, unit: float, seed: int
 def test_too_few_samples_are_not_judged_and_say_so() -> None:
     a, b = make_record(0, n=MIN_SAMPLES - 1), make_record(1, dict.fromkeys(STAGES, 3.0))
     assert set(verdicts(report_of(a, b)).values()) == {"not judged: n<64"}
-    assert "single-stream" in report_of(a, b).to_text()
+    assert "single-stream" in report_of(a, b).text
 
 
 def test_a_summary_without_samples_gives_its_ratio_and_no_verdict() -> None:
@@ -196,7 +197,7 @@ def test_on_a_busy_machine_nothing_is_judged() -> None:
     b["machine"]["others_cores"] = 2.5
     report = report_of(a, b)
     assert set(verdicts(report).values()) == {"not judged: the machine was busy"}
-    assert "B was measured while other programs used 2.5 of 8 cores: nothing is judged." in report.to_text()
+    assert "B was measured while other programs used 2.5 of 8 cores: nothing is judged." in report.text
 
 
 def test_another_machine_or_subject_is_warned_of_by_name() -> None:
@@ -214,7 +215,7 @@ def test_another_machine_or_subject_is_warned_of_by_name() -> None:
 def test_an_invalid_record_fails_whatever_its_durations(invalid: dict[str, Any]) -> None:
     report = report_of(make_record(0), make_record(1) | invalid)
     assert report.exit_code == 1
-    assert "B is INVALID" in report.to_text()
+    assert "B is INVALID" in report.text
     assert report_of(make_record(0), make_record(1) | invalid, None).exit_code == 0
 
 
@@ -223,28 +224,60 @@ def test_metrics_of_one_record_only_are_listed() -> None:
     b["scenarios"][0]["stage_samples_ms"].pop("filter")
     b["scenarios"][0]["stages"].pop("filter")
     assert report_of(a, b).comparisons[0].unpaired == ("only in A: single-stream: filter",)
-    assert "only in A: single-stream: filter" in report_of(a, b).to_text()
+    assert "only in A: single-stream: filter" in report_of(a, b).text
 
 
 def test_rows_are_paired_by_what_they_are_not_by_what_was_measured() -> None:
     record = make_record(0)
-    record["scenarios"][0]["settings"] = {"batch": 4, "seconds": 2.5}
+    record["scenarios"][0]["settings"] = {"batch": 4, "rate_hz": 2.5, "seconds": 3.0, "least": 64}
     other = json.loads(json.dumps(record))
     other["matching"][0] |= {"limit_ms": 1.7, "in_cache": True}
+    other["scenarios"][0]["settings"]["seconds"] = 60.0
     names = set(metrics("A", record))
     assert names == set(metrics("B", other))
-    assert "matching latency (rows 1000, k 10, generated True)" in names
-    assert "single-stream (batch 4, seconds 2.5): embed" in names
+    assert "matching (rows 1000, k 10, generated True)" in names
+    assert "single-stream (batch 4, rate_hz 2.5): embed" in names
+
+
+def test_the_parts_of_a_row_are_metrics_of_their_own_with_their_own_samples() -> None:
+    record = make_record(0)
+    row = {"batch": 4, "precision": "fp32", "embed": {"n": 2, "p50_ms": 8.0}, "embed_samples_ms": [7.0, 9.0, 9.5]}
+    record["batches"] = [row | {"locate": None, "locate_samples_ms": [], "embed_limit": {"flops": 3}}]
+    record["matching"][0] |= {"prior_m": 250.0, "filter": {"n": 5, "p50_ms": 0.5}, "filter_samples_ms": []}
+    found = metrics("A", record)
+    assert found["batches: embed (batch 4, precision fp32)"].n == 3
+    prior = "(rows 1000, k 10, generated True, prior_m 250)"
+    assert found[f"matching {prior}"].n == N
+    assert found[f"matching: filter {prior}"].samples_ms is None
+    assert len(found) == 9
 
 
 def test_files_are_compared_with_the_first(save: Callable[..., Path]) -> None:
-    a = save("a.json", make_record(0))
-    more = save("more.jsonl", make_record(1), make_record(2, dict.fromkeys(STAGES, 1.2)))
-    report = compare_files([a, more], fail_above=0.05)
-    assert [item.candidate for item in report.comparisons] == [f"{more} line 1", f"{more} line 2"]
+    paths = [save(f"{seed}.json", make_record(seed)) for seed in (0, 1)]
+    paths.append(save("slow.json", make_record(2, dict.fromkeys(STAGES, 1.2))))
+    report = compare_files(paths, fail_above=0.05)
+    assert [item.candidate for item in report.comparisons] == [str(path) for path in paths[1:]]
     assert [bool(item.offending(0.05)) for item in report.comparisons] == [False, True]
     assert report.exit_code == 1
-    assert "FAILED: slower by more than 5 %, or invalid" in report.to_text()
+    assert "FAILED: slower by more than 5 %, or invalid" in report.text
+
+
+def test_the_lines_of_a_sweep_are_one_report(save: Callable[..., Path]) -> None:
+    def sweep(seed: int) -> list[dict[str, Any]]:
+        points = [make_record(seed + place) | {"scenarios": []} for place in (0, 1)]
+        points[1]["matching"][0]["rows"] = 5000
+        return points
+
+    report = compare_files([save("a.jsonl", *sweep(0)), save("b.jsonl", *sweep(10))])
+    assert [c.name.partition(",")[0] for c in report.comparisons[0].changes] == [
+        "matching (rows 1000",
+        "matching (rows 5000",
+    ]
+
+
+def test_two_runs_in_one_file_are_refused(save: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="holds 'single-stream' twice"):
+        compare_files([save("a.jsonl", make_record(0), make_record(1)), save("b.json", make_record(2))])
 
 
 @pytest.mark.parametrize(
@@ -256,6 +289,7 @@ def test_files_are_compared_with_the_first(save: Callable[..., Path]) -> None:
         ('{"schema": "dphr-bench", "schema_version": 1}', "it says dphr-bench 1"),
         ('{"schema": "dphr-bench", "schema_version": 2, "scenarios": {}, "machine": 3}', "is no report"),
         ('{"schema": "dphr-bench", "schema_version": 2, "scenarios": [7]}', "is no report"),
+        ('{"schema": "dphr-bench", "schema_version": 2, "scenarios": [{"settings": [1]}]}', "is no report"),
     ],
 )
 def test_a_file_that_is_no_report_is_refused(tmp_path: Path, text: str, words: str) -> None:
@@ -271,13 +305,13 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_one_record_alone_is_refused(save: Callable[..., Path]) -> None:
-    with pytest.raises(ConfigError, match="1 record to compare"):
+    with pytest.raises(ConfigError, match="1 report to compare"):
         compare_files([save("a.json", make_record(0))])
 
 
 def test_records_without_a_common_metric_are_refused() -> None:
     with pytest.raises(ConfigError, match="none in common"):
-        compare(["A", "B"], [make_record(0), make_record(1) | {"scenarios": [], "matching": []}])
+        report_of(make_record(0), make_record(1) | {"scenarios": [], "matching": []})
 
 
 def test_a_limit_with_nothing_to_judge_is_refused_instead_of_passed(save: Callable[..., Path]) -> None:
@@ -292,7 +326,7 @@ def test_samples_that_are_no_durations_are_refused(bad: Any) -> None:
     record = make_record(0)
     record["scenarios"][0]["samples_ms"][3] = bad
     with pytest.raises(ConfigError, match="A: single-stream holds samples that are no durations"):
-        compare(["A", "B"], [record, make_record(1)])
+        report_of(record, make_record(1))
 
 
 @pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), (" 12.5 %", 0.125), ("0", 0.0)])
