@@ -238,14 +238,20 @@ def write_report(report: BundleReport, out_folder: Path) -> None:
             (folder / name).write_text(text, encoding="utf-8")
 
 
+def _evaluation_digests(report: BundleReport) -> tuple[str, ...]:
+    """Of the images that the gate ran on; two where int8 was added later and judged on others."""
+    every = report.origin.get("evaluation_sha256", "")
+    return tuple(dict.fromkeys([every, report.origin.get("int8_evaluation_sha256", every)]))
+
+
 def _require_comparable(reports: Sequence[BundleReport]) -> None:
     """Refuse what does not compare: figures of other images or of another machine, even beside a mark, mislead."""
     if len(reports) < 2:
         raise ExportError(f"{len(reports)} bundle was named; name at least two to compare.")
     first = reports[0]
     for report in reports:
-        known, found = (r.origin.get("evaluation_sha256", "") for r in (first, report))
-        if not found:
+        known, found = (_evaluation_digests(r) for r in (first, report))
+        if not found[0]:
             raise ExportError(
                 f"The manifest of {report.bundle.name} does not say which images its gate measured (evaluation_sha256 "
                 "in origin), so its cosine and recall do not compare. Export it again with the others' --data."
@@ -253,7 +259,7 @@ def _require_comparable(reports: Sequence[BundleReport]) -> None:
         if found != known:
             raise ExportError(
                 f"{first.bundle.name} and {report.bundle.name} were measured on other evaluation sets "
-                f"({known[:12]}… and {found[:12]}…), so their cosine and recall do not compare. Export both with the "
+                f"({', '.join(d[:12] + '…' for d in known)} and {', '.join(d[:12] + '…' for d in found)}), so their cosine and recall do not compare. Export both with the "
                 "same --data and --max-images."
             )
         if report.machine != first.machine:
