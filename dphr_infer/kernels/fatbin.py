@@ -1,10 +1,10 @@
 """The kernels as machine code: shipped beside their source, or compiled at first use on the device.
 
 `make kernels` writes {topk,preprocess}.{fatbin,json}. The JSON holds the sha256 of every source (the .cu of that name
-and every .cuh), the flags and the compiler's version, so that a fatbin of other sources is never loaded. Native code of
-one CUDA version runs with a driver of the same or a later major version, PTX with a driver of the same or a later
-version. JetPack 6 serves CUDA 12.6: there the kernels are compiled at first use, by the nvcc that PyCUDA needed as
-well, and kept in the user's cache.
+and each .cuh that it includes), the flags and the compiler's version, so that a fatbin of other sources is never
+loaded. Native code of one CUDA version runs with a driver of the same or a later major version, PTX with a driver of
+the same or a later version. JetPack 6 serves CUDA 12.6: there the kernels are compiled at first use, by the nvcc that
+PyCUDA needed as well, and kept in the user's cache.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ OLDEST = (8, 0)  # mma.m16n8k16 and cp.async
 
 _JETPACK_NVCC = Path("/usr/local/cuda/bin/nvcc")
 _DIGEST_BYTES = 32
+_INCLUDE = re.compile(r'^#include "(\w+\.cuh)"', re.MULTILINE)
 
 Version = tuple[int, int]
 
@@ -43,7 +44,7 @@ class FatbinManifest:
     """What a fatbin was built from, and for what.
 
     Attributes:
-        sources: {file name: sha256 in hex} of the .cu and of every .cuh.
+        sources: {file name: sha256 in hex} of the .cu and of each .cuh that it includes.
         flags: of nvcc, beside the targets.
         toolkit: version of nvcc.
         native: compute capabilities with machine code.
@@ -131,9 +132,16 @@ def _read_checked(path: Path, manifest: FatbinManifest) -> bytes:
 
 
 def source_digests(folder: Path, stem: str) -> dict[str, str]:
-    """sha256 of one .cu and of every .cuh of a folder, by name."""
-    paths = sorted([folder / f"{stem}.cu", *folder.glob("*.cuh")])
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    """sha256 of one .cu and of every .cuh of its folder that it includes, itself or by way of another, by name."""
+    found: dict[str, str] = {}
+    waiting = [f"{stem}.cu"]
+    while waiting:
+        path = folder / waiting.pop()
+        if path.name not in found and path.is_file():
+            content = path.read_bytes()
+            found[path.name] = hashlib.sha256(content).hexdigest()
+            waiting += _INCLUDE.findall(content.decode("utf-8"))
+    return dict(sorted(found.items()))
 
 
 def _compiled_for(capability: Version, driver: Version, source: Path, reason: str) -> bytes:

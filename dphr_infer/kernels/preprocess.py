@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dphr_infer.errors import ImageError
-from dphr_infer.kernels.resampling import Windows, resize_windows
+from dphr_infer.kernels.resampling import Windows, resize_windows, rows_come_first
 from dphr_infer.nv12 import FrameFormat
 from dphr_infer.preprocess import MIN_SIDE_PX, Preprocess
 
@@ -38,9 +38,9 @@ ARGUMENTS = (
     "x_taps",
     "y_taps",
     "window_w",
-    "window_h",
-    "reduced_w",
+    "kept_ints",
     "reduced_h",
+    "reduced_pixels",
     "raw_bytes",
 )
 _POINTERS = 4
@@ -50,8 +50,8 @@ HEADER_INTS = 32
 # Tiles in the order in which they are tried; smaller ones read more of the frame twice.
 _TILES = ((32, 32), (32, 16), (16, 16), (16, 8), (8, 8), (8, 4), (4, 4), (2, 2), (1, 1))
 _LARGE_TILES = 4
-# Blocks an SM that `__launch_bounds__` in preprocess.cu lets the registers serve.
-_BLOCKS_AN_SM = 3
+# Blocks an SM that a tile has to leave room for; small tiles make do with one.
+_BLOCKS_AN_SM = 2
 _RESERVED_BYTES = 1024
 # Frame bytes that a turned tile's block brings at once.
 _PART_BYTES = 16 << 10
@@ -71,7 +71,7 @@ class PreprocessPlan:
         block: threads, (256, 1, 1).
         shared_bytes: dynamic shared memory; above 48 KiB the function attribute has to be raised first.
         table_ints: length of a frame's table.
-        sizes: the kernel's int32 arguments from `width` on, by name.
+        sizes: the kernel's int32 arguments from `width` on, by name; and `window_h` and `reduced_w`, of the same kind.
     """
 
     frame: FrameFormat
@@ -202,13 +202,13 @@ def longest_window_px(windows: Windows, tile: int) -> int:
 def _choose_tile(
     frame: FrameFormat, preprocess: Preprocess, extents: list[_Extent], turned: bool, shared_limit: int
 ) -> tuple[dict[str, int], int]:
-    """The largest tile of which three blocks, else two, else one fit on an SM: the kernel's sizes and shared bytes."""
-    tries = [(tile, blocks) for blocks in (_BLOCKS_AN_SM, 2, 1) for tile in _TILES[:_LARGE_TILES]]
+    """The largest tile of which two blocks, else one, fit on an SM: its sizes and shared bytes."""
+    tries = [(tile, blocks) for blocks in (_BLOCKS_AN_SM, 1) for tile in _TILES[:_LARGE_TILES]]
     tries += [(tile, 1) for tile in _TILES[_LARGE_TILES:]]
     least = math.inf
     for (tile_w, tile_h), blocks in tries:
         sizes = _sizes(frame, preprocess, extents, turned, tile_w, tile_h)
-        shared = _shared_bytes(frame, sizes, turned)
+        shared = _shared_bytes(sizes, turned)
         if shared <= (shared_limit + _RESERVED_BYTES) // blocks - _RESERVED_BYTES:
             return sizes, shared
         least = min(least, shared)
@@ -222,35 +222,56 @@ def _choose_tile(
 def _sizes(
     frame: FrameFormat, preprocess: Preprocess, extents: list[_Extent], turned: bool, tile_w: int, tile_h: int
 ) -> dict[str, int]:
-    """The kernel's sizes for one tile, large enough for every extent."""
-    found = {"x_taps": 1, "y_taps": 1, "window_w": 1, "window_h": 1, "reduced_w": 0, "reduced_h": 0, "raw_bytes": 0}
-
-    def grow(name: str, value: int) -> None:
-        found[name] = max(found[name], value)
-
+    """The kernel's sizes for one tile, and `window_h` and `reduced_w`, large enough for every extent."""
     # The same square one pixel smaller, or beginning elsewhere, may need a pixel or two more.
     spare = 2 if turned else 0
-    for extent in extents:
-        for side, windows, tile in (("x", extent.x, tile_w), ("y", extent.y, tile_h)):
-            grow(f"{side}_taps", int(windows.count.max()) + spare)
-            grow("window_w" if side == "x" else "window_h", longest_window_px(windows, tile) + spare)
+    windows = [(longest_window_px(of.x, tile_w) + spare, longest_window_px(of.y, tile_h) + spare) for of in extents]
+    window_w, window_h = (max(sides) for sides in zip(*windows, strict=True))
+    columns_first, rows_first = window_h * (tile_w + 1), 3 * tile_h * window_w
+    found = {
+        "width": frame.width_px,
+        "height": frame.height_px,
+        "out_width": preprocess.width_px,
+        "out_height": preprocess.height_px,
+        "tile_w": tile_w,
+        "tile_h": tile_h,
+        "x_taps": max(of.x.weights.shape[1] for of in extents) + spare,
+        "y_taps": max(of.y.weights.shape[1] for of in extents) + spare,
+        "window_w": window_w,
+        "window_h": window_h,
+        "kept_ints": max(columns_first, rows_first),
+    }
     if turned:
-        for extent in extents:
-            # Three more for the cubic's pixels, two for rounding.
-            reach = int(_longer_window(extent, tile_w, tile_h, spare) * extent.spread) + 5
-            grow("reduced_w", min(reach, -(-frame.width_px // extent.factor)))
-            grow("reduced_h", min(reach, -(-frame.height_px // extent.factor)))
-        for extent in extents:
-            part = part_of(frame, extent.factor, found["reduced_w"])
-            grow("raw_bytes", part.raw_rows * part.raw_pitch)
-    else:
-        found["raw_bytes"] = PASS_ROWS * raw_pitch(frame, found["window_w"])
-    out = {"out_width": preprocess.width_px, "out_height": preprocess.height_px, "tile_w": tile_w, "tile_h": tile_h}
-    return {"width": frame.width_px, "height": frame.height_px, **out, **found}
+        # A square shrinks in height by more than in width only where the model is wider than high.
+        if preprocess.width_px <= preprocess.height_px:
+            found["kept_ints"] = columns_first
+        return found | _reduced_sizes(frame, extents, windows)
+    target = (preprocess.width_px, preprocess.height_px)
+    found["kept_ints"] = rows_first if rows_come_first((frame.width_px, frame.height_px), target) else columns_first
+    raw_bytes = _planes(frame) * PASS_ROWS * raw_pitch(frame, window_w)
+    return found | {"reduced_w": 0, "reduced_h": 0, "reduced_pixels": 0, "raw_bytes": raw_bytes}
 
 
-def _longer_window(extent: _Extent, tile_w: int, tile_h: int, spare: int) -> int:
-    return spare + max(longest_window_px(extent.x, tile_w), longest_window_px(extent.y, tile_h))
+def _reduced_sizes(frame: FrameFormat, extents: list[_Extent], windows: list[tuple[int, int]]) -> dict[str, int]:
+    """The part of a reduced frame under a turned window: a rectangle with a margin for the cubic, row by row."""
+    found = {"reduced_w": 0, "reduced_h": 0, "reduced_pixels": 0, "raw_bytes": 0}
+    for extent, (width, height) in zip(extents, windows, strict=True):
+        # Four more for the cubic's pixels and an even first row, two for rounding.
+        reach = int(max(width, height) * extent.spread) + 6
+        reduced_w = min(reach, -(-frame.width_px // extent.factor))
+        reduced_h = min(reach, -(-frame.height_px // extent.factor))
+        ragged = int(width * height + 6 * extent.spread * (width + height)) + 64 + 2 * reduced_w
+        found["reduced_w"] = max(found["reduced_w"], reduced_w)
+        found["reduced_h"] = max(found["reduced_h"], reduced_h)
+        found["reduced_pixels"] = max(found["reduced_pixels"], min(ragged, reduced_w * reduced_h))
+    for extent in extents:
+        part = part_of(frame, extent.factor, found["reduced_w"])
+        found["raw_bytes"] = max(found["raw_bytes"], _planes(frame) * part.raw_rows * part.raw_pitch)
+    return found
+
+
+def _planes(frame: FrameFormat) -> int:
+    return 1 if frame.pixels == "rgb" else 2
 
 
 def raw_pitch(frame: FrameFormat, n_pixels: int) -> int:
@@ -263,13 +284,15 @@ def raw_pitch(frame: FrameFormat, n_pixels: int) -> int:
 
 
 def part_of(frame: FrameFormat, factor: int, reduced_w: int) -> Part:
-    """As many rows of `reduced_w` reduced pixels as fit, at least one; of one, as many columns as fit, at least one."""
-    planes = 1 if frame.pixels == "rgb" else 2
-    most = max(1, PASS_ROWS // factor)
-    row_bytes = factor * raw_pitch(frame, reduced_w * factor) * planes
-    rows = min(most, max(1, _PART_BYTES // row_bytes))
+    """As many rows of `reduced_w` reduced pixels as fit, at least one; of these, as many columns as fit, at least one.
+
+    Where a row of chroma would serve two rows of reduced pixels, rows come in pairs.
+    """
+    together = 2 if frame.pixels == "nv12" and factor % 2 else 1
+    row_bytes = together * factor * raw_pitch(frame, reduced_w * factor) * _planes(frame)
+    rows = together * max(1, min(PASS_ROWS // (factor * together), _PART_BYTES // row_bytes))
     columns = reduced_w
-    while columns > 1 and rows * factor * raw_pitch(frame, columns * factor) * planes > _PART_BYTES:
+    while columns > 1 and rows * factor * raw_pitch(frame, columns * factor) * _planes(frame) > _PART_BYTES:
         columns -= 1
     return Part(columns, rows, rows * factor, raw_pitch(frame, columns * factor))
 
@@ -278,19 +301,11 @@ def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
-def _shared_bytes(frame: FrameFormat, sizes: Mapping[str, int], turned: bool) -> int:
-    """As preprocess.cu lays it out: frame rows, window rows, what the first pass keeps, the reduced part, its spans."""
-    planes = 1 if frame.pixels == "rgb" else 2
-    raw = planes * sizes["raw_bytes"]
-    words = 4 * PASS_ROWS * (sizes["window_w"] | 1)
-    kept = max(
-        4 * sizes["window_h"] * (sizes["tile_w"] + 1),
-        12 * sizes["tile_h"] * sizes["window_w"],
-    )
-    if not turned:
-        return raw + words + kept
-    reduced = 4 * sizes["reduced_h"] * (sizes["reduced_w"] | 1)
-    return max(raw, words) + kept + reduced + 8 * sizes["reduced_h"]
+def _shared_bytes(sizes: Mapping[str, int], turned: bool) -> int:
+    """As preprocess.cu lays it out: frame rows, window rows, what the first pass keeps, the reduced part."""
+    raw, words = sizes["raw_bytes"], 4 * PASS_ROWS * (sizes["window_w"] | 1)
+    brought = max(raw, words) if turned else raw + words
+    return brought + 4 * (sizes["kept_ints"] + 3 * sizes["reduced_h"] + sizes["reduced_pixels"])
 
 
 def arguments(plan: PreprocessPlan, values: Mapping[str, Any]) -> tuple[Any, ...]:

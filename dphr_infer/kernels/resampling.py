@@ -32,7 +32,7 @@ class Windows:
     """One pass of a resize.
 
     Attributes:
-        first: int32 (n,), first source pixel of each output pixel; does not fall.
+        first: int32 (n,), first source pixel of each output pixel; does not fall, nor does first + count.
         count: int32 (n,), number of source pixels, at least 1.
         weights: int32 (n, largest count), multiples of 2^-22; zero behind the count.
     """
@@ -72,7 +72,7 @@ def support_px(interpolation: Interpolation, scale: float) -> float:
 def resize_windows(source_px: int, start: float, stop: float, target_px: int, interpolation: Interpolation) -> Windows:
     """The pass that brings [start, stop) of a side of `source_px` pixels to `target_px`.
 
-    Pixels whose weight rounds to zero at either end of a window are left out: they need not be read.
+    Pixels at either end of a window whose weight rounds to zero are left out where no neighbour needs them.
     """
     left, right = np.float32(start), np.float32(stop)
     scale = float(np.float64(right - left) / target_px)
@@ -92,12 +92,14 @@ def resize_windows(source_px: int, start: float, stop: float, target_px: int, in
 
 def _trimmed(first: NDArray[np.int64], weights: NDArray[np.int64]) -> Windows:
     used = weights != 0
-    ahead = np.argmax(used, axis=1)
-    count = np.maximum(1, weights.shape[1] - np.argmax(used[:, ::-1], axis=1) - ahead)
-    columns = ahead[:, None] + np.arange(int(count.max()))
-    taken = np.take_along_axis(weights, np.minimum(columns, weights.shape[1] - 1), axis=1)
-    taken[np.arange(taken.shape[1]) >= count[:, None]] = 0
-    return Windows((first + ahead).astype(np.int32), count.astype(np.int32), taken.astype(np.int32))
+    ahead, behind = np.argmax(used, axis=1), np.argmax(used[:, ::-1], axis=1)
+    # Ends that do not fall: the windows of neighbours lie between those of the first and the last of them.
+    stop = np.maximum.accumulate(first + weights.shape[1] - behind)
+    begin = np.minimum.accumulate((first + ahead)[::-1])[::-1]
+    columns = (begin - first)[:, None] + np.arange(int((stop - begin).max()))
+    inside = (columns >= 0) & (columns < weights.shape[1]) & (columns < (stop - first)[:, None])
+    taken = np.take_along_axis(weights, np.clip(columns, 0, weights.shape[1] - 1), axis=1)
+    return Windows(begin.astype(np.int32), (stop - begin).astype(np.int32), np.where(inside, taken, 0).astype(np.int32))
 
 
 def resize_rows(pixels: NDArray[np.uint8], windows: Windows) -> NDArray[np.uint8]:

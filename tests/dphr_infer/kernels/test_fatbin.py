@@ -24,8 +24,9 @@ def folder(tmp_path: Path) -> Path:
     """Sources without a fatbin."""
     made = tmp_path / "kernels"
     made.mkdir()
-    (made / "topk.cu").write_text('extern "C" __global__ void k(int *x) { *x = 1; }\n')
+    (made / "topk.cu").write_text('#include "keys.cuh"\nextern "C" __global__ void k(int *x) { *x = 1; }\n')
     (made / "keys.cuh").write_text("// keys\n")
+    (made / "other.cuh").write_text("// included by nobody\n")
     return made
 
 
@@ -81,6 +82,7 @@ def test_a_missing_or_stale_fatbin_is_compiled_once_for_this_gpu(change: str, fo
         (folder / "topk.cu").write_text("// other\n")
     elif change == "add a header":
         (folder / "more.cuh").write_text("")
+        (folder / "keys.cuh").write_text('#include "more.cuh"\n')
     else:
         (folder / ("topk.fatbin" if change == "no fatbin" else "topk.json")).unlink()
     image = fatbin.load_fatbin(ORIN, (13, 0), folder)
@@ -189,9 +191,9 @@ def test_the_shipped_fatbin_was_built_from_the_shipped_sources(stem: str) -> Non
 
 def test_each_source_has_a_fatbin_of_its_own_that_another_source_leaves_fresh(folder: Path, nvcc: Path) -> None:
     fatbin.build_fatbin(nvcc, folder)
-    (folder / "preprocess.cu").write_text("// other\n")
+    (folder / "preprocess.cu").write_text('#include "other.cuh"\n')
     manifest = fatbin.build_fatbin(nvcc, folder, "preprocess")
-    assert set(manifest.sources) == {"preprocess.cu", "keys.cuh"}
+    assert set(manifest.sources) == {"preprocess.cu", "other.cuh"}
     images = {stem: fatbin.load_fatbin(ORIN, (13, 0), folder, stem) for stem in ("topk", "preprocess")}
     assert all(f"{stem}.cu".encode() in image for stem, image in images.items())
     (folder / "preprocess.cu").write_text("// another\n")
