@@ -244,6 +244,10 @@ def _evaluation_digests(report: BundleReport) -> tuple[str, ...]:
     return tuple(dict.fromkeys([every, report.origin.get("int8_evaluation_sha256", every)]))
 
 
+def _shortened(digests: Sequence[str]) -> str:
+    return ", ".join(f"{digest[:12]}…" for digest in digests)
+
+
 def _require_comparable(reports: Sequence[BundleReport]) -> None:
     """Refuse what does not compare: figures of other images or of another machine, even beside a mark, mislead."""
     if len(reports) < 2:
@@ -259,8 +263,8 @@ def _require_comparable(reports: Sequence[BundleReport]) -> None:
         if found != known:
             raise ExportError(
                 f"{first.bundle.name} and {report.bundle.name} were measured on other evaluation sets "
-                f"({', '.join(d[:12] + '…' for d in known)} and {', '.join(d[:12] + '…' for d in found)}), so their cosine and recall do not compare. Export both with the "
-                "same --data and --max-images."
+                f"({_shortened(known)} and {_shortened(found)}), so their cosine and recall do not compare. Export both "
+                "with the same --data and --max-images."
             )
         if report.machine != first.machine:
             raise ExportError(
