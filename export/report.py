@@ -263,8 +263,8 @@ def _require_comparable(reports: Sequence[BundleReport]) -> None:
         if found != known:
             raise ExportError(
                 f"{first.bundle.name} and {report.bundle.name} were measured on other evaluation sets "
-                f"({_shortened(known)} and {_shortened(found)}), so their cosine and recall do not compare. Export both "
-                "with the same --data and --max-images."
+                f"({_shortened(known)} and {_shortened(found)}), so their cosine and recall do not compare. Export "
+                "both with the same --data and --max-images."
             )
         if report.machine != first.machine:
             raise ExportError(
