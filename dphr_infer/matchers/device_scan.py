@@ -69,7 +69,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Launch:
+class Launch:
     """A launch of one size: its arguments packed, the block of outputs on the host, and views of what lies in it."""
 
     plan: TopkPlan
@@ -105,7 +105,7 @@ class DeviceScan:
         self._most_by_dot = most_by_dot
         self._device = (cuda.properties.sm_count, cuda.properties.shared_bytes)
         self._module = cuda.load(image)
-        self._launches: dict[tuple[Any, ...], _Launch] = {}
+        self._launches: dict[tuple[Any, ...], Launch] = {}
         self._ranges: tuple[tuple[int, int], ...] = ()  # those on the device
         self._longest = self._largest_error = 0.0
         self._row_bytes = vectors_a_row(limits.dim, "fp16") * 16
@@ -190,11 +190,32 @@ class DeviceScan:
             k: 1..limits.k, at most the rows allowed.
             ranges: as `check_ranges` gives them, at most MAX_RANGES.
         """
-        launch = self._scan_launch("fp16", len(queries), k, ranges)
+        launch = self.ready(len(queries), k, ranges)
         self._put_queries(queries)
+        self.enqueue(launch)
+        return self.collect(launch)
+
+    @property
+    def queries(self) -> Buffer:
+        """Where queries lie on the device: float32 (n_queries, D padded with zeros to a multiple of 8)."""
+        return self._buffers["queries"]
+
+    def ready(self, n_queries: int, k: int, ranges: tuple[tuple[int, int], ...]) -> Launch:
+        """The float16 scan of queries that lie on the device already; its ranges go there now. Sizes as in `scan`."""
+        launch = self._scan_launch("fp16", n_queries, k, ranges)
         self._put_ranges(ranges)
+        return launch
+
+    def enqueue(self, launch: Launch) -> None:
+        """Put the scan and the copy of its answer into the GPU's stream; waits for nothing, so it can be captured."""
         self._start(launch)
-        return self._fetch(launch)
+        self._cuda.download(launch.outputs, self._buffers["outputs"].address)
+
+    def collect(self, launch: Launch) -> Found:
+        """Wait for what was enqueued last; the answer, which later launches leave as it is."""
+        self._cuda.synchronize()
+        found = launch.found
+        return Found(found.rows.copy(), found.similarity.copy(), found.proven.copy())
 
     def scan_codes(
         self, queries: NDArray[np.float32], k: int, n_candidates: int, ranges: tuple[tuple[int, int], ...]
@@ -211,8 +232,8 @@ class DeviceScan:
         self._put("query_bounds", self._query_bounds(split))
         self._put_ranges(ranges)
         self._start(first)
-        self._start(second)
-        return self._fetch(second)
+        self.enqueue(second)
+        return self.collect(second)
 
     def _query_bounds(self, split: SplitQueries) -> NDArray[np.float32]:
         """float32 (Q, 4): both scales, length and slack, for upper bounds over all rows on the device."""
@@ -240,17 +261,11 @@ class DeviceScan:
             self._put("range_prefix", prefix)
             self._ranges = ranges
 
-    def _start(self, launch: _Launch) -> None:
+    def _start(self, launch: Launch) -> None:
         plan = launch.plan
         self._cuda.launch(launch.function, plan.grid, plan.block, launch.arguments, plan.shared_bytes)
 
-    def _fetch(self, launch: _Launch) -> Found:
-        self._cuda.download(launch.outputs, self._buffers["outputs"].address)
-        self._cuda.synchronize()
-        found = launch.found
-        return Found(found.rows.copy(), found.similarity.copy(), found.proven.copy())
-
-    def _scan_launch(self, dtype: ScanDtype, n_queries: int, k: int, ranges: tuple[tuple[int, int], ...]) -> _Launch:
+    def _scan_launch(self, dtype: ScanDtype, n_queries: int, k: int, ranges: tuple[tuple[int, int], ...]) -> Launch:
         n_allowed = sum(stop - start for start, stop in ranges)
         key = (dtype, n_queries, k, len(ranges), n_allowed)
         if (kept := self._launches.get(key)) is not None:
@@ -267,7 +282,7 @@ class DeviceScan:
             }
         return self._keep(key, plan, SCAN_ARGUMENTS, n_queries, k, values | replaced)
 
-    def _rerank_launch(self, n_queries: int, k: int, n_candidates: int) -> _Launch:
+    def _rerank_launch(self, n_queries: int, k: int, n_candidates: int) -> Launch:
         key = ("rerank", n_queries, k, n_candidates)
         if (kept := self._launches.get(key)) is not None:
             return kept
@@ -277,7 +292,7 @@ class DeviceScan:
 
     def _keep(
         self, key: tuple[Any, ...], plan: TopkPlan, order: Sequence[str], n_queries: int, k: int, own: dict[str, Any]
-    ) -> _Launch:
+    ) -> Launch:
         """Pack the arguments in the planner's order, as C lays them out, and keep them."""
         similarity_at = _aligned(4 * n_queries * k)
         proven_at = 2 * similarity_at
@@ -291,7 +306,7 @@ class DeviceScan:
         packed = pack_arguments(arguments(order, values | own))
         outputs = self._host["outputs"][: proven_at + 4 * n_queries]
         rows, similarity = (outputs[at : at + 4 * n_queries * k] for at in (0, similarity_at))
-        launch = _Launch(
+        launch = Launch(
             plan=plan,
             function=self._cuda.function(self._module, plan.kernel, plan.shared_bytes),
             arguments=packed,

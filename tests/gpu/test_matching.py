@@ -5,13 +5,13 @@ Tests with "sanitized" in their name are small: they run once more under compute
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
 import pytest
 
 from dphr_infer.cuda import open_cuda
+from dphr_infer.cuda_graph import CudaGraph
 from dphr_infer.errors import DphrError
 from dphr_infer.kernels.fatbin import load_fatbin
 from dphr_infer.matchers.cuda_exact import CudaExactMatcher
@@ -135,33 +135,18 @@ def test_twenty_repeats_give_the_same_bits(n_queries: int, scan: Any) -> None:
 
 
 def test_a_call_can_be_captured_in_a_graph_and_replayed(gpu: Any) -> None:
-    """PyCUDA has no graphs; the driver's own functions capture its stream."""
-    driver = ctypes.CDLL("libcuda.so.1")
-
-    def check(code: int) -> None:
-        assert code == 0, f"the driver answers {code}"
-
     gallery, queries = exact_units(15, 20_000, 64).astype(np.float16), exact_units(16, 4, 64)
     with open_cuda() as cuda, cuda.active():
         scan = DeviceScan(cuda, load_fatbin(gpu.capability, gpu.driver), Limits(len(gallery), 64, 4, 10), "fp16")
         scan.put_rows(0, gallery)
         ranges = ((0, len(gallery)),)
         found = scan.scan(queries, 10, ranges)
-        launch = scan._scan_launch("fp16", 4, 10, ranges)
-        stream = ctypes.c_void_p(cuda.stream_handle)
-        graph, instance = ctypes.c_void_p(), ctypes.c_void_p()
-        check(driver.cuStreamBeginCapture_v2(stream, 1))  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        scan._start(launch)
-        cuda.download(launch.outputs, scan._buffers["outputs"].address)
-        check(driver.cuStreamEndCapture(stream, ctypes.byref(graph)))
-        check(driver.cuGraphInstantiateWithFlags(ctypes.byref(instance), graph, ctypes.c_ulonglong(0)))
-        try:
-            for _ in range(3):
-                launch.outputs[:] = 0
-                check(driver.cuGraphLaunch(instance, stream))
-                cuda.synchronize()
-                np.testing.assert_array_equal(launch.found.rows, found.rows)
-                np.testing.assert_array_equal(launch.found.similarity, found.similarity)
-        finally:
-            driver.cuGraphExecDestroy(instance)
-            driver.cuGraphDestroy(graph)
+        launch = scan.ready(4, 10, ranges)
+        graph = CudaGraph(cuda, lambda: scan.enqueue(launch))
+        for _ in range(3):
+            launch.outputs[:] = 0
+            graph.launch()
+            cuda.synchronize()
+            np.testing.assert_array_equal(launch.found.rows, found.rows)
+            np.testing.assert_array_equal(launch.found.similarity, found.similarity)
+        graph.free()
