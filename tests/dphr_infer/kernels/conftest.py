@@ -1,19 +1,27 @@
-"""Loads launches.py, which runs topk.cu on this processor as its plan says."""
+"""Loads launches.py and preprocess_launches.py, which run the kernels on this processor as their plans say."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-# Test files find it under this name, whatever the working folder: from topk_launches import TopkOnCpu.
-_spec = importlib.util.spec_from_file_location("topk_launches", Path(__file__).with_name("launches.py"))
-assert _spec is not None and _spec.loader is not None
-sys.modules["topk_launches"] = _launches = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_launches)
+
+def _load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# Test files find them under these names, whatever the working folder: from topk_launches import TopkOnCpu.
+_launches = _load("topk_launches", Path(__file__).with_name("launches.py"))
+_preprocess = _load("preprocess_launches", Path(__file__).with_name("preprocess_launches.py"))
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +34,9 @@ def topk_device(cuda_on_cpu: Any) -> Any:
 def gpu(topk_device: Any) -> Any:
     """A device with a workspace of zeros."""
     return _launches.TopkOnCpu(topk_device)
+
+
+@pytest.fixture(scope="session")
+def preprocess_device(cuda_on_cpu: Any) -> Any:
+    """preprocess.cu, built for this processor."""
+    return cuda_on_cpu.build(_preprocess.SOURCE)
