@@ -1,12 +1,10 @@
-"""The cases: one photo stage by stage and in one piece, batches, and matching alone.
-
-All of them run `dphr_infer.localizer.Localizer`, the code of `dphr-infer locate`; nothing is rebuilt here.
-"""
+"""The cases beside the scenarios: throughput by batch size, and matching alone, each beside its limit."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,100 +12,111 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.clock import WARM_UP_CALLS, now_ms, repeat, time_calls
+from bench.clock import StopRule, sample
 from bench.machine import MachineProfile, available_memory_bytes
-from bench.record import BatchRecord, MatchRecord
+from bench.memory import peak_mb, reset_peak
+from bench.record import BatchRecord, EmbedLimit, MatchRecord
 from bench.roofline import limit_ms
-from bench.stats import summarise
+from bench.stats import percentile, summarise
 from dphr_infer.embedder import Embedder
-from dphr_infer.errors import ConfigError
+from dphr_infer.engines.base import Engine
+from dphr_infer.errors import ConfigError, DphrError
 from dphr_infer.localizer import Localizer
 from dphr_infer.matchers.open import open_matcher
-from dphr_infer.photo import read_photo_metadata
-from dphr_infer.preprocess import read_image
+from dphr_infer.preprocess import Preprocess
+from export.graph_cost import count_cost
 
-STAGES = ("decode", "prepare", "embed", "match", "estimate")
-END_TO_END = "end to end"
 MATCH_QUERIES = (1, 8)
 MATCH_DTYPES = ("float32", "float16")
 _ROWS_AT_ONCE = 16384
 
 
-def _locate_file(localizer: Localizer, path: Path) -> None:
-    yaw_deg = read_photo_metadata(path).yaw_deg
-    localizer.locate(read_image(path), yaw_deg)
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The machine's measured rates: bytes a second read, and float32 operations a second multiplied."""
+
+    bandwidth: float
+    flops_per_s: float
 
 
-def _locate_in_stages(localizer: Localizer, path: Path) -> list[float]:
-    """Milliseconds of each stage, in the order of STAGES."""
-    marks = [now_ms()]
-    yaw_deg = read_photo_metadata(path).yaw_deg
-    image = read_image(path)
-    marks.append(now_ms())
-    views = localizer.prepare(image, yaw_deg)
-    marks.append(now_ms())
-    embeddings = localizer.embed(views)
-    marks.append(now_ms())
-    matches = localizer.match(embeddings)
-    marks.append(now_ms())
-    localizer.estimate(matches, yaw_deg)
-    marks.append(now_ms())
-    return [stop - start for start, stop in itertools.pairwise(marks)]
+def rounded(samples_ms: NDArray[np.float64]) -> tuple[float, ...]:
+    """Samples for a record, to 0.1 microseconds."""
+    return tuple(np.round(samples_ms, 4).tolist())
 
 
-def time_stages(localizer: Localizer, paths: Sequence[Path], seconds: float) -> dict[str, NDArray[np.float64]]:
-    """Locate the photos in turn, each once in one piece and once stage by stage; which comes first alternates.
+def embed_limit(model_path: Path, batch: int, ceiling: Ceiling, embed_ms: NDArray[np.float64]) -> EmbedLimit:
+    """What the graph costs at this batch size, as a time by the machine's ceilings and a share of the measured p50.
 
-    Returns:
-        {stage or END_TO_END: float64 (n,) milliseconds}; sample i of all of them is of the same photo.
+    Raises:
+        ExportError: the graph cannot be counted.
+        MissingPackageError: onnx is not installed.
     """
-    rows: list[list[float]] = []
-
-    def one_piece(path: Path) -> float:
-        start_ms = now_ms()
-        _locate_file(localizer, path)
-        return now_ms() - start_ms
-
-    def measure() -> None:
-        path = paths[len(rows) % len(paths)]
-        if len(rows) // len(paths) % 2:
-            stages = _locate_in_stages(localizer, path)
-            rows.append([*stages, one_piece(path)])
-        else:
-            whole = one_piece(path)
-            rows.append([*_locate_in_stages(localizer, path), whole])
-
-    for path in itertools.islice(itertools.cycle(paths), WARM_UP_CALLS):
-        _locate_file(localizer, path)
-    repeat(measure, seconds)
-    samples = np.array(rows).T
-    return dict(zip((*STAGES, END_TO_END), samples, strict=True))
+    cost = count_cost(model_path, batch)
+    arithmetic_ms = 1e3 * cost.flops / ceiling.flops_per_s
+    bandwidth_ms = limit_ms(cost.least_bytes, ceiling.bandwidth)
+    floor_ms = max(arithmetic_ms, bandwidth_ms)
+    return EmbedLimit(
+        flops=cost.flops,
+        least_bytes=cost.least_bytes,
+        most_bytes=cost.most_bytes,
+        arithmetic_ms=arithmetic_ms,
+        bandwidth_ms=bandwidth_ms,
+        floor_ms=floor_ms,
+        bound="arithmetic" if arithmetic_ms >= bandwidth_ms else "bandwidth",
+        share=floor_ms / percentile(embed_ms, 50),
+    )
 
 
-def difference_ms(samples: dict[str, NDArray[np.float64]]) -> float:
-    """Median over photos of end to end minus the sum of the stages."""
-    return float(np.median(samples[END_TO_END] - sum(samples[stage] for stage in STAGES)))
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchCase:
+    """One model on one engine, whatever the batch.
 
+    Attributes:
+        images: at least one photo, decoded; they repeat where a batch needs more.
+        localizer: None where there is no gallery; only embedding is measured then.
+    """
 
-def time_batches(
-    localizer: Localizer,
-    make_embedder: Callable[[int], Embedder],
-    images: Sequence[NDArray[np.uint8]],
-    yaws_deg: Sequence[float | None],
-    batches: Sequence[int],
-    seconds: float,
-) -> tuple[BatchRecord, ...]:
-    """Throughput of the engine alone and of `locate_many`, for each batch size; photos repeat where they are few."""
-    records = []
-    for batch in batches:
-        chosen = list(itertools.islice(itertools.cycle(images), batch))
-        yaws = list(itertools.islice(itertools.cycle(yaws_deg), batch))
-        embedder = make_embedder(batch)
+    preprocess: Preprocess
+    engine: Engine
+    model_path: Path
+    precision: str
+    threads: int
+    images: Sequence[NDArray[np.uint8]]
+    yaws_deg: Sequence[float | None]
+    localizer: Localizer | None
+    ceiling: Ceiling
+
+    def measure(self, batch: int, rule: StopRule) -> tuple[BatchRecord, str]:
+        """Throughput at one batch size, and why the limit is unknown where it is."""
+        chosen = list(itertools.islice(itertools.cycle(self.images), batch))
+        yaws = list(itertools.islice(itertools.cycle(self.yaws_deg), batch))
+        reset_peak()
+        embedder = Embedder(self.preprocess, self.engine, batch)
         views = embedder.prepare(chosen)
-        embed = summarise(time_calls(partial(embedder.embed_prepared, views), seconds))
-        locate = summarise(time_calls(partial(localizer.locate_many, chosen, yaws), seconds))
-        records.append(BatchRecord(batch, embed, 1e3 * batch / embed.p50_ms, locate, 1e3 * batch / locate.p50_ms))
-    return tuple(records)
+        embed = sample(partial(embedder.embed_prepared, views), rule).duration_ms
+        locate = None
+        if self.localizer is not None:
+            locate = sample(partial(self.localizer.locate_many, chosen, yaws), rule).duration_ms
+        limit, reason = None, ""
+        try:
+            limit = embed_limit(self.model_path, batch, self.ceiling, embed)
+        except DphrError as error:
+            reason = str(error)
+        embed_summary, locate_summary = summarise(embed), None if locate is None else summarise(locate)
+        record = BatchRecord(
+            batch=batch,
+            precision=self.precision,
+            threads=self.threads,
+            embed=embed_summary,
+            embed_images_per_s=1e3 * batch / embed_summary.p50_ms,
+            embed_limit=limit,
+            embed_samples_ms=rounded(embed),
+            locate=locate_summary,
+            locate_images_per_s=None if locate_summary is None else 1e3 * batch / locate_summary.p50_ms,
+            locate_samples_ms=() if locate is None else rounded(locate),
+            peak_memory_mb=peak_mb(),
+        )
+        return record, reason
 
 
 def generate_rows(rows: int, dim: int, dtype: str, seed: int) -> NDArray[Any]:
@@ -134,32 +143,52 @@ def time_matching(
     gallery: NDArray[Any],
     queries: NDArray[np.float32],
     k: int,
-    seconds: float,
+    rule: StopRule,
     machine: MachineProfile,
     bandwidth: float,
     generated: bool,
 ) -> MatchRecord:
     """Match all queries at once, again and again, against the whole gallery."""
+    reset_peak()
     with open_matcher(gallery) as matcher:
-        latency = summarise(time_calls(lambda: matcher.match(queries, k), seconds))
-    least_ms = limit_ms(gallery.nbytes, bandwidth)
+        samples_ms = sample(partial(matcher.match, queries, k), rule).duration_ms
+    return match_record(gallery, len(queries), k, samples_ms, machine, bandwidth, generated)
+
+
+def match_record(
+    gallery: NDArray[Any],
+    n_queries: int,
+    k: int,
+    samples_ms: NDArray[np.float64],
+    machine: MachineProfile,
+    bandwidth: float,
+    generated: bool,
+    allowed_rows: int | None = None,
+) -> MatchRecord:
+    """The record of a measured search, with its limit; `allowed_rows` of the gallery are read, None reads all."""
+    rows = len(gallery) if allowed_rows is None else allowed_rows
+    read_bytes = rows * gallery.shape[1] * gallery.dtype.itemsize
+    latency, least_ms = summarise(samples_ms), limit_ms(read_bytes, bandwidth)
     return MatchRecord(
         rows=len(gallery),
         dim=gallery.shape[1],
         dtype=str(gallery.dtype),
-        queries=len(queries),
+        queries=n_queries,
         k=k,
         generated=generated,
         latency=latency,
-        read_bytes=gallery.nbytes,
+        read_bytes=read_bytes,
         limit_ms=least_ms,
         bandwidth_share=least_ms / latency.p50_ms,
-        in_cache=gallery.nbytes < machine.last_level_cache_bytes,
+        in_cache=read_bytes < machine.last_level_cache_bytes,
+        samples_ms=rounded(samples_ms),
+        peak_memory_mb=peak_mb(),
+        allowed_rows=allowed_rows,
     )
 
 
 def time_generated_matching(
-    rows: int, dim: int, k: int, seconds: float, machine: MachineProfile, bandwidth: float
+    rows: int, dim: int, k: int, rule: StopRule, machine: MachineProfile, bandwidth: float
 ) -> tuple[MatchRecord, ...]:
     """Matching against random galleries of both stored types, for each count in MATCH_QUERIES.
 
@@ -173,5 +202,5 @@ def time_generated_matching(
         gallery = generate_rows(rows, dim, dtype, seed=0)
         for count in MATCH_QUERIES:
             queries = generate_rows(count, dim, "float32", seed=1)
-            records.append(time_matching(gallery, queries, k, seconds, machine, bandwidth, generated=True))
+            records.append(time_matching(gallery, queries, k, rule, machine, bandwidth, generated=True))
     return tuple(records)

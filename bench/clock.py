@@ -1,18 +1,63 @@
-"""How a duration is taken: a monotonic clock, warm calls first, and no garbage collection in between."""
+"""How a duration is taken: a monotonic clock, warm calls first, no garbage collection in between, and when to stop."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import time
+from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.stats import half_width_share, percentile
+
 WARM_UP_CALLS = 5
 MIN_CALLS = 10
 CLOCK = "time.perf_counter_ns"
+# The noise is looked at after 10 calls, and each time that the calls have grown by a quarter: every look takes time in
+# proportion to the calls, so that all of them together cost a call no more than a few looks at one sample.
+_LOOK_GROWTH = 1.25
+_OVERHEAD_SECONDS = 0.03
+_OVERHEAD_CALLS = 1000
+_OVERHEAD_BLOCKS = 7
+
+Stop = Literal["noise", "time", "interrupt"]
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """When enough was measured: the noise is small and the calls are enough, or the time is over.
+
+    Attributes:
+        seconds: at most, but at least MIN_CALLS calls.
+        half_width: of the p50's 95 % confidence interval, as a share of the p50; 0 leaves it to the time alone.
+        least: calls before the noise may stop it, so that the percentiles that matter have their samples.
+    """
+
+    seconds: float
+    half_width: float = 0.0
+    least: int = MIN_CALLS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampling:
+    """What was measured, in the order of the calls.
+
+    Attributes:
+        start_ms: float64 (n,), when each call began, by `now_ms`.
+        duration_ms: float64 (n,).
+        stopped: why there are no more.
+        half_width: see `stats.half_width_share`; infinite for too few samples.
+    """
+
+    start_ms: NDArray[np.float64]
+    duration_ms: NDArray[np.float64]
+    stopped: Stop
+    half_width: float
 
 
 def now_ms() -> float:
@@ -43,6 +88,53 @@ def repeat(call: Callable[[], object], seconds: float) -> None:
             calls += 1
 
 
+def repeat_until(call: Callable[[], object], samples: array[float] | array[int], rule: StopRule) -> Stop:
+    """Call until the rule is content with `samples`, to which each call appends one duration; collection is off.
+
+    An interrupt ends it where there is a sample to keep, and is raised where there is none.
+    """
+    clock, limit_ns = time.perf_counter_ns, int(rule.seconds * 1e9)
+    look = max(MIN_CALLS, rule.least)
+    with collection_off():
+        end_ns = clock() + limit_ns
+        try:
+            while True:
+                call()
+                n = len(samples)
+                if n >= look and rule.half_width > 0:
+                    look = int(n * _LOOK_GROWTH) + 1
+                    if half_width_share(np.array(samples)) <= rule.half_width:
+                        return "noise"
+                if clock() >= end_ns and n >= MIN_CALLS:
+                    return "time"
+        except KeyboardInterrupt:
+            if not samples:
+                raise
+            return "interrupt"
+
+
+def sample(call: Callable[[], object], rule: StopRule, warm_up: int = WARM_UP_CALLS) -> Sampling:
+    """Time a call again and again, after `warm_up` calls that are not counted.
+
+    The call must end when its work has ended: nothing here waits for a device.
+    """
+    starts, durations = array("q"), array("q")
+    clock, note_start, note_duration = time.perf_counter_ns, starts.append, durations.append
+
+    def timed() -> None:
+        start_ns = clock()
+        call()
+        stop_ns = clock()
+        note_start(start_ns)
+        note_duration(stop_ns - start_ns)
+
+    for _ in range(warm_up):
+        call()
+    stopped = repeat_until(timed, durations, rule)
+    values = np.array(durations) / 1e6
+    return Sampling(np.array(starts)[: len(values)] / 1e6, values, stopped, half_width_share(values))
+
+
 def time_calls(call: Callable[[], object], seconds: float) -> NDArray[np.float64]:
     """Duration of each call, after WARM_UP_CALLS that are not counted.
 
@@ -62,3 +154,21 @@ def time_calls(call: Callable[[], object], seconds: float) -> NDArray[np.float64
         call()
     repeat(timed, seconds)
     return np.array(samples)
+
+
+def measure_overhead_ns() -> float:
+    """What the bench itself spends on a sample: CPU time of `sample` on a call of nothing, all looks at the noise too.
+
+    The median of several blocks. A measured duration holds far less of it: two readings of the clock.
+    """
+    blocks = []
+    for _ in range(_OVERHEAD_BLOCKS):
+        begun: list[int] = []  # after the collection of garbage, which is no part of a sample
+
+        def call(begun: list[int] = begun) -> None:
+            if not begun:
+                begun.append(time.thread_time_ns())
+
+        found = sample(call, StopRule(_OVERHEAD_SECONDS, 1e-12, _OVERHEAD_CALLS), warm_up=0)
+        blocks.append((time.thread_time_ns() - begun[0]) / len(found.duration_ms))
+    return percentile(np.array(blocks), 50)

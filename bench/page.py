@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
-from bench.plots import Plot, plots
+from bench.curves import curve_plots
+from bench.plots import Plot, run_plots
 from bench.record import BenchRecord
-from bench.report import Table, tables
-from bench.stats import format_ms
+from bench.report import headline, tables, verdict
+from bench.table import WORDS, Table
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -26,18 +28,33 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { text-align: right; padding: .3rem .75rem; border-bottom: 1px solid #e3e5e8; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 th { font-weight: 600; color: #4b5259; }
+.words { text-align: left; white-space: normal; min-width: 16rem; }
 .facts td { white-space: normal; text-align: left; overflow-wrap: anywhere; vertical-align: top; }
 .facts td:first-child { color: #4b5259; white-space: nowrap; }
+.verdict { margin: 1rem 0 0; padding: .6rem .9rem; border-left: .3rem solid #8a8f98; background: #f3f4f5; }
+.invalid { border-color: #b3261e; background: #fceeed; color: #8c1d18; font-weight: 600; }
 .note { color: #4b5259; font-size: .88rem; max-width: 50rem; }
 """
 
 
+def _row(tag: str, cells: Sequence[str], marks: Sequence[str]) -> str:
+    inner = "".join(f"<{tag}{mark}>{escape(cell)}</{tag}>" for cell, mark in zip(cells, marks, strict=True))
+    return f"<tr>{inner}</tr>"
+
+
 def _table(table: Table) -> str:
     facts = not any(table.head)
-    head = "" if facts else "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in table.head) + "</tr>"
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    marks = [" class=words" if title in WORDS else "" for title in table.head]
+    head = "" if facts else _row("th", table.head, marks)
+    rows = "".join(_row("td", row, marks) for row in table.rows)
     body = f"<table{' class=facts' if facts else ''}>{head}{rows}</table>"
-    return f'<h2>{escape(table.title)}</h2><div class="scroll">{body}</div><p class="note">{escape(table.note)}</p>'
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    return f'<h2>{escape(table.title)}</h2><div class="scroll">{body}</div>{note}'
+
+
+def _verdict(line: str) -> str:
+    kind = "verdict invalid" if line.startswith("INVALID") else "verdict"
+    return f'<p class="{kind}">{escape(line)}</p>'
 
 
 def _figure(plot: Plot) -> str:
@@ -51,18 +68,19 @@ def to_html(record: BenchRecord) -> str:
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    subject, end = record.subject, record.end_to_end
-    lead = (
-        f"{subject.encoder} {subject.precision}, {subject.gallery_rows:,} gallery rows, {record.machine.cpu}, "
-        f"{record.machine.cores} cores, power {record.machine.power}; median of {end.n} calls, {record.date}."
-    )
-    machine, *measured = tables(record)
-    title = f"A photo located in {format_ms(end.p50_ms)}\u00a0ms (median of {end.n})"
+    subject = record.subject
+    what = f"{subject.encoder} {subject.precision}, " if subject.encoder else ""
+    rows = f"{subject.gallery_rows:,} gallery rows, " if subject.gallery_rows is not None else ""
+    machine = f"{record.machine.cpu}, {record.machine.cores} cores, power {record.machine.power}"
+    lead = f"{what}{rows}{machine}; {record.date}."
+    *measured, facts = tables(record)
+    title = headline(record)
+    title = title[0].upper() + title[1:].replace(" ms", "\u00a0ms")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
-        f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>'
-        f'<div class="plots">{"".join(map(_figure, plots(record)))}</div>'
-        f"{''.join(map(_table, measured))}{_table(machine)}</body></html>\n"
+        f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>{"".join(map(_verdict, verdict(record)))}'
+        f'<div class="plots">{"".join(map(_figure, [*run_plots(record), *curve_plots(record)]))}</div>'
+        f"{''.join(map(_table, measured))}{_table(facts)}</body></html>\n"
     )

@@ -1,4 +1,4 @@
-"""The page's pictures, as SVG text. The only file of the benchmark that imports matplotlib."""
+"""The page's pictures of one run, as SVG text. The only file of the benchmark that imports matplotlib."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.cases import END_TO_END
-from bench.record import BenchRecord
+from bench.record import CAMERA, SINGLE_STREAM, BenchRecord, ScenarioRecord
 from bench.report import format_share
 from bench.stats import format_ms
 from dphr_infer.errors import MissingPackageError
@@ -18,7 +17,9 @@ from dphr_infer.errors import MissingPackageError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BLUE, ORANGE, GREY = "#1f6fb2", "#d9730d", "#8a8f98"
+END_TO_END = "end to end"
+BLUE, ORANGE, GREY, RED = "#1f6fb2", "#d9730d", "#8a8f98", "#b3261e"
+INK = "#a1540a"
 _SIZE_IN = (4.7, 3.1)
 _MAX_BINS = 50
 _SKEWED = 4.0
@@ -42,7 +43,12 @@ class Plot:
     svg: str
 
 
-def _draw(name: str, paint: Callable[[Axes], None], height_in: float = _SIZE_IN[1]) -> str:
+def draw(name: str, paint: Callable[[Axes], None], height_in: float = _SIZE_IN[1]) -> str:
+    """What `paint` paints, as SVG; the same each time.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -57,59 +63,66 @@ def _draw(name: str, paint: Callable[[Axes], None], height_in: float = _SIZE_IN[
     return svg[svg.index("<svg") :]
 
 
-def _plain_log_axis(axes: Axes, steps: tuple[float, ...]) -> None:
-    """A logarithmic x axis with few ticks, written as plain numbers: those of matplotlib overlap on a small picture."""
+def plain_log_axis(axes: Axes, steps: tuple[float, ...], along: str = "x") -> None:
+    """A logarithmic axis with few ticks, written as plain numbers: those of matplotlib overlap on a small picture."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis = axes.xaxis if along == "x" else axes.yaxis
+    (axes.set_xscale if along == "x" else axes.set_yscale)("log")
+    axis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()
 
 
-def distribution_plot(record: BenchRecord) -> Plot:
-    """Histogram of the end-to-end latency, with its percentiles."""
-    samples = np.array(record.samples_ms[END_TO_END])
-    summary = record.end_to_end
+def distribution_plot(scenario: ScenarioRecord) -> Plot:
+    """Histogram of a scenario's samples, with its percentiles; the scenario has a latency."""
+    samples, summary = np.array(scenario.samples_ms), scenario.latency
+    if summary is None:
+        raise ValueError(f"{scenario.name} has no samples to draw")
     skewed = samples.max() > _SKEWED * summary.p50_ms
+    what = "age of the answer" if scenario.name == CAMERA else END_TO_END
+    marks = (
+        ("p50", summary.p50_ms, 1.0),
+        ("p90", summary.p90_ms, 0.9),
+        ("p99", summary.p99_ms, 0.8),
+        ("p99.9", summary.p999_ms, 0.7),
+    )
 
     def paint(axes: Axes) -> None:
         bins = min(_MAX_BINS, 2 + int(2 * len(samples) ** 0.5))
         spread = np.geomspace if skewed else np.linspace
         axes.hist(samples, spread(samples.min(), max(samples.max(), samples.min() * 1.01), bins).tolist(), color=BLUE)
         if skewed:
-            _plain_log_axis(axes, (1.0, 2.0, 5.0))
+            plain_log_axis(axes, (1.0, 2.0, 5.0))
         top = axes.get_ylim()[1]
-        marks = (("p50", summary.p50_ms, 1.0), ("p90", summary.p90_ms, 0.9), ("p99", summary.p99_ms, 0.8))
         for label, value, height in marks:
             if value is not None:
                 axes.axvline(value, color=ORANGE, linewidth=1)
-                axes.annotate(f" {label} {format_ms(value)}", (value, top * height), color="#a1540a", va="top")
-        axes.set_xlabel("end to end, ms" + (" (logarithmic)" if skewed else ""))
-        axes.set_ylabel("calls")
+                right = value > axes.get_xlim()[1] * 0.7 and not skewed
+                text, side = f" {label} {format_ms(value)} ", "right" if right else "left"
+                axes.annotate(text, (value, top * height), color=INK, va="top", ha=side)
+        axes.set_xlabel(f"{what}, ms" + (" (logarithmic)" if skewed else ""))
+        axes.set_ylabel("samples")
 
-    return Plot(
-        "Latency distribution",
-        f"{summary.n} calls, one photo at a time, file to position.",
-        _draw("distribution", paint),
-    )
+    caption = f"{summary.n} samples of {what}."
+    return Plot(f"Latency distribution, {scenario.name}", caption, draw(f"distribution-{scenario.name}", paint))
 
 
-def stage_plot(record: BenchRecord) -> Plot:
-    """Median of each stage, and of the whole."""
-    names = [*record.stages, END_TO_END]
-    values = [*(summary.p50_ms for summary in record.stages.values()), record.end_to_end.p50_ms]
+def stage_plot(scenario: ScenarioRecord) -> Plot:
+    """Median of each stage, and of the whole; the scenario has a latency."""
+    whole_ms = 0.0 if scenario.latency is None else scenario.latency.p50_ms
+    names = [*scenario.stages, END_TO_END]
+    values = [*(summary.p50_ms for summary in scenario.stages.values()), whole_ms]
 
     def paint(axes: Axes) -> None:
-        bars = axes.barh(names, values, color=[BLUE] * len(record.stages) + [GREY])
+        bars = axes.barh(names, values, color=[BLUE] * len(scenario.stages) + [GREY])
         axes.bar_label(bars, [f" {format_ms(value)}" for value in values])
         axes.invert_yaxis()
         axes.margins(x=0.18)
         axes.set_xlabel("p50, ms")
 
-    return Plot(
-        "Stages", "Median of each stage; the difference to end to end is stated in the table.", _draw("stages", paint)
-    )
+    caption = "Median of each stage; the difference to end to end is stated in the table."
+    return Plot("Stages", caption, draw("stages", paint))
 
 
 def throughput_plot(record: BenchRecord) -> Plot:
@@ -118,7 +131,9 @@ def throughput_plot(record: BenchRecord) -> Plot:
 
     def paint(axes: Axes) -> None:
         axes.plot(sizes, [b.embed_images_per_s for b in record.batches], "o-", color=BLUE, label="embed")
-        axes.plot(sizes, [b.locate_images_per_s for b in record.batches], "s-", color=ORANGE, label="locate")
+        located = [(b.batch, b.locate_images_per_s) for b in record.batches if b.locate_images_per_s is not None]
+        if located:
+            axes.plot(*zip(*located, strict=True), "s-", color=ORANGE, label="locate")
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
@@ -129,7 +144,7 @@ def throughput_plot(record: BenchRecord) -> Plot:
         axes.set_ylabel("images/s")
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
-    return Plot("Throughput", "Images a second at the median, by batch size.", _draw("throughput", paint))
+    return Plot("Throughput", "Images a second at the median, by batch size.", draw("throughput", paint))
 
 
 def match_plot(record: BenchRecord) -> Plot:
@@ -142,9 +157,9 @@ def match_plot(record: BenchRecord) -> Plot:
         measured = [m.latency.p50_ms for m in matching]
         bars = axes.barh(rows - 0.19, measured, 0.36, color=BLUE, label="measured p50")
         axes.barh(rows + 0.19, [m.limit_ms for m in matching], 0.36, color=GREY, label="bandwidth limit")
-        shares = [f" {format_share(m)}" for m in matching]
+        shares = [f" {format_share(m.bandwidth_share, m.in_cache)}" for m in matching]
         axes.bar_label(bars, shares)
-        _plain_log_axis(axes, (1.0, 3.0))
+        plain_log_axis(axes, (1.0, 3.0))
         axes.set_yticks(rows, labels)
         axes.invert_yaxis()
         axes.margins(x=0.15)
@@ -154,13 +169,21 @@ def match_plot(record: BenchRecord) -> Plot:
     caption = "p50 beside one read of the gallery; the figure is the share of the measured bandwidth."
     if any(match.in_cache for match in matching):
         caption += " * In cache: the limit does not bind."
-    return Plot("Matching against its limit", caption, _draw("match", paint, max(_SIZE_IN[1], 0.55 * len(matching))))
+    return Plot("Matching against its limit", caption, draw("match", paint, max(_SIZE_IN[1], 0.55 * len(matching))))
 
 
-def plots(record: BenchRecord) -> list[Plot]:
-    """All pictures in reading order.
+def run_plots(record: BenchRecord) -> list[Plot]:
+    """The pictures that the record has figures for, in reading order.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    return [distribution_plot(record), stage_plot(record), throughput_plot(record), match_plot(record)]
+    found = [distribution_plot(scenario) for scenario in record.scenarios if scenario.latency is not None]
+    single = record.scenario(SINGLE_STREAM)
+    if single is not None and single.latency is not None:
+        found.insert(1, stage_plot(single))
+    if record.batches:
+        found.append(throughput_plot(record))
+    if record.matching:
+        found.append(match_plot(record))
+    return found

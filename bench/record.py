@@ -1,38 +1,97 @@
-"""What one run of the benchmark measured, as plain values."""
+"""What one run of the benchmark measured, as plain values: version 2 of the schema "dphr-bench".
+
+All durations are milliseconds unless a name says otherwise. `BenchRecord.to_json` is the whole format; a sweep writes
+one such object a line, each with one point of the sweep in `matching` or `batches`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import json
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.machine import MachineProfile
 from bench.stats import LatencySummary
 
 SCHEMA = "dphr-bench"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+SINGLE_STREAM, MULTI_STREAM, OFFLINE = "single-stream", "multi-stream", "offline"
+CAMERA, ENDURANCE = "camera", "endurance"
+SCENARIOS = (SINGLE_STREAM, MULTI_STREAM, OFFLINE, CAMERA, ENDURANCE)
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What was measured. Sizes of images are of the first; `views` are embedded for each photo."""
+    """What was measured. Sizes of images are of the first; `views` are embedded for each photo.
 
-    encoder: str
+    What is None was not there: a gallery, or, in a sweep over generated galleries, a bundle.
+    """
+
+    encoder: str | None
     dim: int
-    input_px: tuple[int, int]
-    precision: str
-    engine: str
-    matcher: str
+    input_px: tuple[int, int] | None
+    precision: str | None
+    engine: str | None
+    matcher: str | None
     threads: int
-    bundle_digest: str
-    gallery_rows: int
-    gallery_dtype: str
+    bundle_digest: str | None
+    gallery_rows: int | None
+    gallery_dtype: str | None
     top_k: int
-    heading: str
+    heading: str | None
     views: int
     n_images: int
-    image_px: tuple[int, int]
-    images_from: str
+    image_px: tuple[int, int] | None
+    images_from: str | None
+    prior: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioRecord:
+    """One scenario.
+
+    Attributes:
+        name: of SCENARIOS.
+        settings: what it was asked for.
+        latency: of `samples_ms`; None where nothing was left.
+        samples_ms: in the order of the calls. single-stream, endurance: a photo from file to position; multi-stream,
+            offline: a batch; camera: the age of each answer, from the moment when its frame was due.
+        stages, stage_samples_ms: of the same photos, in order; empty where the scenario has none.
+        extra: what else it found; see bench/README.md.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    latency: LatencySummary | None
+    samples_ms: tuple[float, ...]
+    stages: dict[str, LatencySummary] = field(default_factory=dict)
+    stage_samples_ms: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedLimit:
+    """The least time of one batch through the model, by the measured ceilings of this machine.
+
+    Attributes:
+        flops: of the batch: two for each multiplication and addition of Conv, MatMul and Gemm.
+        least_bytes: weights, input and output, each once.
+        most_bytes: and every tensor between two operators written and read once, which fused operators avoid.
+        arithmetic_ms, bandwidth_ms: flops and least_bytes over the measured rates.
+        floor_ms, bound: the later of the two, and which that is.
+        share: floor_ms over the measured p50.
+    """
+
+    flops: int
+    least_bytes: int
+    most_bytes: int
+    arithmetic_ms: float
+    bandwidth_ms: float
+    floor_ms: float
+    bound: str
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +100,22 @@ class BatchRecord:
 
     Attributes:
         embed: of one batch of images at model size through the engine.
-        locate: of `locate_many` on as many decoded photos: prepare, embed, match, estimate.
+        embed_limit: of that; None where the graph could not be counted.
+        locate: of `locate_many` on as many decoded photos: prepare, embed, match, estimate; None without a gallery.
+        peak_memory_mb: of the process while this was measured; None where it is not told.
     """
 
     batch: int
+    precision: str
+    threads: int
     embed: LatencySummary
     embed_images_per_s: float
-    locate: LatencySummary
-    locate_images_per_s: float
+    embed_limit: EmbedLimit | None
+    embed_samples_ms: tuple[float, ...]
+    locate: LatencySummary | None
+    locate_images_per_s: float | None
+    locate_samples_ms: tuple[float, ...]
+    peak_memory_mb: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +123,14 @@ class MatchRecord:
     """Matching alone.
 
     Attributes:
-        read_bytes: size of the gallery's embeddings, each read once.
+        read_bytes: size of the embeddings that may be matched, each read once.
         limit_ms: read_bytes / measured bandwidth.
         bandwidth_share: limit_ms / p50.
-        in_cache: the gallery fits in the last-level cache, so that the limit does not bind.
+        in_cache: what is read fits in the last-level cache, so that the limit does not bind.
+        prior_m: radius of the position prior; None without.
+        allowed_rows: that the prior leaves.
+        filter: of the search for these rows; None without a prior.
+        peak_memory_mb: of the process while this was measured; None where it is not told.
     """
 
     rows: int
@@ -73,6 +144,60 @@ class MatchRecord:
     limit_ms: float
     bandwidth_share: float
     in_cache: bool
+    samples_ms: tuple[float, ...]
+    peak_memory_mb: float | None
+    prior_m: float | None = None
+    allowed_rows: int | None = None
+    filter: LatencySummary | None = None
+    filter_samples_ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Whether the measured engine and gallery still answer rightly.
+
+    Attributes:
+        selftest_min_cosine, selftest_least_cosine: of the bundle's pictures to its own embeddings, and the gate.
+        selftest_images: how many.
+        recall: share of the photos with truth whose estimate lies within `within_m`; None without a truth.
+        least_recall: the gate for it.
+        photos_with_truth: how many.
+        median_error_m: of them.
+        answers_differing: timed photos whose best place was not the same every time, in one piece and stage by stage.
+    """
+
+    selftest_min_cosine: float
+    selftest_least_cosine: float
+    selftest_images: int
+    recall: float | None = None
+    least_recall: float | None = None
+    within_m: float | None = None
+    photos_with_truth: int = 0
+    median_error_m: float | None = None
+    answers_differing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRecord:
+    """Another way to do the same, in the same run, call by call in turns with ours.
+
+    Attributes:
+        task: "matching" or "embedding", with its sizes.
+        name, version: of the peer; ours has the version of dphr.
+        latency: None where it failed.
+        times_ours: median over that of ours, and its quartiles over the pairs of calls.
+        recall: share of our answers that it gave; None for embedding.
+        failure: why there are no figures; empty where there are.
+    """
+
+    task: str
+    name: str
+    version: str
+    latency: LatencySummary | None
+    times_ours: float | None
+    times_ours_quartiles: tuple[float, float] | None
+    recall: float | None
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +206,61 @@ class BenchRecord:
 
     Attributes:
         conditions: how the figures were taken, in words.
-        stages: {stage: summary}, in order.
-        end_to_end: file to estimate, in one piece.
-        difference_p50_ms: median over photos of end to end minus the sum of its stages.
-        samples_ms: {stage or "end to end": every sample}, in the order of the calls.
-        bandwidth_bytes_per_s: read bandwidth as measured.
+        valid, invalid_reasons: whether the figures may be believed, and why not.
+        interrupted: the run was ended early; it holds what was measured until then.
+        flags: what a reader must know of the machine's state, such as a battery or throttling.
+        left_out: {what was asked for: why it was not measured}.
+        accuracy: None where the bundle was not checked (a sweep without one).
+        cold_first_ms: the first photo after engine and matcher were opened; None where none was located.
+        power: {"sources", "missing", "total_rails", "mean_w"}; None where nothing was recorded.
+        timeline: [{"t_s", "temperature_c", "clock_mhz", "power_w", "throttled"}], seconds since the recording began.
+        startup_ms: {"cold", "warm": summary, "samples_ms", "exit_p50", "peak_memory_bytes"} of `dphr-infer locate`.
+        peak_memory_bytes: of this process from the opening of the engine on; None where the system does not tell.
+        bandwidth_bytes_per_s, matmul_flops_per_s: read bandwidth and float32 products as measured, all cores.
+        overhead_ns: what the bench itself spends on a sample.
     """
 
     date: str
     conditions: str
+    valid: bool
+    invalid_reasons: tuple[str, ...]
+    interrupted: bool
+    flags: tuple[str, ...]
+    left_out: dict[str, str]
     machine: MachineProfile
     subject: Subject
-    stages: dict[str, LatencySummary]
-    end_to_end: LatencySummary
-    difference_p50_ms: float
-    batches: tuple[BatchRecord, ...]
+    scenarios: tuple[ScenarioRecord, ...]
     matching: tuple[MatchRecord, ...]
+    batches: tuple[BatchRecord, ...]
+    peers: tuple[PeerRecord, ...]
+    accuracy: Accuracy | None
+    cold_first_ms: float | None
+    power: dict[str, Any] | None
+    timeline: tuple[dict[str, Any], ...]
+    startup_ms: dict[str, Any] | None
+    peak_memory_bytes: int | None
     bandwidth_bytes_per_s: float
-    samples_ms: dict[str, tuple[float, ...]]
+    matmul_flops_per_s: float
+    overhead_ns: float
+
+    def scenario(self, name: str) -> ScenarioRecord | None:
+        """The scenario of that name, if it was measured."""
+        return next((found for found in self.scenarios if found.name == name), None)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values, with the name and version of the schema."""
-        return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        """As JSON values, with the name and version of the schema; what is not finite is null."""
+        content: dict[str, Any] = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        finite: dict[str, Any] = _finite(content)
+        return finite
+
+    def to_line(self) -> str:
+        """As one line of JSON."""
+        return json.dumps(self.to_json(), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

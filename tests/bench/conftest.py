@@ -11,13 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from bench import gpu_matching
 from bench.machine import MachineProfile
-from bench.record import BatchRecord, BenchRecord, MatchRecord, Subject
+from bench.record import (
+    CAMERA,
+    ENDURANCE,
+    SINGLE_STREAM,
+    Accuracy,
+    BatchRecord,
+    BenchRecord,
+    EmbedLimit,
+    MatchRecord,
+    PeerRecord,
+    ScenarioRecord,
+    Subject,
+)
 from bench.stats import LatencySummary
 from dphr_infer import cuda
-from dphr_infer.bundle import MANIFEST_NAME, Bundle, Manifest, Parity, digest_files, open_bundle
+from dphr_infer.bundle import MANIFEST_NAME, SELFTEST_EMBEDDINGS, Bundle, Manifest, Parity, digest_files, open_bundle
 from dphr_infer.gallery import GalleryOrigin, GalleryWriter
 from dphr_infer.matchers import cuda_exact
 from dphr_infer.preprocess import Preprocess
@@ -60,9 +73,47 @@ SUBJECT = Subject(
 )
 
 
-def make_match(share: float, in_cache: bool) -> MatchRecord:
-    latency = LatencySummary(700, 2.0, 2.5, 3.0, 4.0)
-    return MatchRecord(1000, DIM, "float32", 1, 10, True, latency, 32_000, 2.0 * share, share, in_cache)
+def make_match(share: float, in_cache: bool, rows: int = 1000) -> MatchRecord:
+    latency = LatencySummary(700, 2.0, 2.5, 3.0, None, 4.0)
+    return MatchRecord(
+        rows, DIM, "float32", 1, 10, True, latency, 32 * rows, 2.0 * share, share, in_cache, (2.0, 4.0), 512.0
+    )
+
+
+def make_scenario(name: str, settings: dict[str, Any], extra: dict[str, Any]) -> ScenarioRecord:
+    whole, part = LatencySummary(70, 10.0, 12.0, None, None, 20.0), LatencySummary(70, 3.0, 4.0, None, None, 5.0)
+    return ScenarioRecord(
+        name,
+        settings,
+        whole,
+        (9.0, 10.0, 11.0, 50.0),
+        {"decode": part, "embed": part, "match": part} if name == SINGLE_STREAM else {},
+        {"decode": (3.0, 3.5)} if name == SINGLE_STREAM else {},
+        {"stopped": "time", "throttled_discarded": 0, "energy_per_photo_mj": None, "noise": 0.02, **extra},
+    )
+
+
+WINDOWS = [{"t_s": 60.0 * i, "n": 10, "p50_ms": 10.0 + i, "discarded": i} for i in range(5)]
+SCENARIOS_MADE = (
+    make_scenario(SINGLE_STREAM, {"least": 662}, {"difference_p50_ms": 1.0}),
+    make_scenario(
+        CAMERA,
+        {"rate_hz": 30.0},
+        {
+            "frames": 40,
+            "missed": 8,
+            "missed_share": 0.2,
+            "answers_per_s": 24.0,
+            "jitter": {"p50_ms": 1.5, "max_ms": 6.0},
+        },
+    ),
+    make_scenario(
+        ENDURANCE,
+        {"minutes": 5.0},
+        {"windows": WINDOWS, "drift_share": 0.25, "slope_share_per_hour": 0.5, "spread_share": 0.2},
+    ),
+)
+LIMIT = EmbedLimit(2_000_000_000, 4_000_000, 9_000_000, 1.5, 0.2, 1.5, "arithmetic", 0.5)
 
 
 @pytest.fixture(scope="session")
@@ -72,27 +123,63 @@ def machine() -> MachineProfile:
 
 @pytest.fixture(scope="session")
 def record() -> BenchRecord:
-    whole, part = LatencySummary(70, 10.0, 12.0, None, 20.0), LatencySummary(70, 3.0, 4.0, None, 5.0)
+    whole, part = LatencySummary(70, 10.0, 12.0, None, None, 20.0), LatencySummary(70, 3.0, 4.0, None, None, 5.0)
     return BenchRecord(
         date="2026-01-02T03:04:05+00:00",
         conditions="Warm.",
+        valid=True,
+        invalid_reasons=(),
+        interrupted=False,
+        flags=(),
+        left_out={"cuVS": "not installed"},
         machine=MACHINE,
         subject=SUBJECT,
-        stages={"decode": part, "embed": part, "match": part},
-        end_to_end=whole,
-        difference_p50_ms=1.0,
-        batches=(BatchRecord(1, part, 333.3, whole, 100.0), BatchRecord(2, part, 666.7, whole, 200.0)),
-        matching=(make_match(0.9, in_cache=False), make_match(0.004, in_cache=True)),
+        scenarios=SCENARIOS_MADE,
+        batches=(
+            BatchRecord(1, "fp32", 0, part, 333.3, LIMIT, (3.0,), whole, 100.0, (10.0,), None),
+            BatchRecord(2, "fp32", 0, part, 666.7, None, (3.0,), None, None, (), None),
+        ),
+        matching=(make_match(0.9, in_cache=False, rows=100_000), make_match(0.004, in_cache=True)),
+        peers=(
+            PeerRecord("matching", "faiss flat", "1.8", part, 1.4, (1.2, 1.6), 1.0),
+            PeerRecord("matching", "usearch exact", "2", None, None, None, None, "it crashed"),
+        ),
+        accuracy=Accuracy(0.9999, 0.999, 12, 0.75, 0.5, 40.0, 60, 21.5),
+        cold_first_ms=55.0,
+        power={"sources": ["hwmon: VDD_IN"], "missing": ["clocks"], "total_rails": ["VDD_IN"], "mean_w": 7.25},
+        timeline=tuple(
+            {
+                "t_s": 10.0 * i,
+                "temperature_c": {"cpu": 40.0 + i},
+                "clock_mhz": {"cpu0": 1500.0 - i},
+                "power_w": {"VDD_IN": 7.0},
+                "throttled": False,
+            }
+            for i in range(6)
+        ),
+        startup_ms={
+            "cold": 900.0,
+            "warm": {"n": 2, "p50_ms": 700.0, "p90_ms": None, "p99_ms": None, "p999_ms": None, "max_ms": 710.0},
+            "samples_ms": [700.0, 710.0],
+            "exit_p50": 720.0,
+            "peak_memory_bytes": 200_000_000,
+        },
+        peak_memory_bytes=400_000_000,
         bandwidth_bytes_per_s=20e9,
-        samples_ms={"decode": (3.0, 3.5), "end to end": (9.0, 10.0, 11.0, 50.0)},
+        matmul_flops_per_s=100e9,
+        overhead_ns=700.0,
     )
+
+
+def _projection() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(3, DIM)).astype(np.float32)
 
 
 def _tiny_model() -> bytes:
     """uint8 (B, 32, 48, 3) -> the unit vector of an 8-column projection of the mean colour."""
     from onnx import TensorProto, helper, numpy_helper
 
-    weights = np.random.default_rng(0).normal(size=(3, DIM)).astype(np.float32)
+    weights = _projection()
     nodes = [
         helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["pixels", "axes"], ["colour"], keepdims=0),
@@ -122,9 +209,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     (folder / "model.fp32.onnx").write_bytes(_tiny_model())
     (folder / "selftest/images").mkdir(parents=True)
     rng = np.random.default_rng(1)
+    expected = []
     for number in range(IMAGES):
-        pixels = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+        # Each of its own colour: the model sees nothing else.
+        pixels = (rng.integers(0, 200, 3) + rng.integers(0, 56, (32, 48, 3))).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"selftest/images/{number:02d}.png")
+        raw = pixels.mean(axis=(0, 1), dtype=np.float64) @ _projection()
+        expected.append((raw / np.linalg.norm(raw)).astype(np.float32))
+    save_file({"embeddings": np.stack(expected)}, folder / SELFTEST_EMBEDDINGS)
     parity = {"fp32": Parity(1.0, 1.0, 0.0, 0.0, IMAGES)}
     manifest = Manifest("tiny", DIM, 16, Preprocess(32, 48), digest_files(folder), parity, {})
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
@@ -157,3 +249,88 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(cuda_exact, "load_fatbin", lambda capability, version: b"image")
     monkeypatch.setattr(gpu_matching, "_compile_read_kernel", lambda capability: b"image")
     return made
+
+
+# The schema in small: {key: types} of a record, and of what lies in its lists. None in a tuple allows null.
+_SUMMARY = {"n": int, "p50_ms": float, "p90_ms": (float, None), "p99_ms": (float, None), "p999_ms": (float, None)}
+_NUMBER_OR_NONE = (float, None)
+_SCHEMA: dict[str, Any] = {
+    "schema": str,
+    "schema_version": int,
+    "date": str,
+    "conditions": str,
+    "valid": bool,
+    "invalid_reasons": list,
+    "interrupted": bool,
+    "flags": list,
+    "left_out": dict,
+    "machine": dict,
+    "subject": dict,
+    "scenarios": list,
+    "matching": list,
+    "batches": list,
+    "peers": list,
+    "accuracy": (dict, None),
+    "cold_first_ms": _NUMBER_OR_NONE,
+    "power": (dict, None),
+    "timeline": list,
+    "startup_ms": (dict, None),
+    "peak_memory_bytes": (int, None),
+    "bandwidth_bytes_per_s": float,
+    "matmul_flops_per_s": float,
+    "overhead_ns": float,
+}
+_SCENARIO = {
+    "name": str,
+    "settings": dict,
+    "latency": (dict, None),
+    "samples_ms": list,
+    "stages": dict,
+    "stage_samples_ms": dict,
+    "extra": dict,
+}
+_MATCH = {"rows": int, "dim": int, "dtype": str, "queries": int, "k": int, "latency": dict, "samples_ms": list}
+_BATCH = {"batch": int, "precision": str, "embed": dict, "embed_limit": (dict, None), "locate": (dict, None)}
+_READING = {"t_s": float, "temperature_c": dict, "clock_mhz": dict, "power_w": dict, "throttled": (bool, None)}
+_STARTUP = {"cold": float, "warm": dict, "samples_ms": list, "exit_p50": float, "peak_memory_bytes": int}
+
+
+def _faults(where: str, value: dict[str, Any], keys: dict[str, Any]) -> list[str]:
+    found = [f"{where} lacks {key}" for key in keys if key not in value]
+    for key in keys.keys() & value.keys():
+        kinds = keys[key] if isinstance(keys[key], tuple) else (keys[key],)
+        allowed = tuple(kind for kind in kinds if kind is not None)
+        given = value[key]
+        if given is None and None in kinds:
+            continue
+        if not isinstance(given, allowed) and not (float in allowed and type(given) is int):
+            found.append(f"{where}.{key} is {type(given).__name__}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def check_schema() -> Any:
+    """JSON of a record -> what is wrong with it."""
+
+    def check(content: dict[str, Any]) -> list[str]:
+        found = _faults("record", content, _SCHEMA)
+        if (content.get("schema"), content.get("schema_version")) != ("dphr-bench", 2):
+            found.append("record is of another schema")
+        for key, keys in (
+            ("scenarios", _SCENARIO),
+            ("matching", _MATCH),
+            ("batches", _BATCH),
+            ("timeline", _READING),
+        ):
+            for number, item in enumerate(content.get(key, [])):
+                found += _faults(f"{key}[{number}]", item, keys)
+        for scenario in content.get("scenarios", []):
+            summaries = [scenario["latency"], *scenario["stages"].values()]
+            found += [fault for one in summaries if one for fault in _faults(scenario["name"], one, _SUMMARY)]
+            if not all(isinstance(value, int | float) and value > 0 for value in scenario["samples_ms"]):
+                found.append(f"{scenario['name']} has a sample that is no duration")
+        if content.get("startup_ms"):
+            found += _faults("startup_ms", content["startup_ms"], _STARTUP)
+        return found
+
+    return check

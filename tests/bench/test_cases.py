@@ -1,61 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench import cases
-from bench.cases import END_TO_END, STAGES, difference_ms, generate_rows, time_generated_matching, time_stages
+from bench.cases import BatchCase, Ceiling, embed_limit, generate_rows, time_generated_matching
+from bench.clock import StopRule
 from bench.machine import MachineProfile
-from dphr_infer.bundle import SELFTEST_IMAGES, Bundle
+from dphr_infer.bundle import Bundle
 from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import ConfigError
-from dphr_infer.gallery import open_gallery
-from dphr_infer.localizer import Localizer
-from dphr_infer.matchers.open import open_matcher
-from dphr_infer.preprocess import list_images
 
-
-@pytest.fixture
-def localizer(bundle: Bundle, gallery: Path) -> Iterator[Localizer]:
-    opened = open_gallery(gallery)
-    with open_engine(bundle) as engine, open_matcher(opened.embeddings) as matcher:
-        yield Localizer(bundle, opened, engine, matcher)
-
-
-def test_stages_and_the_whole_are_timed_equally_often_on_every_photo(bundle: Bundle, localizer: Localizer) -> None:
-    samples = time_stages(localizer, list_images(bundle.folder / SELFTEST_IMAGES), seconds=0.05)
-    assert list(samples) == [*STAGES, END_TO_END]
-    assert len({len(values) for values in samples.values()}) == 1
-    assert all((values > 0).all() for values in samples.values())
-
-
-def test_the_stages_run_the_localizers_own_code(
-    bundle: Bundle, localizer: Localizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each photo passes every stage of the localizer twice: alone and inside `locate`."""
-    calls: list[str] = []
-    for name in ("prepare", "embed", "match", "estimate"):
-        original = getattr(Localizer, name)
-
-        def counted(self: Localizer, *arguments: object, _name: str = name, _original: object = original) -> object:
-            calls.append(_name)
-            return _original(self, *arguments)  # type: ignore[operator]
-
-        monkeypatch.setattr(Localizer, name, counted)
-    samples = time_stages(localizer, list_images(bundle.folder / SELFTEST_IMAGES), seconds=0)
-    measured = 2 * len(samples[END_TO_END])
-    assert {name: calls.count(name) for name in calls} == dict.fromkeys(
-        ("prepare", "embed", "match", "estimate"), measured + cases.WARM_UP_CALLS
-    )
-
-
-def test_the_difference_is_the_median_of_the_whole_minus_the_sum_of_its_stages() -> None:
-    samples = {stage: np.array([1.0, 1.0, 2.0]) for stage in STAGES}
-    samples[END_TO_END] = np.array([6.0, 5.5, 100.0])
-    assert difference_ms(samples) == pytest.approx(1.0)
+SHORT = StopRule(0.01)
 
 
 def test_generated_rows_are_of_unit_length_and_the_same_every_time() -> None:
@@ -71,13 +29,48 @@ def test_a_gallery_beyond_half_of_the_free_memory_is_refused_with_both_numbers(m
 
 
 def test_generated_matching_states_its_bytes_limit_and_share(machine: MachineProfile) -> None:
-    single, _, half, _ = time_generated_matching(400, 16, 10, 0.01, machine, bandwidth=1e9)
+    single, _, half, _ = time_generated_matching(400, 16, 10, SHORT, machine, bandwidth=1e9)
     assert (single.read_bytes, half.read_bytes) == (400 * 16 * 4, 400 * 16 * 2)
     assert single.limit_ms == pytest.approx(0.0256)
     assert single.bandwidth_share == pytest.approx(0.0256 / single.latency.p50_ms)
     assert single.in_cache
+    assert len(single.samples_ms) == single.latency.n
 
 
 def test_fewer_generated_rows_than_matches_are_refused(machine: MachineProfile) -> None:
     with pytest.raises(ConfigError, match="--match-rows is 5, but 10 matches"):
-        time_generated_matching(5, 16, 10, 0.01, machine, bandwidth=1e9)
+        time_generated_matching(5, 16, 10, SHORT, machine, bandwidth=1e9)
+
+
+def test_the_limit_of_an_embedding_is_the_later_of_arithmetic_and_bandwidth(bundle: Bundle) -> None:
+    """The tiny model's product is 3 x 8 a photo; its constants are 24 floats and 3 int64; a photo has 4608 bytes."""
+    path, took = bundle.model_path("fp32"), np.array([0.5, 0.5, 0.5])
+    slow_memory = embed_limit(path, 2, Ceiling(bandwidth=1e6, flops_per_s=1e9), took)
+    least_bytes = 24 * 4 + 3 * 8 + 2 * (32 * 48 * 3 + 8 * 4)
+    assert (slow_memory.flops, slow_memory.least_bytes) == (2 * 2 * 3 * 8, least_bytes)
+    assert slow_memory.bound == "bandwidth"
+    assert slow_memory.floor_ms == pytest.approx(1e3 * least_bytes / 1e6)
+    assert slow_memory.share == pytest.approx(slow_memory.floor_ms / 0.5)
+    slow_arithmetic = embed_limit(path, 2, Ceiling(bandwidth=1e12, flops_per_s=1e3), took)
+    assert slow_arithmetic.bound == "arithmetic"
+    assert slow_arithmetic.floor_ms == pytest.approx(96.0)
+
+
+def test_without_a_gallery_a_batch_measures_embedding_alone(bundle: Bundle) -> None:
+    image = np.full((32, 48, 3), 90, np.uint8)
+    with open_engine(bundle) as engine:
+        case = BatchCase(
+            bundle.manifest.preprocess,
+            engine,
+            Path(bundle.model_path("fp32")),
+            "fp32",
+            0,
+            [image],
+            [None],
+            None,
+            Ceiling(1e9, 1e9),
+        )
+        record, reason = case.measure(3, SHORT)
+    assert (record.locate, record.locate_images_per_s, record.locate_samples_ms, reason) == (None, None, (), "")
+    assert record.embed_images_per_s == pytest.approx(3000 / record.embed.p50_ms)
+    assert record.embed_limit is not None and record.embed_limit.flops == 3 * 48

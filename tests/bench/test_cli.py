@@ -1,43 +1,155 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from bench import roofline
+from bench import cases, roofline
 from bench.cli import main
-from dphr_infer.bundle import Bundle
+from dphr_infer.bundle import SELFTEST_IMAGES, Bundle
+from dphr_infer.engines.open import open_engine
+from dphr_infer.errors import EngineError
+from dphr_infer.gallery import open_gallery
+from dphr_infer.localizer import Localizer
+from dphr_infer.matchers.open import open_matcher
+from dphr_infer.preprocess import list_images, read_image
+
+QUICK = ["--seconds", "0.02", "--startups", "0"]
+BARE = [*QUICK, "--batches", "1", "--match-rows", "--scenarios"]
 
 
 @pytest.fixture(autouse=True)
-def _small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roofline, "_BUFFER_BYTES", 32 << 20)
+def _small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "_BUFFER_BYTES", 4 << 20)
+    monkeypatch.setattr(roofline, "PASSES", 2)
     monkeypatch.setattr(roofline, "_CACHES", 0)
+    monkeypatch.setattr(roofline, "_PRODUCT_SECONDS", 0.01)
 
 
-def test_a_run_prints_the_report_and_writes_json_and_page(
-    bundle: Bundle, gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def truth(bundle: Bundle, gallery: Path, tmp_path: Path) -> Path:
+    """Each self-test image lies where the model places it, but the last, which lies about 2 km north of that."""
+    opened, lines = open_gallery(gallery), ["photo,latitude_deg,longitude_deg"]
+    paths = list_images(bundle.folder / SELFTEST_IMAGES)
+    with open_engine(bundle) as engine, open_matcher(opened.embeddings) as matcher:
+        localizer = Localizer(bundle, opened, engine, matcher)
+        for path in paths:
+            point = localizer.locate(read_image(path)).point
+            lines.append(f"{path.name},{point.latitude_deg + 0.02 * (path == paths[-1])},{point.longitude_deg}")
+    file = tmp_path / "truth.csv"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def test_a_run_prints_the_report_and_writes_json_markdown_and_page(
+    bundle: Bundle,
+    gallery: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    check_schema: Callable[[Any], list[str]],
 ) -> None:
-    options = ["--seconds", "0.02", "--batches", "1", "3", "--match-rows", "500"]
-    outputs = ["--json", str(tmp_path / "b.json"), "--html", str(tmp_path / "b.html")]
+    options = [*QUICK, "--batches", "1", "3", "--match-rows", "500"]
+    outputs = [word for kind in ("json", "markdown", "html") for word in (f"--{kind}", str(tmp_path / f"b.{kind}"))]
     assert main([str(bundle.folder), str(gallery), *options, *outputs]) == 0
     assert "One photo, from file to position" in capsys.readouterr().out
     found = json.loads((tmp_path / "b.json").read_text())
-    assert list(found["stages"]) == ["decode", "prepare", "embed", "match", "estimate"]
+    assert check_schema(found) == []
+    assert [scenario["name"] for scenario in found["scenarios"]] == ["single-stream", "multi-stream", "offline"]
+    single = found["scenarios"][0]
+    assert list(single["stages"]) == ["decode", "prepare", "embed", "match", "estimate"]
+    assert len(single["samples_ms"]) == single["latency"]["n"] == len(single["stage_samples_ms"]["match"])
+    assert found["scenarios"][2]["settings"]["batch"] == 3
     assert [entry["batch"] for entry in found["batches"]] == [1, 3]
+    assert found["batches"][1]["embed_limit"]["flops"] == 3 * 2 * 3 * 8
     assert [(entry["rows"], entry["generated"]) for entry in found["matching"]] == [(200, False)] * 2 + [
         (500, True)
     ] * 4
-    assert found["subject"]["images_from"] == "the bundle's self-test"
-    assert len(found["samples_ms"]["end to end"]) == found["end_to_end"]["n"]
+    assert found["accuracy"]["selftest_min_cosine"] == pytest.approx(1, abs=1e-5)
+    assert (found["valid"], found["subject"]["images_from"]) == (True, "the bundle's self-test")
+    assert found["overhead_ns"] > 0 and found["cold_first_ms"] > 0
     assert (tmp_path / "b.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "b.markdown").read_text().startswith("# Latency: a photo located in ")
 
 
-def test_a_heading_search_embeds_eight_views_a_photo(bundle: Bundle, gallery: Path, tmp_path: Path) -> None:
+def test_the_words_of_the_older_command_line_still_run(bundle: Bundle, gallery: Path, tmp_path: Path) -> None:
     options = ["--heading", "search", "--seconds", "0.02", "--batches", "1", "--match-rows"]
-    assert main([str(bundle.folder), str(gallery), *options, "--json", str(tmp_path / "b.json")]) == 0
+    outputs = ["--json", str(tmp_path / "b.json"), "--html", str(tmp_path / "b.html")]
+    start = ["--startups", "0"]
+    assert main(["run", str(bundle.folder), str(gallery), *options, *outputs, *start]) == 0
     assert json.loads((tmp_path / "b.json").read_text())["subject"]["views"] == 8
+
+
+def test_a_bundle_without_a_gallery_measures_embedding_and_says_so(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], check_schema: Callable[[Any], list[str]]
+) -> None:
+    assert main([str(bundle.folder), *QUICK, "--batches", "1", "--match-rows", "--json", str(tmp_path / "b.json")]) == 0
+    assert "no gallery was given: embedding alone is measured" in capsys.readouterr().out
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert check_schema(found) == []
+    assert (found["scenarios"], found["matching"], found["batches"][0]["locate"]) == ([], [], None)
+    assert set(found["left_out"]) == {"single-stream", "multi-stream", "offline", "matching"}
+
+
+def test_enough_recall_is_valid_and_too_little_is_invalid_with_exit_code_1(
+    bundle: Bundle, gallery: Path, truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [str(bundle.folder), str(gallery), *BARE, "--truth", str(truth), "--json", str(tmp_path / "b.json")]
+    assert main([*common, "--least-recall", "75%"]) == 0
+    accuracy = json.loads((tmp_path / "b.json").read_text())["accuracy"]
+    assert (accuracy["recall"], accuracy["photos_with_truth"], accuracy["within_m"]) == (0.75, 4, 40.0)
+    assert main([*common, "--least-recall", "76%"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("\nINVALID: 75.0% of the 4 photos with truth are located within 40 m; at least 76.0%") == 2
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["valid"] is False
+    assert "at least 76.0% was asked for" in found["invalid_reasons"][0]
+
+
+def test_an_engine_that_misses_the_self_test_is_invalid_with_exit_code_1(
+    bundle: Bundle, gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The expected embeddings are those of another order of the images: the engine cannot reproduce them."""
+    images, expected = bundle.read_selftest()
+    monkeypatch.setattr(Bundle, "read_selftest", lambda self: (images, np.roll(expected, 1, axis=0)))
+    assert main([str(bundle.folder), str(gallery), *BARE, "--json", str(tmp_path / "b.json")]) == 1
+    assert "self-test only to a cosine" in json.loads((tmp_path / "b.json").read_text())["invalid_reasons"][0]
+
+
+def test_an_interrupted_run_keeps_what_was_measured(
+    bundle: Bundle, gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[int] = []
+    original = Localizer.locate_many
+
+    def interrupted(self: Localizer, *arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Localizer, "locate_many", interrupted)
+    options = [*QUICK, "--batches", "1", "--match-rows", "--json", str(tmp_path / "b.json")]
+    assert main([str(bundle.folder), str(gallery), *options]) == 130
+    found = json.loads((tmp_path / "b.json").read_text())
+    single, multi = found["scenarios"]
+    assert (found["interrupted"], multi["extra"]["stopped"], multi["latency"]["n"]) == (True, "interrupt", 6)
+    assert single["latency"]["n"] >= 10
+    assert "INTERRUPTED" in capsys.readouterr().out
+
+
+def test_a_graph_that_cannot_be_counted_leaves_the_limit_out_with_the_reason(
+    bundle: Bundle, gallery: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, batch: int) -> None:
+        raise EngineError("no onnx here")
+
+    monkeypatch.setattr(cases, "count_cost", refuse)
+    assert main([str(bundle.folder), str(gallery), *BARE]) == 0
+    assert "no onnx here" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -45,13 +157,32 @@ def test_a_heading_search_embeds_eight_views_a_photo(bundle: Bundle, gallery: Pa
     [
         (["--precision", "fp16"], "holds no fp16 model"),
         (["--batches", "0"], "give sizes in 1..1024"),
-        (["--seconds", "0"], "a finite time above 0"),
+        (["--seconds", "0"], "a finite value above 0"),
         (["--images", "nowhere"], "nowhere is not a folder"),
         (["--heading", "north"], "tells no yaw"),
+        (["--near", "46,8"], "--near and --within belong together"),
+        (["--near", "0,0", "--within", "5"], "No tile of the gallery lies within 5 m"),
+        (["--least-recall", "50%"], "--truth and --least-recall belong together"),
+        (["--streams", "0"], "--streams is 0"),
+        (["--rate-hz", "0.001", "--scenarios", "camera"], "takes no frame in"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
     bundle: Bundle, gallery: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(bundle.folder), str(gallery), *options]) == 2
+    assert main([str(bundle.folder), str(gallery), *QUICK, *options]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_compare_of_a_run_with_itself_finds_no_change(
+    bundle: Bundle, gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "b.json"
+    options = [*QUICK, "--batches", "1", "--match-rows", "--scenarios", "single-stream", "--seconds", "0.2"]
+    assert main([str(bundle.folder), str(gallery), *options, "--json", str(file)]) == 0
+    capsys.readouterr()
+    main(["compare", str(file), str(file)])
+    out = capsys.readouterr().out
+    assert "slower" not in out.replace("no change found", "")
+    assert main(["history", str(tmp_path), "--out", str(tmp_path / "h.png")]) == 0
+    assert (tmp_path / "h.png").read_bytes().startswith(b"\x89PNG")

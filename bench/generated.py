@@ -1,0 +1,75 @@
+"""Galleries of random rows, written once under a cache folder and reused by every later sweep.
+
+The rows are random directions; their places form a square grid of 40 m, so that a position prior allows about as many
+rows as on a map. They are gallery files like any other, opened memory-mapped as `dphr-infer locate` opens its own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dphr_infer.errors import GalleryError
+from dphr_infer.gallery import Gallery, GalleryDtype, GalleryOrigin, GalleryWriter, open_gallery
+from dphr_infer.terminal import Progress
+from dphr_infer.types import GeoPoint
+
+STRIDE_M = 40.0
+CENTRE = GeoPoint(47.0, 8.0)
+ORIGIN = "random rows of dphr-bench, version 1"
+_METRES_PER_DEGREE = 111_320.0
+_ROWS_AT_ONCE = 16384
+_STORED: dict[str, GalleryDtype] = {"float16": "fp16", "float32": "fp32"}
+
+Stored = Literal["float16", "float32"]
+
+
+def default_cache() -> Path:
+    """Where generated galleries are kept: the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dphr-bench"
+
+
+def grid_places(rows: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Latitude and longitude, float64 (stop - start,), of places of a square grid of `rows` around CENTRE."""
+    side = math.isqrt(rows - 1) + 1
+    number = np.arange(start, stop)
+    north_m = (number // side - (side - 1) / 2) * STRIDE_M
+    east_m = (number % side - (side - 1) / 2) * STRIDE_M
+    east_degree_m = _METRES_PER_DEGREE * math.cos(math.radians(CENTRE.latitude_deg))
+    return CENTRE.latitude_deg + north_m / _METRES_PER_DEGREE, CENTRE.longitude_deg + east_m / east_degree_m
+
+
+def _write(path: Path, rows: int, dim: int, stored: Stored) -> None:
+    origin = GalleryOrigin(ORIGIN, STRIDE_M, STRIDE_M, "", "", "EPSG:4326", "fp32")
+    generator = np.random.default_rng(0)
+    with GalleryWriter(path, origin, dim, _STORED[stored]) as writer, Progress(path.name, rows, "rows") as progress:
+        for start in range(0, rows, _ROWS_AT_ONCE):
+            stop = min(rows, start + _ROWS_AT_ONCE)
+            part = generator.standard_normal((stop - start, dim), dtype=np.float32)
+            part /= np.linalg.norm(part, axis=1, keepdims=True)
+            writer.append(part, *grid_places(rows, start, stop))
+            progress.advance(stop - start)
+
+
+def generated_gallery(cache: Path, rows: int, dim: int, stored: Stored) -> Gallery:
+    """The gallery of these sizes, made if the cache lacks it or holds a damaged one.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    path = cache / f"random-{rows}x{dim}-{stored}.gallery"
+    if path.is_file():
+        try:
+            found = open_gallery(path)
+        except GalleryError:
+            pass  # cut short by a crash of the machine, or by another program: it holds nothing that is not made again
+        else:
+            if (len(found), found.dim, str(found.embeddings.dtype), found.bundle_digest) == (rows, dim, stored, ORIGIN):
+                return found
+    _write(path, rows, dim, stored)
+    return open_gallery(path)

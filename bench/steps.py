@@ -1,0 +1,228 @@
+"""The steps of a run, in order: is it right, the scenarios, batches, matching, start-up, peers.
+
+Each adds to `Parts`; an interrupt leaves what is there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.camera import camera
+from bench.cases import MATCH_QUERIES, BatchCase, Ceiling, time_generated_matching, time_matching
+from bench.clock import StopRule, now_ms
+from bench.endurance import endure, find_drift
+from bench.machine import MachineProfile
+from bench.power import Recorder, energy_per_frame_mj
+from bench.record import (
+    CAMERA,
+    ENDURANCE,
+    MULTI_STREAM,
+    OFFLINE,
+    SINGLE_STREAM,
+    Accuracy,
+    BatchRecord,
+    MatchRecord,
+    PeerRecord,
+    ScenarioRecord,
+)
+from bench.request import BenchRequest
+from bench.rig import Rig
+from bench.scenarios import Raw, multi_stream, offline, single_stream, to_record
+from bench.startup import measure_startup
+from bench.stats import MIN_SAMPLES_P90, MIN_SAMPLES_P99
+from bench.validity import RecallGate, check_recall, check_selftest
+from dphr_infer.bundle import MANIFEST_NAME, Bundle
+from dphr_infer.engines.base import Engine
+from dphr_infer.gallery import Gallery
+from dphr_infer.localizer import AcceptRule
+from dphr_infer.matchers.base import Matcher
+from dphr_infer.photo import read_photo_metadata
+from dphr_infer.preprocess import read_image
+from dphr_infer.truth import read_truth
+
+MATCH_TOP_K = 10
+_PHOTOS_IN_MEMORY = 32
+NO_GALLERY = "no gallery was given: embedding alone is measured"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setup:
+    """Everything opened, and the machine's ceilings. `gallery`, `matcher` and `rig` are None without a gallery."""
+
+    request: BenchRequest
+    bundle: Bundle
+    gallery: Gallery | None
+    engine: Engine
+    matcher: Matcher | None
+    rig: Rig | None
+    paths: list[Path]
+    machine: MachineProfile
+    ceiling: Ceiling
+    recorder: Recorder
+
+
+@dataclass(slots=True)
+class Parts:
+    """What was measured so far."""
+
+    scenarios: list[ScenarioRecord] = field(default_factory=list)
+    batches: list[BatchRecord] = field(default_factory=list)
+    matching: list[MatchRecord] = field(default_factory=list)
+    peers: list[PeerRecord] = field(default_factory=list)
+    accuracy: Accuracy | None = None
+    cold_first_ms: float | None = None
+    startup_ms: dict[str, Any] | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+def say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def _rule(request: BenchRequest, least: int = MIN_SAMPLES_P90, scenario: str = "") -> StopRule:
+    return StopRule(request.seconds_of(scenario), request.noise, least)
+
+
+def _check_accuracy(setup: Setup, parts: Parts) -> None:
+    say("the bundle's self-test" + (", and the recall" if setup.request.truth else ""))
+    request, rig = setup.request, setup.rig
+    if rig is not None:
+        start_ms = now_ms()
+        rig.locate(rig.paths[0])
+        parts.cold_first_ms = now_ms() - start_ms
+    parts.accuracy = check_selftest(setup.bundle, setup.engine, request.precision)
+    if rig is not None and request.truth is not None and request.least_recall is not None:
+        gate = RecallGate(read_truth(request.truth), request.recall_within_m, request.least_recall)
+        parts.accuracy = check_recall(rig, gate, parts.accuracy)
+
+
+def _run_scenario(name: str, rig: Rig, request: BenchRequest) -> Raw:
+    if name == SINGLE_STREAM:
+        return single_stream(rig, _rule(request, MIN_SAMPLES_P99, name))
+    if name == MULTI_STREAM:
+        return multi_stream(rig, request.streams, _rule(request, MIN_SAMPLES_P99, name))
+    if name == OFFLINE:
+        return offline(rig, max(request.batches), request.seconds_of(name))
+    if name == CAMERA:
+        return camera(rig, request.rate_hz, request.seconds_of(name))
+    return endure(rig, request.minutes)
+
+
+def _scenario(name: str, setup: Setup, parts: Parts) -> None:
+    if setup.rig is None:
+        parts.left_out[name] = NO_GALLERY
+        return
+    say(f"scenario {name}, at most {setup.request.seconds_of(name):g} s")
+    raw = _run_scenario(name, setup.rig, setup.request)
+    energy_mj = energy_per_frame_mj(setup.recorder.energy_j(*raw.span_s), raw.photos)
+    timeline = setup.recorder.timeline
+    extra = find_drift(raw, timeline) if name == ENDURANCE else None
+    parts.scenarios.append(to_record(raw, timeline, energy_mj, extra))
+    differing = raw.extra.get("answers_differing", 0)
+    if differing and parts.accuracy is not None:
+        parts.accuracy = replace(parts.accuracy, answers_differing=differing)
+    if raw.stopped == "interrupt":
+        raise KeyboardInterrupt
+
+
+def _batches(setup: Setup, parts: Parts) -> None:
+    request = setup.request
+    say(f"batches of {', '.join(map(str, request.batches))}")
+    paths = setup.paths[: min(_PHOTOS_IN_MEMORY, max(request.batches))]
+    case = BatchCase(
+        preprocess=setup.bundle.manifest.preprocess,
+        engine=setup.engine,
+        model_path=setup.bundle.model_path(request.precision),
+        precision=request.precision,
+        threads=request.threads,
+        images=[read_image(path) for path in paths],
+        yaws_deg=[read_photo_metadata(path).yaw_deg for path in paths],
+        localizer=None if setup.rig is None else setup.rig.localizer,
+        ceiling=setup.ceiling,
+    )
+    for batch in request.batches:
+        record, reason = case.measure(batch, _rule(request))
+        parts.batches.append(record)
+        if reason:
+            parts.left_out["share of the embedding's limit"] = reason
+
+
+def _queries(rig: Rig, count: int) -> NDArray[np.float32]:
+    paths: Sequence[Path] = (rig.paths * count)[:count]
+    images, yaws_deg = rig.read(paths)
+    views = [rig.localizer.prepare(image, yaw)[:1] for image, yaw in zip(images, yaws_deg, strict=True)]
+    return rig.localizer.embed(np.concatenate(views))
+
+
+def _matching(setup: Setup, parts: Parts) -> None:
+    request, machine, bandwidth = setup.request, setup.machine, setup.ceiling.bandwidth
+    if setup.gallery is None or setup.rig is None:
+        parts.left_out["matching"] = NO_GALLERY
+    else:
+        say(f"matching the gallery's {len(setup.gallery)} rows")
+        k = min(MATCH_TOP_K, len(setup.gallery))
+        for count in MATCH_QUERIES:
+            queries = _queries(setup.rig, count)
+            rows = setup.gallery.embeddings
+            parts.matching.append(time_matching(rows, queries, k, _rule(request), machine, bandwidth, generated=False))
+    for rows in request.match_rows:
+        say(f"matching {rows} generated rows")
+        dim = setup.bundle.manifest.dim
+        parts.matching += time_generated_matching(rows, dim, MATCH_TOP_K, _rule(request), machine, bandwidth)
+
+
+def locate_arguments(request: BenchRequest, gallery: Path, photo: Path) -> list[str]:
+    """The arguments of `dphr-infer locate` that do what this run measures, for one photo."""
+    found = [str(request.bundle), str(gallery), str(photo), "--precision", request.precision]
+    found += ["--threads", str(request.threads), "--top-k", str(request.top_k), "--heading", request.heading]
+    found += ["--agreeing", str(min(request.top_k, AcceptRule().agreeing))]
+    if request.prior is not None:
+        near = request.prior.near
+        found += [f"--near={near.latitude_deg},{near.longitude_deg}", "--within", str(request.prior.within_m)]
+    return found
+
+
+def _startup(setup: Setup, parts: Parts) -> None:
+    request = setup.request
+    if not request.startups:
+        return
+    if request.gallery is None:
+        parts.left_out["start-up"] = NO_GALLERY
+        return
+    say(f"starting dphr-infer locate {1 + request.startups} times")
+    photo, bundle = setup.paths[0], setup.bundle
+    files = [request.gallery, photo, bundle.folder / MANIFEST_NAME]
+    files += [bundle.folder / name for name in bundle.manifest.files]
+    arguments = locate_arguments(request, request.gallery, photo)
+    parts.startup_ms = measure_startup(arguments, files, request.startups)
+
+
+def _steps(setup: Setup, parts: Parts) -> list[Callable[[], None]]:
+    names = [name for name in setup.request.scenarios if name != ENDURANCE]
+    steps: list[Callable[[], None]] = [lambda: _check_accuracy(setup, parts)]
+    steps += [lambda name=name: _scenario(name, setup, parts) for name in names]
+    steps += [lambda: _batches(setup, parts), lambda: _matching(setup, parts), lambda: _startup(setup, parts)]
+    if ENDURANCE in setup.request.scenarios:  # last, since it heats the machine
+        steps.append(lambda: _scenario(ENDURANCE, setup, parts))
+    return steps
+
+
+def measure(setup: Setup) -> Parts:
+    parts = Parts()
+    try:
+        for step in _steps(setup, parts):
+            step()
+    except KeyboardInterrupt:
+        if not (parts.scenarios or parts.batches):
+            raise
+        parts.interrupted = True
+        say("interrupted: what was measured until now is kept")
+    return parts

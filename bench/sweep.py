@@ -1,0 +1,225 @@
+"""dphr-bench sweep: one figure over a grid of settings, a line of JSON for each point.
+
+    sweep match            gallery rows x D x dtype x queries x k x prior radius, on generated galleries
+    sweep embed BUNDLE     precision x threads x batch
+
+Every line is a whole record of the schema with one entry in `matching` or `batches`, so that `dphr-bench compare` reads
+it. Every point is checked in the same run: matching against a plain product, embedding against the bundle's self-test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.cases import BatchCase, Ceiling, generate_rows, match_record, rounded
+from bench.clock import StopRule, measure_overhead_ns, sample
+from bench.generated import CENTRE, generated_gallery
+from bench.machine import MachineProfile, read_machine
+from bench.memory import reset_peak
+from bench.record import Accuracy, BatchRecord, BenchRecord, MatchRecord, Subject
+from bench.roofline import measure_matmul_rate, measure_read_bandwidth
+from bench.run import CONDITIONS, flags_of
+from bench.stats import MIN_SAMPLES_P90, summarise
+from bench.steps import say
+from bench.validity import check_selftest, invalid_reasons
+from dphr_infer.bundle import PRECISIONS, SELFTEST_IMAGES, model_name, open_bundle
+from dphr_infer.engines.open import open_engine
+from dphr_infer.gallery import Gallery
+from dphr_infer.matchers.base import Matcher
+from dphr_infer.matchers.open import open_matcher
+from dphr_infer.preprocess import list_images, read_image
+
+_TOLERANCE = 1e-4
+_CHECKED_ROWS_AT_ONCE = 65536
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """What every point shares."""
+
+    machine: MachineProfile
+    ceiling: Ceiling
+    overhead_ns: float
+    rule: StopRule
+
+    def record(
+        self,
+        subject: Subject,
+        matching: tuple[MatchRecord, ...] = (),
+        batches: tuple[BatchRecord, ...] = (),
+        accuracy: Accuracy | None = None,
+        reasons: tuple[str, ...] = (),
+    ) -> BenchRecord:
+        """A record of one point."""
+        return BenchRecord(
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            conditions=CONDITIONS,
+            valid=not reasons,
+            invalid_reasons=reasons,
+            interrupted=False,
+            flags=flags_of(self.machine, ()),
+            left_out={},
+            machine=self.machine,
+            subject=subject,
+            scenarios=(),
+            matching=matching,
+            batches=batches,
+            peers=(),
+            accuracy=accuracy,
+            cold_first_ms=None,
+            power=None,
+            timeline=(),
+            startup_ms=None,
+            peak_memory_bytes=None,
+            bandwidth_bytes_per_s=self.ceiling.bandwidth,
+            matmul_flops_per_s=self.ceiling.flops_per_s,
+            overhead_ns=self.overhead_ns,
+        )
+
+
+def open_bench(seconds: float, noise: float) -> Bench:
+    """Measure the machine's ceilings."""
+    machine = read_machine()
+    say("memory bandwidth, matrix products, the bench's own overhead")
+    ceiling = Ceiling(measure_read_bandwidth(machine), measure_matmul_rate())
+    return Bench(machine, ceiling, measure_overhead_ns(), StopRule(seconds, noise, MIN_SAMPLES_P90))
+
+
+def _best_similarity(
+    gallery: Gallery, queries: NDArray[np.float32], ranges: tuple[tuple[int, int], ...] | None
+) -> NDArray[np.float32]:
+    """The highest similarity of each query, float32 (Q,), by a plain product."""
+    best = np.full(len(queries), -2, np.float32)
+    for start, stop in ((0, len(gallery)),) if ranges is None else ranges:
+        for first in range(start, stop, _CHECKED_ROWS_AT_ONCE):
+            rows = gallery.embeddings[first : min(stop, first + _CHECKED_ROWS_AT_ONCE)].astype(np.float32)
+            best = np.maximum(best, (queries @ rows.T).max(axis=1))
+    return best
+
+
+def _match_point(
+    bench: Bench, gallery: Gallery, matcher: Matcher, queries: NDArray[np.float32], k: int, prior_m: float
+) -> BenchRecord:
+    """One point; `prior_m` 0 searches all rows."""
+    reset_peak()
+    ranges, filter_ms = None, None
+    if prior_m > 0:
+        filter_ms = sample(lambda: gallery.allowed_rows(CENTRE, prior_m), bench.rule).duration_ms
+        ranges = gallery.allowed_rows(CENTRE, prior_m)
+    allowed = len(gallery) if ranges is None else sum(stop - start for start, stop in ranges)
+    k = min(k, allowed)
+    found = sample(lambda: matcher.match(queries, k, ranges), bench.rule)
+    record = match_record(
+        gallery.embeddings,
+        len(queries),
+        k,
+        found.duration_ms,
+        bench.machine,
+        bench.ceiling.bandwidth,
+        generated=True,
+        allowed_rows=None if ranges is None else allowed,
+    )
+    if filter_ms is not None:
+        record = dataclasses.replace(
+            record, prior_m=prior_m, filter=summarise(filter_ms), filter_samples_ms=rounded(filter_ms)
+        )
+    best = matcher.match(queries, k, ranges).similarity[:, 0]
+    worst = float(np.abs(best - _best_similarity(gallery, queries, ranges)).max())
+    reasons = () if worst <= _TOLERANCE else (f"the best similarity differs by {worst:.2g} from a plain product's",)
+    return bench.record(_match_subject(gallery, matcher, k), matching=(record,), reasons=reasons)
+
+
+def _match_subject(gallery: Gallery, matcher: Matcher, k: int) -> Subject:
+    return Subject(
+        encoder=None,
+        dim=gallery.dim,
+        input_px=None,
+        precision=None,
+        engine=None,
+        matcher=matcher.name,
+        threads=0,
+        bundle_digest=None,
+        gallery_rows=len(gallery),
+        gallery_dtype=str(gallery.embeddings.dtype),
+        top_k=k,
+        heading=None,
+        views=0,
+        n_images=0,
+        image_px=None,
+        images_from=None,
+    )
+
+
+def match_points(arguments: argparse.Namespace, bench: Bench) -> Iterator[BenchRecord]:
+    """Every point of `sweep match`, smallest galleries first."""
+    for rows, dim, stored in itertools.product(sorted(arguments.rows), arguments.dim, arguments.dtype):
+        gallery = generated_gallery(arguments.cache, rows, dim, stored)
+        with open_matcher(gallery.embeddings, scan=arguments.scan) as matcher:
+            for count, k, prior_m in itertools.product(arguments.queries, arguments.k, arguments.prior_m):
+                say(f"{rows} x {dim} {stored}, {count} queries, k {k}" + (f", prior {prior_m:g} m" if prior_m else ""))
+                queries = generate_rows(count, dim, "float32", seed=1)
+                yield _match_point(bench, gallery, matcher, queries, k, prior_m)
+
+
+def embed_points(arguments: argparse.Namespace, bench: Bench) -> Iterator[BenchRecord]:
+    """Every point of `sweep embed`."""
+    bundle = open_bundle(arguments.bundle)
+    manifest, paths = bundle.manifest, list_images(arguments.bundle / SELFTEST_IMAGES)
+    images = [read_image(path) for path in paths]
+    precisions = arguments.precisions or [p for p in PRECISIONS if model_name(p) in manifest.files]
+    for precision, threads in itertools.product(precisions, arguments.threads):
+        with open_engine(bundle, precision, threads=threads) as engine:
+            accuracy = check_selftest(bundle, engine, precision)
+            case = BatchCase(
+                manifest.preprocess,
+                engine,
+                bundle.model_path(precision),
+                precision,
+                threads,
+                images,
+                [None] * len(images),
+                None,
+                bench.ceiling,
+            )
+            subject = Subject(
+                encoder=manifest.encoder,
+                dim=manifest.dim,
+                input_px=(manifest.preprocess.height_px, manifest.preprocess.width_px),
+                precision=precision,
+                engine=engine.name,
+                matcher=None,
+                threads=threads,
+                bundle_digest=bundle.digest,
+                gallery_rows=None,
+                gallery_dtype=None,
+                top_k=0,
+                heading=None,
+                views=1,
+                n_images=len(images),
+                image_px=images[0].shape[:2],
+                images_from="the bundle's self-test",
+            )
+            for batch in arguments.batches:
+                say(f"{precision}, {threads or 'all'} threads, batch {batch}")
+                record, _ = case.measure(batch, bench.rule)
+                yield bench.record(subject, batches=(record,), accuracy=accuracy, reasons=invalid_reasons(accuracy))
+
+
+def merge(records: list[BenchRecord]) -> BenchRecord:
+    """All points in one record, for tables and pictures; it is valid where all are."""
+    reasons = tuple(dict.fromkeys(reason for record in records for reason in record.invalid_reasons))
+    return dataclasses.replace(
+        records[0],
+        valid=not reasons,
+        invalid_reasons=reasons,
+        matching=tuple(match for record in records for match in record.matching),
+        batches=tuple(batch for record in records for batch in record.batches),
+    )

@@ -1,0 +1,115 @@
+"""The arguments of `dphr-bench sweep`, and what it writes."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from bench.generated import default_cache
+from bench.page import to_html
+from bench.record import BenchRecord
+from bench.report import to_text
+from bench.request import DEFAULT_BATCHES, DEFAULT_NOISE, MAX_BATCH
+from bench.steps import say
+from bench.sweep import embed_points, match_points, merge, open_bench
+from dphr_infer.atomic import atomic_file, check_target
+from dphr_infer.bundle import PRECISIONS
+from dphr_infer.errors import ConfigError
+from dphr_infer.matchers.open import SCANS
+
+EXIT_INVALID = 1
+EXIT_INTERRUPTED = 130
+_SECONDS = 2.0
+
+
+def _count(text: str) -> int:
+    """A whole number, also as 1e6."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value >= 1 and value == int(value)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on, such as 10000 or 1e4")
+    return int(value)
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=float, default=_SECONDS, metavar="S", help="at most a point (%(default)s)")
+    parser.add_argument("--noise", type=float, default=DEFAULT_NOISE, metavar="SHARE", help="as in run (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write a line of JSON a point there")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with pictures there")
+
+
+def add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser("sweep", help="one figure over a grid of settings, a line of JSON a point")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    match = kinds.add_parser("match", help="matching on generated galleries")
+    for option, default, text in (
+        ("--rows", [10_000, 100_000, 1_000_000], "gallery rows"),
+        ("--dim", [512], "dimensions"),
+        ("--queries", [1], "queries at once"),
+        ("--k", [10], "matches a query"),
+    ):
+        words = f"{text} ({' '.join(map(str, default))})"
+        match.add_argument(option, type=_count, nargs="+", default=default, metavar="N", help=words)
+    match.add_argument("--dtype", nargs="+", choices=("float16", "float32"), default=["float16"], help="as stored")
+    match.add_argument("--scan", choices=SCANS, default="rows", help="of the matcher (%(default)s)")
+    match.add_argument(
+        "--prior-m", type=float, nargs="+", default=[0.0], metavar="M", help="radius of a prior; 0 is none (0)"
+    )
+    match.add_argument(
+        "--cache", type=Path, default=default_cache(), metavar="DIR", help="of generated galleries (%(default)s)"
+    )
+    _add_outputs(match)
+    embed = kinds.add_parser("embed", help="a bundle's models")
+    embed.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by dphr-export")
+    embed.add_argument("--precisions", nargs="+", choices=PRECISIONS, metavar="P", help="default: all that it holds")
+    embed.add_argument("--threads", type=int, nargs="+", default=[0], metavar="N", help="0 takes all cores (0)")
+    embed.add_argument("--batches", type=_count, nargs="+", default=DEFAULT_BATCHES, metavar="B", help="batch sizes")
+    _add_outputs(embed)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for path in (arguments.json, arguments.html):
+        if path is not None:
+            check_target(path)
+    if not 0 < arguments.seconds < math.inf or not 0 <= arguments.noise < 1:
+        raise ConfigError(
+            f"--seconds is {arguments.seconds:g} and --noise {arguments.noise:g}: give a finite time above 0, and a "
+            "share in 0..1."
+        )
+    if arguments.kind == "match" and max(arguments.k) > min(arguments.rows):
+        raise ConfigError(
+            f"--k {max(arguments.k)} is above --rows {min(arguments.rows)}: give more rows or a smaller k."
+        )
+    if arguments.kind == "embed" and max(arguments.batches) > MAX_BATCH:
+        raise ConfigError(f"Batches are {tuple(arguments.batches)}: give sizes in 1..{MAX_BATCH}.")
+
+
+def run_sweep(arguments: argparse.Namespace) -> int:
+    """Measure every point, print the table, write what was asked for; an interrupt keeps the points until then."""
+    _check(arguments)
+    bench = open_bench(arguments.seconds, arguments.noise)
+    records: list[BenchRecord] = []
+    interrupted = False
+    try:
+        for record in (match_points if arguments.kind == "match" else embed_points)(arguments, bench):
+            records.append(record)
+    except KeyboardInterrupt:
+        if not records:
+            raise
+        interrupted = True
+        say(f"interrupted: {len(records)} points are kept")
+    whole = merge(records)
+    print(to_text(whole), end="")
+    if arguments.json is not None:
+        with atomic_file(arguments.json) as temporary:
+            temporary.write_text("".join(record.to_line() for record in records), encoding="utf-8")
+    if arguments.html is not None:
+        with atomic_file(arguments.html) as temporary:
+            temporary.write_text(to_html(whole), encoding="utf-8")
+    if interrupted:
+        return EXIT_INTERRUPTED
+    return 0 if whole.valid else EXIT_INVALID
