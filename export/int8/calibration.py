@@ -25,8 +25,9 @@ INT8_MAX = 127
 _BATCH = 4
 _MAGNITUDES = 1 << 15
 _INFINITY_BITS = 0x7C00
-# Clips from the largest magnitude down to 1/256 of it, four to an octave.
-_CLIP_RATIOS = 2.0 ** -(np.arange(33) / 4)
+# Clips from the largest magnitude down to 1/256 of it, eight to an octave; four lost 0.004 of
+# smallest cosine on a trained EfficientNet-Lite, sixteen gained nothing.
+_CLIP_RATIOS = 2.0 ** -(np.arange(65) / 8)
 
 
 def check_images(model: onnx.ModelProto, images: NDArray[np.uint8]) -> None:
@@ -103,7 +104,7 @@ def choose_scale(counts: NDArray[np.int64], clip: Clip) -> np.float16:
 
     Args:
         counts: int64 (32768,) of `count_magnitudes`.
-        clip: "max", or "mse": the clip of 33 between the largest magnitude and 1/256 of it with the least squared
+        clip: "max", or "mse": the clip of 65 between the largest magnitude and 1/256 of it with the least squared
             error over all values seen, rounding and cutting together; equal errors go to the larger clip.
     """
     seen = np.flatnonzero(counts)

@@ -71,16 +71,16 @@ RECIPES = (
         clip="mse",
     ),
     # EfficientNet, its Lite and V2 forms, MobileNet V2 and V3. Squeeze and excite multiplies whole channels, so an
-    # error there touches every pixel; its arithmetic is nothing, but it holds a third of MobileNetV3's weights. ReLU6
-    # leaves no outliers to cut: trained tf_efficientnet_lite0 keeps a smallest cosine of 0.9904 with "max", 0.9900 with
-    # "mse".
+    # error there touches every pixel; its arithmetic is nothing, but it holds a third of MobileNetV3's weights. Cutting
+    # by "mse" instead of "max" raised the smallest cosine of a trained MobileNetV3 from 0.986 to 0.994; for a trained
+    # EfficientNet-Lite, whose ReLU6 leaves no outliers, both give 0.990.
     Recipe(
         name="efficientnet",
         parameter=r"^blocks\.\d+\.\d+\.conv",
         ops=("Conv",),
         half=(),
         weights_only=(r"\.se\.",),
-        clip="max",
+        clip="mse",
     ),
     Recipe(
         name="resnet",
