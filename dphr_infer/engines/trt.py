@@ -37,6 +37,7 @@ class DeviceNetwork:
         shape: what the model takes and gives.
         max_batch: of the plan.
         name: of the model, for errors.
+        images, embeddings: where its tensors lie; None takes memory for them.
 
     Attributes:
         images: device memory, uint8 (max_batch, height_px, width_px, 3).
@@ -47,7 +48,17 @@ class DeviceNetwork:
         EngineError: TensorRT refuses the plan, or there is too little memory.
     """
 
-    def __init__(self, cuda: Cuda, api: Api, plan: bytes, shape: Shape, max_batch: int, name: str) -> None:
+    def __init__(
+        self,
+        cuda: Cuda,
+        api: Api,
+        plan: bytes,
+        shape: Shape,
+        max_batch: int,
+        name: str,
+        images: Buffer | None = None,
+        embeddings: Buffer | None = None,
+    ) -> None:
         self.shape, self.max_batch, self.name = shape, max_batch, name
         self._cuda, self._messages = cuda, Messages()
         self._image_bytes = shape.height_px * shape.width_px * 3
@@ -60,10 +71,10 @@ class DeviceNetwork:
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise self._refusal(f"cannot open the plan beside {cuda.free_bytes():,} free bytes")
-        self.images = cuda.allocate(max_batch * self._image_bytes, f"{name}'s images")
-        self.embeddings = cuda.allocate(max_batch * shape.dim * 4, f"{name}'s embeddings")
-        self._bind(INPUT_NAME, self.images)
-        self._bind(OUTPUT_NAME, self.embeddings)
+        self.images = images or cuda.allocate(max_batch * self._image_bytes, f"{name}'s images")
+        self.embeddings = embeddings or cuda.allocate(max_batch * shape.dim * 4, f"{name}'s embeddings")
+        self._bind(INPUT_NAME, self.images.address)
+        self._bind(OUTPUT_NAME, self.embeddings.address)
 
     def _check_shape(self) -> None:
         found = {name: tuple(self._engine.get_tensor_shape(name)) for name in (INPUT_NAME, OUTPUT_NAME)}
@@ -75,8 +86,8 @@ class DeviceNetwork:
                 "Export the bundle again."
             )
 
-    def _bind(self, name: str, buffer: Buffer) -> None:
-        if not self._context.set_tensor_address(name, buffer.address):
+    def _bind(self, name: str, address: int) -> None:
+        if not self._context.set_tensor_address(name, address):
             raise self._refusal(f"refuses an address for {name}")
 
     def _refusal(self, what: str) -> EngineError:
@@ -102,8 +113,18 @@ class DeviceNetwork:
         self._context = self._engine = self._runtime = None
 
 
-def open_network(cuda: Cuda, model_path: Path, shape: Shape, max_batch: int, cache: EngineCache) -> DeviceNetwork:
+def open_network(
+    cuda: Cuda,
+    model_path: Path,
+    shape: Shape,
+    max_batch: int,
+    cache: EngineCache,
+    images: Buffer | None = None,
+    embeddings: Buffer | None = None,
+) -> DeviceNetwork:
     """The network of an .onnx file on an open GPU; built now where the cache has no plan of it.
+
+    Arguments as `DeviceNetwork`.
 
     Raises:
         MissingPackageError: no TensorRT is installed.
@@ -117,7 +138,7 @@ def open_network(cuda: Cuda, model_path: Path, shape: Shape, max_batch: int, cac
     options = BuildOptions(max_batch=max_batch, opt_batch=1)
     with cuda.active():
         plan = cached_plan(api, model, options, model_path.name, cuda.properties, cache)
-        return DeviceNetwork(cuda, api, plan.content, shape, max_batch, model_path.name)
+        return DeviceNetwork(cuda, api, plan.content, shape, max_batch, model_path.name, images, embeddings)
 
 
 class TensorRtEngine:

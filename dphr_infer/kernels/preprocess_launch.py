@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.cuda import Cuda
+from dphr_infer.cuda import Buffer, Cuda
 from dphr_infer.errors import EngineError, ImageError
 from dphr_infer.kernels.preprocess import ARGUMENTS, arguments, plan_preprocess
 from dphr_infer.kernels.preprocess_table import frame_table
@@ -38,6 +38,7 @@ class DevicePreprocess:
         max_frames: frames of one run, at least 1.
         turned: whether each frame is turned by an angle of its own first, as `rotate_square` turns it.
         uploads: whether frames come from the host; False takes no memory for them, and only `run_on_device` works.
+        images: where the images go; None takes memory for them.
 
     Raises:
         ImageError: the frame is too large for the model's input, or too small to be turned.
@@ -54,6 +55,7 @@ class DevicePreprocess:
         *,
         turned: bool = False,
         uploads: bool = True,
+        images: Buffer | None = None,
     ) -> None:
         if not 1 <= max_frames <= _MAX_FRAMES:
             raise EngineError(f"max_frames is {max_frames}, but a launch takes 1..{_MAX_FRAMES}: choose one of these.")
@@ -61,7 +63,7 @@ class DevicePreprocess:
         self.plan = plan_preprocess(frame, preprocess, turned, cuda.properties.shared_bytes)
         self._function = cuda.function(cuda.load(image), self.plan.kernel, self.plan.shared_bytes)
         size = preprocess.height_px * preprocess.width_px * 3
-        self._images = cuda.allocate(max_frames * size, f"{max_frames} images of the model's size")
+        self._images = images or cuda.allocate(max_frames * size, f"{max_frames} images of the model's size")
         n_tables = max_frames if turned else 1
         self._host_tables = cuda.pinned(4 * n_tables * self.plan.table_ints)
         self._tables = cuda.allocate(self._host_tables.nbytes, "the tables of the frames")
@@ -72,7 +74,8 @@ class DevicePreprocess:
             self._staged = cuda.pinned(n_bytes).reshape(max_frames, self._frame_bytes)
             self._frames = cuda.allocate(n_bytes, f"{max_frames} frames of {frame.width_px}x{frame.height_px} px")
         if not turned:
-            self._put_tables([None])
+            self._stage_tables([None])
+            cuda.upload(self._tables.address, self._tables_of(1))
             cuda.synchronize()
 
     def run(self, frames: Sequence[NDArray[np.uint8]], clockwise_deg: Sequence[float] | None = None) -> int:
@@ -92,15 +95,27 @@ class DevicePreprocess:
             ImageError: a frame of another size or format, or truncated; more frames than max_frames, or none.
             EngineError: angles given where frames are not turned, or the reverse.
         """
+        self.stage(frames, clockwise_deg)
+        return self.enqueue(len(frames))
+
+    def stage(self, frames: Sequence[NDArray[np.uint8]], clockwise_deg: Sequence[float] | None = None) -> None:
+        """The part of `run` that is the host's: frames and tables into pinned memory. Arguments and errors as there."""
         if self._staged is None:
             raise EngineError("This launcher was opened for frames on the device: open it with uploads=True.")
         self._check_run(len(frames), clockwise_deg)
         flat = [check_frame(one, self.plan.frame) for one in frames]
         for row, values in zip(self._staged, flat, strict=False):
             row[: values.size] = values
-        self._cuda.upload(self._frames.address, self._staged[: len(frames)])
+        if clockwise_deg is not None:
+            self._stage_tables(clockwise_deg)
+
+    def enqueue(self, n_frames: int) -> int:
+        """The part of `run` that is the GPU's: copy what was staged and launch. It can be captured as a graph."""
+        if self._staged is None:
+            raise EngineError("This launcher was opened for frames on the device: open it with uploads=True.")
+        self._cuda.upload(self._frames.address, self._staged[:n_frames])
         chroma = self._frames.address + self.plan.frame.chroma_offset_bytes
-        return self._launch(self._frames.address, chroma, self._frame_bytes, len(frames), clockwise_deg)
+        return self._launch(self._frames.address, chroma, self._frame_bytes, n_frames)
 
     def run_on_device(
         self, address: int, frame_bytes: int, n_frames: int = 1, clockwise_deg: Sequence[float] | None = None
@@ -121,7 +136,9 @@ class DevicePreprocess:
                 f"Frames lie {frame_bytes} bytes apart, but {layout.width_px}x{layout.height_px} px {layout.pixels} "
                 f"needs {layout.frame_bytes}: it is truncated, or of another size or format than announced."
             )
-        return self._launch(address, address + layout.chroma_offset_bytes, frame_bytes, n_frames, clockwise_deg)
+        if clockwise_deg is not None:
+            self._stage_tables(clockwise_deg)
+        return self._launch(address, address + layout.chroma_offset_bytes, frame_bytes, n_frames)
 
     def _check_run(self, n_frames: int, clockwise_deg: Sequence[float] | None) -> None:
         if not 1 <= n_frames <= self._max_frames:
@@ -137,18 +154,18 @@ class DevicePreprocess:
         if clockwise_deg is not None and len(clockwise_deg) != n_frames:
             raise EngineError(f"{len(clockwise_deg)} angles for {n_frames} frames: give one for each.")
 
-    def _put_tables(self, clockwise_deg: Sequence[float | None]) -> None:
-        staged = self._host_tables[: 4 * len(clockwise_deg) * self.plan.table_ints]
+    def _stage_tables(self, clockwise_deg: Sequence[float | None]) -> None:
+        staged = self._tables_of(len(clockwise_deg))
         rows = staged.view(np.int32).reshape(len(clockwise_deg), self.plan.table_ints)
         for row, degrees in zip(rows, clockwise_deg, strict=True):
             row[:] = frame_table(self.plan, degrees)
-        self._cuda.upload(self._tables.address, staged)
 
-    def _launch(
-        self, pixels: int, chroma: int, frame_bytes: int, n_frames: int, clockwise_deg: Sequence[float] | None
-    ) -> int:
-        if clockwise_deg is not None:
-            self._put_tables(clockwise_deg)
+    def _tables_of(self, n_frames: int) -> NDArray[np.uint8]:
+        return self._host_tables[: 4 * n_frames * self.plan.table_ints]
+
+    def _launch(self, pixels: int, chroma: int, frame_bytes: int, n_frames: int) -> int:
+        if self.plan.turned:
+            self._cuda.upload(self._tables.address, self._tables_of(n_frames))
         nv12 = self.plan.frame.pixels == "nv12"
         values: dict[str, Any] = {
             "pixels": pixels,
