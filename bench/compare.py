@@ -204,11 +204,13 @@ def _obstacle(a: Series, b: Series, busy: bool) -> str:
         return "the machine was busy"
     if a.samples_ms is None or b.samples_ms is None:
         return "no samples"
+    if min(a.samples_ms.min(), b.samples_ms.min()) == 0:
+        return "durations of 0 ms"
     return f"n<{MIN_SAMPLES}" if min(a.n, b.n) < MIN_SAMPLES else ""
 
 
 def _judge(a: Series, b: Series, n_metrics: int, obstacle: str) -> Change:
-    ratio = b.p50_ms / a.p50_ms
+    ratio = b.p50_ms / a.p50_ms if a.p50_ms else math.inf if b.p50_ms else 1.0
     counts, medians = (a.n, b.n), (a.p50_ms, b.p50_ms)
     if obstacle or a.samples_ms is None or b.samples_ms is None:
         return Change(a.name, counts, medians, ratio, None, None, obstacle)

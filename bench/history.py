@@ -24,7 +24,7 @@ _PANEL_IN = (6.2, 2.9)
 _COLUMNS = 2
 _DPI = 130
 _WIDE = 8.0
-_LEAST_SPAN = datetime.timedelta(days=1)
+_HALF_A_DAY = datetime.timedelta(hours=12)
 _STYLE: dict[str, Any] = {
     "font.size": 9.5,
     "axes.spines.top": False,
@@ -208,8 +208,8 @@ def _draw(points: Sequence[Point], out: Path) -> None:
     figure = Figure((_PANEL_IN[0] * columns, _PANEL_IN[1] * rows + 0.22 * len(legend)), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     first, last = points[0].date, points[-1].date
-    # At least a day: matplotlib widens a single moment to four years.
-    margin = max(0.04 * (last - first), (_LEAST_SPAN - (last - first)) / 2)
+    # matplotlib widens a single moment to four years.
+    margin = 0.04 * (last - first) or _HALF_A_DAY
     panels[0].set_xlim(first - margin, last + margin)
     for axes, scenario in zip(panels, scenarios, strict=False):
         _paint(axes, [point for point in points if point.scenario == scenario], colours, marks)

@@ -96,8 +96,8 @@ def _samples(where: str, values: Any) -> NDArray[np.float64] | None:
         samples = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         samples = np.array([math.nan])
-    if samples.ndim != 1 or not np.isfinite(samples).all() or samples.min() <= 0:
-        raise ConfigError(f"{where} holds samples that are no durations above 0 ms: measure again.")
+    if samples.ndim != 1 or not np.isfinite(samples).all() or samples.min() < 0:
+        raise ConfigError(f"{where} holds samples that are no durations: measure again.")
     return samples
 
 

@@ -192,6 +192,18 @@ def test_a_summary_without_samples_gives_its_ratio_and_no_verdict() -> None:
     assert (change.ratio, change.n, change.verdict) == (1.5, (700, 700), "not judged: no samples")
 
 
+def test_durations_of_zero_give_a_ratio_and_no_verdict() -> None:
+    a, b, zero = make_record(0), make_record(1), make_record(2)
+    b["scenarios"][0]["samples_ms"][5] = 0.0
+    zero["scenarios"][0]["samples_ms"] = [0.0] * N
+    ratios = []
+    for left, right in ((a, b), (a, zero), (zero, a), (zero, zero)):
+        change = report_of(left, right).comparisons[0].changes[0]
+        assert (change.name, change.verdict) == ("single-stream", "not judged: durations of 0 ms")
+        ratios.append(change.ratio)
+    assert ratios[1:] == [0.0, math.inf, 1.0]
+
+
 def test_on_a_busy_machine_nothing_is_judged() -> None:
     a, b = make_record(0), make_record(1, dict.fromkeys(STAGES, 3.0))
     b["machine"]["others_cores"] = 2.5
@@ -321,7 +333,7 @@ def test_a_limit_with_nothing_to_judge_is_refused_instead_of_passed(save: Callab
     assert compare_files(paths).exit_code == 0
 
 
-@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, "fast", None])
+@pytest.mark.parametrize("bad", [-1.0, math.nan, "fast", None])
 def test_samples_that_are_no_durations_are_refused(bad: Any) -> None:
     record = make_record(0)
     record["scenarios"][0]["samples_ms"][3] = bad
