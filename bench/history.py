@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.series import SCHEMA_VERSION, is_record, parse_records, scenario_name
+from bench.record import SCHEMA_VERSION
+from bench.series import is_record, parse_records, scenario_name
 from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import ConfigError, MissingPackageError
 

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.record import SCHEMA, SCHEMA_VERSION
 from bench.stats import percentile
 from dphr_infer.errors import ConfigError
 
-SCHEMA = "dphr-bench"
-SCHEMA_VERSION = 2
 # Keys that do not tell what was measured: how long, and what follows from the rest.
 _HOW_LONG = ("seconds", "noise", "least", "minutes", "windows")
 _FOUND = ("read_bytes", "in_cache", "allowed_rows")
