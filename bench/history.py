@@ -105,7 +105,9 @@ def _date(record: Mapping[str, Any]) -> datetime.datetime | None:
 def points_of(record: Mapping[str, Any]) -> list[Point]:
     """The scenarios of a record that have a latency; none where its date cannot be read."""
     date, found = _date(record), []
-    for scenario in record.get("scenarios") or () if date else ():
+    if date is None:
+        return []
+    for scenario in record.get("scenarios") or ():
         summary = scenario.get("latency")
         if isinstance(summary, Mapping) and isinstance(summary.get("p50_ms"), int | float):
             p90 = summary.get("p90_ms")
