@@ -13,14 +13,13 @@ from pathlib import Path
 from dphr_infer import doctor as examination
 from dphr_infer.atomic import atomic_file
 from dphr_infer.bundle import MANIFEST_NAME, Bundle, Precision, file_digest, open_bundle
-from dphr_infer.engines.open import matcher_device, open_engine
 from dphr_infer.errors import ConfigError, EngineError, ImageError
 from dphr_infer.gallery import Gallery, GalleryDtype, open_gallery
 from dphr_infer.indexing import index_map
 from dphr_infer.listing import Format, summary_lines, to_text
 from dphr_infer.localizer import AcceptRule, Heading, Localizer
 from dphr_infer.mapping import MapRaster
-from dphr_infer.matchers.open import open_matcher
+from dphr_infer.open_localizer import open_localizer
 from dphr_infer.outputs import MAP_PICTURE, check_outputs, picture_names
 from dphr_infer.photo import read_photo_metadata
 from dphr_infer.picture import draw_map, draw_matches
@@ -128,21 +127,18 @@ def locate(request: LocateRequest) -> None:
             f"{request.gallery} has {len(gallery)} tiles, fewer than --top-k {request.top_k}: all are looked at.",
             file=sys.stderr,
         )
-    with (
-        open_engine(bundle, request.precision, request.device, request.threads) as engine,
-        open_matcher(gallery.embeddings, matcher_device(request.device)) as matcher,
-    ):
-        localizer = Localizer(
-            bundle,
-            gallery,
-            engine,
-            matcher,
-            top_k=request.top_k,
-            heading=request.heading,
-            rotations=request.rotations,
-            accept=request.accept,
-            refine=request.refine,
-        )
+    with open_localizer(
+        bundle,
+        gallery,
+        request.precision,
+        request.device,
+        request.threads,
+        top_k=request.top_k,
+        heading=request.heading,
+        rotations=request.rotations,
+        accept=request.accept,
+        refine=request.refine,
+    ) as localizer:
         photos = list(_locate_each(localizer, paths, truths, request))
     summary = summarise(photos, gallery.origin.tile_m, len(truths.keys() - {path.name for path in paths}))
     if photos:

@@ -34,7 +34,7 @@ from dphr_infer.types import Matches
 MAX_FORMATS = 8
 DEFAULT_MAX_K = 32
 # Halves in 16 bytes: the scan pads its queries to whole vectors, a network writes them without gaps.
-_VECTOR_VALUES = 8
+VECTOR_VALUES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,9 @@ class GpuPipeline:
                 f"The gallery's rows have {gallery.shape[1]} values, the bundle's embeddings {dim}: index the map "
                 "again with this bundle."
             )
-        if dim % _VECTOR_VALUES:
+        if dim % VECTOR_VALUES:
             raise EngineError(
-                f"Embeddings of {dim} values are no multiple of {_VECTOR_VALUES}, which one launch from frame to match "
+                f"Embeddings of {dim} values are no multiple of {VECTOR_VALUES}, which one launch from frame to match "
                 "needs. Embed and match apart, or train with a projection of such a length."
             )
         self._bundle, self._gallery, self._path = bundle, gallery, bundle.model_path(precision)
@@ -173,6 +173,11 @@ class GpuPipeline:
             allowed = sum(stop - start for start, stop in ranges)
             self._graphs.run((layout, clockwise_deg is not None, k, len(ranges), allowed), work)
             found = self._scan.collect(launch)
+        if not np.isfinite(found.similarity).all():
+            raise EngineError(
+                f"{self._path.name} gave an embedding that is not finite on the GPU: plan or weights are damaged. "
+                "Remove the plan from the engine cache; if it stays, export the bundle again."
+            )
         return Matches(found.rows, found.similarity)
 
     def _open_format(self, cuda: Cuda, key: _Format) -> DevicePreprocess:

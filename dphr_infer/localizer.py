@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from dphr_infer.gallery import Gallery
 from dphr_infer.geo import distance_m, offset
 from dphr_infer.geo import east_north_m as to_east_north_m
 from dphr_infer.matchers.base import Matcher
+from dphr_infer.preprocess import check_image_size
 from dphr_infer.rotation import rotate_square
 from dphr_infer.types import GeoPoint, LocationEstimate, Matches, Place
 
@@ -66,6 +67,18 @@ class AcceptRule:
             )
 
 
+class FramePipeline(Protocol):
+    """Prepare, embed and match in one piece, where a device can; see gpu_pipeline.py."""
+
+    def match(
+        self,
+        image: NDArray[np.uint8],
+        k: int,
+        clockwise_deg: float | None = None,
+        row_ranges: Sequence[tuple[int, int]] | None = None,
+    ) -> Matches: ...
+
+
 class Localizer:
     """Locates photos on one gallery.
 
@@ -81,6 +94,8 @@ class Localizer:
             `AcceptRule()`, by which no estimate is accepted where fewer than its 3 matches are looked at.
         refine: False gives the best match's place. True gives the mean of the places of those among the top k that
             lie at most half a tile side from the best match, weighted by their similarity where that is above 0.
+        pipeline: entered by the caller; `locate` takes it instead of engine and matcher, which then need not be
+            entered, but for heading "search", which embeds many views at once.
     """
 
     def __init__(
@@ -95,6 +110,7 @@ class Localizer:
         rotations: int = DEFAULT_ROTATIONS,
         accept: AcceptRule | None = None,
         refine: bool = False,
+        pipeline: FramePipeline | None = None,
     ) -> None:
         gallery.check_bundle(bundle)
         if heading not in HEADINGS:
@@ -108,6 +124,7 @@ class Localizer:
         self._top_k, self._heading, self._rotations = top_k, heading, rotations
         self._accept = accept if accept is not None else AcceptRule()
         self._refine = refine
+        self._pipeline = pipeline if heading != "search" else None
         if accept is not None and accept.agreeing > top_k:
             raise ConfigError(
                 f"The rule asks for {accept.agreeing} agreeing matches, but only {top_k} are looked at: no photo "
@@ -169,13 +186,16 @@ class Localizer:
             GalleryError: no tile lies there.
             ConfigError: one of the two is missing, or the radius is not above 0.
         """
+        return self._matcher.match(embeddings, *self._scope(near, within_m))
+
+    def _scope(self, near: GeoPoint | None, within_m: float | None) -> tuple[int, Sequence[tuple[int, int]] | None]:
+        """How many matches to look for, and in which rows."""
         if near is None and within_m is None:
-            return self._matcher.match(embeddings, min(self._top_k, len(self._gallery)))
+            return min(self._top_k, len(self._gallery)), None
         if near is None or within_m is None or not within_m > 0:
             raise ConfigError(f"A prior needs a point and a radius above 0 m; one is missing, or {within_m} is none.")
         ranges = self._gallery.allowed_rows(near, within_m)
-        allowed = sum(stop - start for start, stop in ranges)
-        return self._matcher.match(embeddings, min(self._top_k, allowed), ranges)
+        return min(self._top_k, sum(stop - start for start, stop in ranges)), ranges
 
     def estimate(self, matches: Matches, yaw_deg: float | None = None) -> LocationEstimate:
         """Turn the matches of one photo's views, rows (R, k), into an estimate; see `Localizer` and `AcceptRule`.
@@ -229,8 +249,13 @@ class Localizer:
         Raises:
             ImageError, GalleryError, EngineError, ConfigError: as the four stages.
         """
-        matches = self.match(self.embed(self.prepare(image, yaw_deg)), near, within_m)
-        return self.estimate(matches, yaw_deg)
+        if self._pipeline is None:
+            return self.estimate(self.match(self.embed(self.prepare(image, yaw_deg)), near, within_m), yaw_deg)
+        k, ranges = self._scope(near, within_m)
+        (degrees,) = self.rotations_deg(yaw_deg)
+        turned = None if self._heading == "as-is" else degrees
+        check_image_size(image.shape[1], image.shape[0], "The image")
+        return self.estimate(self._pipeline.match(image, k, turned, ranges), yaw_deg)
 
     def locate_many(
         self,

@@ -27,6 +27,7 @@ OWNERS = {
     "cryptography": ("dphr_infer/signature.py", "export/signing.py"),
     "tensorrt": ("dphr_infer/engines/tensorrt_api.py",),
     "tensorrt_rtx": ("dphr_infer/engines/tensorrt_api.py",),
+    "cv2": ("dphr_infer/frame_sources.py",),
     "rasterio": ("dphr_infer/mapping.py", "dphr_train/cities/geotiff.py"),
     "timm": ("dphr_train/encoder.py",),
     "torchvision": ("dphr_train/encoder.py",),

@@ -1,0 +1,228 @@
+"""The whole pipeline without a GPU: both kernels run on this processor, ONNX Runtime is the network.
+
+What the frames become is compared with the CPU's path: Preprocess, rotate_square, ONNX Runtime, the plain matcher.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dphr_infer import cuda, cuda_graph, gpu_pipeline
+from dphr_infer import open_localizer as open_localizer_module
+from dphr_infer.embedder import Embedder
+from dphr_infer.engines import trt
+from dphr_infer.engines.open import open_engine
+from dphr_infer.engines.tensorrt_api import Api, Capabilities
+from dphr_infer.engines.tensorrt_cached import CachedPlan
+from dphr_infer.errors import EngineError, GalleryError
+from dphr_infer.gallery import open_gallery
+from dphr_infer.gpu_pipeline import GpuPipeline
+from dphr_infer.indexing import index_map
+from dphr_infer.matchers import cuda_exact
+from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
+from dphr_infer.nv12 import nv12_frames, to_rgb
+from dphr_infer.open_localizer import open_localizer
+from dphr_infer.rotation import rotate_square
+from dphr_infer.types import Matches
+
+FOLDER = Path(__file__).resolve().parent
+KERNELS = FOLDER.parent.parent / "dphr_infer" / "kernels"
+RANGES = [(3, 40), (40, 41), (77, 120)]
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_of_pipeline", FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def both_kernels(cuda_on_cpu: Any) -> Any:
+    """preprocess.cu and topk.cu on this processor."""
+    devices = [cuda_on_cpu.build(KERNELS / f"{stem}.cu") for stem in ("preprocess", "topk")]
+    kernels = {name: kinds for device in devices for name, kinds in device.kernels.items()}
+
+    def launch(kernel: str, *arguments: Any, **options: Any) -> Any:
+        return next(device for device in devices if kernel in device.kernels).launch(kernel, *arguments, **options)
+
+    return SimpleNamespace(kernels=kernels, launch=launch)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, both_kernels: Any) -> Any:
+    pycuda, tensorrt = load("fake_pycuda"), load("fake_tensorrt")
+    driver = pycuda.FakeDriver(cpu=both_kernels)
+    plain = driver.Stream
+
+    def stream(flags: int) -> Any:
+        driver.stream = plain(flags)
+        return driver.stream
+
+    driver.Stream = stream
+    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    monkeypatch.setattr(cuda, "pop_released_context", driver.raw_stack.pop)
+    driver.graphs = tensorrt.FakeGraphs(driver)
+    monkeypatch.setattr(cuda_graph, "load_driver", lambda: driver.graphs)
+    api = Api("TensorRT", "10.3.0.30", tensorrt.fake_module(driver, 1), Capabilities(True, True, False))
+    monkeypatch.setattr(trt, "open_tensorrt", lambda: api)
+    monkeypatch.setattr(trt, "cached_plan", lambda api, model, *rest: CachedPlan(Any, model, None))
+    monkeypatch.setattr(gpu_pipeline, "load_fatbin", lambda capability, version, stem="topk": b"image")
+    return driver
+
+
+@pytest.fixture(scope="module")
+def gallery(bundle: Any, texture: Any) -> np.ndarray:
+    """float16 (120, 48): embeddings of random pictures."""
+    images = [texture(32, 32, seed) for seed in range(120)]
+    with open_engine(bundle) as engine:
+        return Embedder(bundle.manifest.preprocess, engine).embed_images(images).astype(np.float16)
+
+
+@pytest.fixture
+def expected(bundle: Any, gallery: np.ndarray) -> Any:
+    """A function: the CPU's answer for an RGB image."""
+
+    def find(image: np.ndarray, k: int, clockwise_deg: float | None = None, ranges: Any = None) -> Matches:
+        if clockwise_deg is not None:
+            image = rotate_square(image, clockwise_deg, 32)
+        with open_engine(bundle) as engine, NumpyExactMatcher(gallery) as matcher:
+            return matcher.match(Embedder(bundle.manifest.preprocess, engine).embed_images([image]), k, ranges)
+
+    return find
+
+
+def assert_agree(found: Matches, expected: Matches) -> None:
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_allclose(found.similarity, expected.similarity, atol=2e-6)
+
+
+def test_frames_of_two_sizes_turned_or_not_become_the_cpus_matches_directly_and_by_graph(
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any
+) -> None:
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline:
+        for seed in range(3):
+            for shape, degrees in (((70, 90), None), ((64, 48), None), ((70, 90), 37.0 + seed), ((70, 90), 90.0)):
+                image = texture(*shape, seed)
+                assert_agree(pipeline.match(image, 5, degrees), expected(image, 5, degrees))
+    # Sizes: 90x70 upright, 48x64 upright, 90x70 turned (which comes twice a round): 2 + 2 + 5 of 12 by graph.
+    assert gpu.graphs.launches == 9
+    assert gpu.graphs.open == 0
+    assert not (gpu.device_memory or gpu.pinned or gpu.retained or gpu.raw_stack or gpu.own_stack)
+
+
+def test_a_prior_and_a_large_k_reach_the_scan(
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any
+) -> None:
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline:
+        for seed in range(3):
+            image = texture(50, 50, seed)
+            assert_agree(pipeline.match(image, 32, row_ranges=RANGES), expected(image, 32, ranges=RANGES))
+            moved = [(start + seed, stop + seed) for start, stop in RANGES[:2]]  # as many rows, at other places
+            assert_agree(pipeline.match(image, 3, row_ranges=moved), expected(image, 3, ranges=moved))
+
+
+def test_an_nv12_frame_is_matched_as_its_rgb(gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any) -> None:
+    layout = nv12_frames(96, 80, matrix="bt709", colour_range="full")
+    frame = np.random.default_rng(3).integers(0, 256, layout.frame_bytes, np.uint8)
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline:
+        for _ in range(2):
+            assert_agree(pipeline.match(frame, 4, frame=layout), expected(to_rgb(frame, layout), 4))
+
+
+def test_a_frame_allocates_nothing_once_its_size_is_known(
+    gpu: Any, bundle: Any, gallery: np.ndarray, texture: Any
+) -> None:
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline:
+        for seed in range(2):
+            pipeline.match(texture(70, 90, seed), 5)
+        gpu.calls.clear()
+        pipeline.match(texture(70, 90, 9), 5)
+        assert gpu.calls == ["synchronize"]
+
+
+def test_two_pipelines_live_side_by_side(
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any
+) -> None:
+    first, second = texture(70, 90, 1), texture(60, 60, 2)
+    with GpuPipeline(bundle, gallery, "fp32") as one:
+        stream = gpu.stream
+        with GpuPipeline(bundle, gallery[:50], "fp32") as two:
+            assert_agree(two.match(second, 2), expected(second, 2, ranges=[(0, 50)]))
+        gpu.stream = stream
+        assert_agree(one.match(first, 2), expected(first, 2))
+    assert not gpu.device_memory and gpu.retained == 0
+
+
+@pytest.mark.parametrize("heading", ["as-is", "north"])
+def test_a_localizer_on_the_gpu_says_what_the_cpus_says(
+    gpu: Any, bundle: Any, texture: Any, tmp_path: Path, heading: Any
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    image = texture(300, 400, 5)
+    profile = {"driver": "GTiff", "height": 300, "width": 400, "count": 3, "dtype": "uint8", "crs": "EPSG:32632"}
+    place = rasterio.transform.Affine(0.5, 0, 5e5, 0, -0.5, 5.2e6)
+    with rasterio.open(tmp_path / "map.tif", "w", transform=place, **profile) as dataset:
+        dataset.write(np.moveaxis(image, 2, 0))
+    index_map(bundle, tmp_path / "map.tif", tmp_path / "g", tile_m=50.0, stride_m=25.0)
+    map_gallery = open_gallery(tmp_path / "g")
+    with (
+        open_localizer(bundle, map_gallery, heading=heading) as on_cpu,
+        open_localizer(bundle, map_gallery, device="cuda", heading=heading) as on_gpu,
+    ):
+        for left in (0, 60, 200, 90):
+            photo = np.ascontiguousarray(image[50:150, left : left + 120])
+            for prior in ((), (map_gallery.point(10), 60.0)):
+                expected, found = on_cpu.locate(photo, 10.0, *prior), on_gpu.locate(photo, 10.0, *prior)
+                assert [p.row for p in found.places] == [p.row for p in expected.places]
+                assert found.similarity == pytest.approx(expected.similarity, abs=2e-6)
+                assert (found.point, found.rotation_deg) == (expected.point, expected.rotation_deg)
+    assert gpu.graphs.launches >= 5 and not gpu.device_memory and gpu.retained == 0
+
+
+def test_a_search_over_headings_embeds_and_matches_apart(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, bundle: Any
+) -> None:
+    entered = []
+    monkeypatch.setattr(open_localizer_module, "GpuPipeline", lambda *_: entered.append("pipeline"))
+    map_gallery = SimpleNamespace(embeddings=np.eye(48, dtype=np.float16), check_bundle=lambda _: None)
+    monkeypatch.setattr(cuda_exact, "load_fatbin", lambda capability, version: b"image")
+    with open_localizer(bundle, map_gallery, device="cuda", heading="search"):
+        assert entered == [] and gpu.retained == 2  # the engine and the matcher
+    assert gpu.retained == 0
+
+
+@pytest.mark.parametrize(
+    ("k", "ranges", "message"),
+    [(0, None, "k"), (33, None, "k|33"), (3, [(0, 2)], "2"), (1, [(5, 500)], "500")],
+)
+def test_what_no_scan_can_answer_is_refused(
+    gpu: Any, bundle: Any, gallery: np.ndarray, texture: Any, k: int, ranges: Any, message: str
+) -> None:
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline, pytest.raises(GalleryError, match=message):
+        pipeline.match(texture(50, 50), k, row_ranges=ranges)
+    assert gpu.retained == 0
+
+
+def test_a_ninth_frame_size_is_refused(gpu: Any, bundle: Any, gallery: np.ndarray, texture: Any) -> None:
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline:
+        for side in range(40, 48):
+            pipeline.match(texture(side, side), 1)
+        with pytest.raises(EngineError, match="Frames of 8 sizes have come, and one of 48x48 px"):
+            pipeline.match(texture(48, 48), 1)
+
+
+def test_a_gallery_of_another_length_is_refused_before_the_gpu_is_touched(gpu: Any, bundle: Any) -> None:
+    with pytest.raises(GalleryError, match="rows have 40 values, the bundle's embeddings 48"):
+        GpuPipeline(bundle, np.ones((3, 40), np.float16), "fp32")
+    assert gpu.calls == []
