@@ -17,6 +17,7 @@ from bench.stats import percentile
 
 WINDOWS = 30
 _SECONDS_PER_HOUR = 3600.0
+_LEAST_FOR_SLOPE_S = 300.0
 
 
 def endure(rig: Rig, minutes: float) -> Raw:
@@ -34,7 +35,7 @@ def find_drift(raw: Raw, timeline: Sequence[PowerSample]) -> dict[str, Any]:
     Returns:
         windows: [{"t_s" of the middle since the beginning, "n", "p50_ms", "discarded"}], p50 null in an empty one.
         drift_share: p50 of the last third of the time over that of the first third, minus 1.
-        slope_share_per_hour: least squares through the windows' p50, over their median; null for less than 3 windows.
+        slope_share_per_hour: least squares through the windows' p50, over their median; null for less than 5 minutes.
         spread_share: difference of the windows' quartiles over their median: what drift must exceed to mean something.
     """
     hit = throttled_samples(raw.start_ms, raw.duration_ms, timeline)
@@ -66,6 +67,7 @@ def find_drift(raw: Raw, timeline: Sequence[PowerSample]) -> dict[str, Any]:
     if len(known) >= 3:
         times, medians = np.array(known).T
         middle = float(np.median(medians))
-        found["slope_share_per_hour"] = float(np.polyfit(times, medians, 1)[0]) * _SECONDS_PER_HOUR / middle
+        if length_s >= _LEAST_FOR_SLOPE_S:
+            found["slope_share_per_hour"] = float(np.polyfit(times, medians, 1)[0]) * _SECONDS_PER_HOUR / middle
         found["spread_share"] = float(np.subtract(*np.percentile(medians, (75, 25)))) / middle
     return found

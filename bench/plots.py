@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.record import CAMERA, SINGLE_STREAM, BenchRecord, ScenarioRecord
+from bench.record import CAMERA, MULTI_STREAM, OFFLINE, SINGLE_STREAM, BenchRecord, ScenarioRecord
 from bench.report import format_share
 from bench.stats import format_ms
 from dphr_infer.errors import MissingPackageError
@@ -23,6 +24,8 @@ INK = "#a1540a"
 _SIZE_IN = (4.7, 3.1)
 _MAX_BINS = 50
 _SKEWED = 4.0
+_HEADROOM = 1.15
+_TURN_LABELS = 0.75
 _STYLE: dict[str, Any] = {
     "font.size": 9.5,
     "axes.spines.top": False,
@@ -80,7 +83,7 @@ def distribution_plot(scenario: ScenarioRecord) -> Plot:
     if summary is None:
         raise ValueError(f"{scenario.name} has no samples to draw")
     skewed = samples.max() > _SKEWED * summary.p50_ms
-    what = "age of the answer" if scenario.name == CAMERA else END_TO_END
+    what = {CAMERA: "age of the answer", MULTI_STREAM: "a batch", OFFLINE: "a batch"}.get(scenario.name, END_TO_END)
     marks = (
         ("p50", summary.p50_ms, 1.0),
         ("p90", summary.p90_ms, 0.9),
@@ -94,13 +97,16 @@ def distribution_plot(scenario: ScenarioRecord) -> Plot:
         axes.hist(samples, spread(samples.min(), max(samples.max(), samples.min() * 1.01), bins).tolist(), color=BLUE)
         if skewed:
             plain_log_axis(axes, (1.0, 2.0, 5.0))
-        top = axes.get_ylim()[1]
+        top = _HEADROOM * axes.get_ylim()[1]
+        axes.set_ylim(top=top)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        left, right = axes.get_xlim()
         for label, value, height in marks:
             if value is not None:
                 axes.axvline(value, color=ORANGE, linewidth=1)
-                right = value > axes.get_xlim()[1] * 0.7 and not skewed
-                text, side = f" {label} {format_ms(value)} ", "right" if right else "left"
-                axes.annotate(text, (value, top * height), color=INK, va="top", ha=side)
+                place = math.log(value / left) / math.log(right / left) if skewed else (value - left) / (right - left)
+                side = "right" if place > _TURN_LABELS else "left"
+                axes.annotate(f" {label} {format_ms(value)} ", (value, top * height), color=INK, va="top", ha=side)
         axes.set_xlabel(f"{what}, ms" + (" (logarithmic)" if skewed else ""))
         axes.set_ylabel("samples")
 
@@ -150,7 +156,11 @@ def throughput_plot(record: BenchRecord) -> Plot:
 def match_plot(record: BenchRecord) -> Plot:
     """Matching beside one read of the gallery at the measured bandwidth."""
     matching = record.matching
-    labels = [f"{m.rows:,} {m.dtype}\n{m.queries} quer{'y' if m.queries == 1 else 'ies'}" for m in matching]
+    labels = [
+        f"{m.rows:,} {m.dtype}\n{m.queries} quer{'y' if m.queries == 1 else 'ies'}"
+        + ("" if m.prior_m is None else f", prior {m.prior_m:g} m")
+        for m in matching
+    ]
     rows = np.arange(len(matching))
 
     def paint(axes: Axes) -> None:

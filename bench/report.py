@@ -71,6 +71,8 @@ def _power_rows(record: BenchRecord) -> list[tuple[str, str]]:
 def batch_table(record: BenchRecord) -> Table:
     """Throughput by batch size, and the embedding's share of its limit."""
 
+    threads_vary = len({b.threads for b in record.batches}) > 1
+
     def cells(b: BatchRecord) -> tuple[str, ...]:
         limit = b.embed_limit
         limits = ("", "", "") if limit is None else (f"{limit.flops / 1e9:.2f}", format_ms(limit.floor_ms), "")
@@ -80,7 +82,8 @@ def batch_table(record: BenchRecord) -> Table:
         if b.locate is not None and b.locate_images_per_s is not None:
             locate = (format_ms(b.locate.p50_ms), f"{b.locate_images_per_s:.1f}", str(b.locate.n))
         embed = (format_ms(b.embed.p50_ms), f"{b.embed_images_per_s:.1f}", str(b.embed.n))
-        return (f"{b.batch} {b.precision}", *embed, *limits, *locate)
+        threads = f", {b.threads or 'all'} threads" if threads_vary else ""
+        return (f"{b.batch} {b.precision}{threads}", *embed, *limits, *locate)
 
     return Table(
         "Throughput by batch size",

@@ -139,8 +139,7 @@ def endurance_table(record: BenchRecord) -> Table | None:
     if extra["drift_share"] is not None:
         note += f" Last third over first third: {extra['drift_share']:+.1%}."
     if extra["slope_share_per_hour"] is not None:
-        note += (
-            f" Slope {extra['slope_share_per_hour']:+.1%} an hour; the quartiles of the windows lie "
-            f"{extra['spread_share']:.1%} apart, and a smaller drift means nothing."
-        )
+        note += f" Slope {extra['slope_share_per_hour']:+.1%} an hour."
+    if extra["spread_share"] is not None:
+        note += f" The quartiles of the windows lie {extra['spread_share']:.1%} apart: a smaller drift means nothing."
     return Table("Endurance", ("middle of the window", "n", "p50 ms", "throttled, discarded"), tuple(rows), note)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import generated, roofline, sweep
+from bench.cli import main
+from bench.generated import CENTRE, STRIDE_M, generated_gallery
+from dphr_infer.bundle import Bundle
+from dphr_infer.geo import distance_m
+from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
+
+
+@pytest.fixture(autouse=True)
+def _small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "_BUFFER_BYTES", 4 << 20)
+    monkeypatch.setattr(roofline, "PASSES", 2)
+    monkeypatch.setattr(roofline, "_CACHES", 0)
+    monkeypatch.setattr(roofline, "_PRODUCT_SECONDS", 0.01)
+
+
+def test_a_generated_gallery_is_written_once_and_made_again_where_it_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = generated_gallery(tmp_path, 300, 8, "float16")
+    assert (len(first), first.dim, first.embeddings.dtype) == (300, 8, np.float16)
+    assert np.linalg.norm(first.embeddings.astype(np.float32), axis=1) == pytest.approx(np.ones(300), abs=2e-3)
+    content = first.path.read_bytes()
+    first.path.write_bytes(content[:-100])
+    assert len(generated_gallery(tmp_path, 300, 8, "float16")) == 300
+    assert first.path.read_bytes() == content
+    monkeypatch.setattr(generated, "_write", None)
+    assert len(generated_gallery(tmp_path, 300, 8, "float16")) == 300
+
+
+def test_a_generated_gallery_is_a_square_grid_of_forty_metres_around_its_centre(tmp_path: Path) -> None:
+    gallery = generated_gallery(tmp_path, 400, 4, "float32")
+    distances = gallery.distances_m(CENTRE)
+    assert distances.min() == pytest.approx(STRIDE_M / 2**0.5, rel=0.02)
+    assert distances.max() == pytest.approx(9.5 * STRIDE_M * 2**0.5, rel=0.02)
+    start, stop = gallery.rows_within(CENTRE, 30)[0]
+    assert distance_m(gallery.point(start), CENTRE) < 30
+    assert sum(b - a for a, b in gallery.rows_within(CENTRE, 30)) == 4
+    assert stop > start
+
+
+def test_a_sweep_of_matching_writes_a_valid_line_for_each_point(
+    tmp_path: Path, check_schema: Callable[[Any], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep", "match", "--rows", "100", "4e2", "--dim", "8", "--queries", "1", "2", "--prior-m", "0", "30"]
+    outputs = ["--seconds", "0.01", "--cache", str(tmp_path / "c"), "--json", str(tmp_path / "s.jsonl")]
+    assert main([*words, "--k", "5", *outputs]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [fault for line in lines for fault in check_schema(line)] == []
+    points = [line["matching"][0] for line in lines]
+    assert [(p["rows"], p["queries"], p["prior_m"], p["allowed_rows"], p["k"]) for p in points] == [
+        (rows, queries, prior, 4 if prior else None, 4 if prior else 5)
+        for rows in (100, 400)
+        for queries in (1, 2)
+        for prior in (None, 30.0)
+    ]
+    assert [p["read_bytes"] for p in points[:2]] == [100 * 8 * 2, 4 * 8 * 2]
+    assert points[1]["filter"]["n"] >= 10 and points[0]["filter"] is None
+    assert "400 x 8 float16, 2 q, k 4 (random, prior 30 m: 4 rows)" in capsys.readouterr().out
+
+
+def test_a_matcher_that_answers_wrongly_makes_the_sweep_invalid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = NumpyExactMatcher.match
+
+    def without_the_first_half(self: Any, queries: Any, k: int, row_ranges: Any = None) -> Any:
+        return original(self, queries, k, [(50, 100)])
+
+    monkeypatch.setattr(NumpyExactMatcher, "match", without_the_first_half)
+    words = ["sweep", "match", "--rows", "100", "--dim", "8", "--queries", "4", "--k", "5", "--seconds", "0.01"]
+    assert main([*words, "--cache", str(tmp_path)]) == 1
+    assert "INVALID: the best similarity differs by" in capsys.readouterr().out
+
+
+def test_a_sweep_of_embedding_crosses_threads_and_batches(
+    bundle: Bundle, tmp_path: Path, check_schema: Callable[[Any], list[str]]
+) -> None:
+    words = ["sweep", "embed", str(bundle.folder), "--threads", "1", "2", "--batches", "1", "3", "--seconds", "0.01"]
+    assert main([*words, "--json", str(tmp_path / "e.jsonl")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
+    assert [fault for line in lines for fault in check_schema(line)] == []
+    found = [(line["batches"][0]["threads"], line["batches"][0]["batch"], line["subject"]["threads"]) for line in lines]
+    assert found == [(1, 1, 1), (1, 3, 1), (2, 1, 2), (2, 3, 2)]
+    assert all(line["accuracy"]["selftest_min_cosine"] > 0.9999 for line in lines)
+
+
+def test_an_interrupted_sweep_keeps_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = sweep.generate_rows, []
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(sweep, "generate_rows", interrupted)
+    words = ["sweep", "match", "--rows", "100", "--dim", "4", "8", "16", "--k", "5", "--seconds", "0.01"]
+    assert main([*words, "--cache", str(tmp_path), "--json", str(tmp_path / "s.jsonl")]) == 130
+    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["match", "--rows", "5", "--k", "6"], "--k 6 is above --rows 5"),
+        (["match", "--seconds", "0"], "--seconds is 0"),
+        (["embed", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", *words]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
