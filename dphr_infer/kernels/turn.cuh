@@ -90,7 +90,7 @@ class Reduced {
   // The columns that row i needs: the window's outline, cut to where the cubic reaches the row, and a pixel's hundredth
   // more for rounding. Empty where begin >= end.
   __device__ void span(int i, int* begin, int* end) const {
-    const float low = top + i == 0 ? -1e6f : i - 2.01f, high = top + i == all_h_ - 1 ? 1e6f : i + 2.01f;
+    const float low = i - 2.01f, high = i + 2.01f;
     float least = 1e6f, most = -1e6f;
     for (int corner = 0; corner < 4; ++corner) {
       const float from_x = corner_x(corner), from_y = corner_y(corner);

@@ -162,23 +162,24 @@ def test_the_schedule_does_not_matter(seed: int, angles: Any, preprocess_device:
 
 
 @pytest.mark.parametrize(
-    ("interpolation", "pixels", "degrees", "most"),
+    ("interpolation", "pixels", "degrees", "side_px", "most"),
     [
         # Windows of neighbouring tiles overlap, and rows are read from one 16-byte boundary to another.
-        ("bilinear", "rgb", None, 1.10),
-        ("bicubic", "rgb", None, 1.22),
-        ("bilinear", "nv12", None, 1.14),
-        ("bilinear", "rgb", 90.0, 1.17),
-        ("bilinear", "rgb", 20.0, 1.25),
-        ("bilinear", "rgb", 45.0, 1.25),
-        ("bilinear", "nv12", 45.0, 1.31),
+        ("bilinear", "rgb", None, 192, 1.10),
+        ("bicubic", "rgb", None, 192, 1.22),
+        ("bilinear", "nv12", None, 192, 1.14),
+        ("bilinear", "rgb", 90.0, 192, 1.17),
+        ("bilinear", "rgb", 20.0, 192, 1.25),
+        ("bilinear", "rgb", 45.0, 192, 1.25),
+        ("bilinear", "nv12", 45.0, 192, 1.31),
+        ("bilinear", "nv12", 45.0, 170, 1.40),  # reduced by three: a row of chroma serves two rows of blocks
     ],
 )
 def test_each_pixel_that_counts_is_read_about_once(
-    interpolation: Any, pixels: str, degrees: float | None, most: float, preprocess_device: Any
+    interpolation: Any, pixels: str, degrees: float | None, side_px: int, most: float, preprocess_device: Any
 ) -> None:
     # As 4000 x 3000 at 384, in half of both.
-    width, height, preprocess = 2000, 1500, Preprocess(192, 192, interpolation)
+    width, height, preprocess = 2000, 1500, Preprocess(side_px, side_px, interpolation)
     layout = rgb_frames(width, height)
     if pixels == "nv12":
         layout = nv12_frames(width, height, matrix="bt709", colour_range="limited")

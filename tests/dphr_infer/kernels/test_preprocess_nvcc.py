@@ -1,0 +1,57 @@
+"""nvcc compiles preprocess.cu for every target without spilling, with as few registers as its launch bounds say."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from preprocess_launches import ORIN_SHARED_BYTES, SOURCE
+
+from dphr_infer.kernels.fatbin import FLAGS, NATIVE
+from dphr_infer.kernels.preprocess import THREADS, plan_preprocess
+from dphr_infer.nv12 import nv12_frames, rgb_frames
+from dphr_infer.preprocess import Preprocess
+
+SM_REGISTERS = 65_536
+USAGE = re.compile(
+    r"entry function '(?P<kernel>\w+)'.*?(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+    r"(?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
+    re.DOTALL,
+)
+
+
+@pytest.fixture(scope="module", params=NATIVE, ids=lambda target: f"sm_{target[0]}{target[1]}")
+def usage(request: pytest.FixtureRequest) -> dict[str, re.Match[str]]:
+    """{kernel: what ptxas says of it}."""
+    nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    if nvcc is None:
+        pytest.skip("nvcc is not installed: the kernels' registers are not checked")
+    major, minor = request.param
+    command = [nvcc, f"-arch=sm_{major}{minor}", *FLAGS, "-Xptxas", "-v", "-Werror", "all-warnings", "-cubin"]
+    done = subprocess.run([*command, str(SOURCE), "-o", "/dev/null"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {found["kernel"]: found for found in USAGE.finditer(done.stderr)}
+
+
+def test_the_plan_names_every_kernel_and_no_other(usage: dict[str, re.Match[str]]) -> None:
+    nv12 = nv12_frames(64, 64, matrix="bt601", colour_range="full")
+    plans = [
+        plan_preprocess(layout, Preprocess(32, 32), turned, ORIN_SHARED_BYTES)
+        for layout in (rgb_frames(64, 64), nv12)
+        for turned in (False, True)
+    ]
+    assert {plan.kernel for plan in plans} == set(usage)
+
+
+def test_no_kernel_spills_or_has_a_stack_or_static_shared_memory(usage: dict[str, re.Match[str]]) -> None:
+    for kernel, of in usage.items():
+        assert (of["stack"], of["stores"], of["loads"]) == ("0", "0", "0"), kernel
+        assert "smem" not in of["rest"], kernel
+
+
+def test_three_blocks_fit_on_an_sm(usage: dict[str, re.Match[str]]) -> None:
+    for kernel, of in usage.items():
+        registers = -(-int(of["registers"]) // 8) * 8  # handed out by eights
+        assert registers * THREADS * 3 <= SM_REGISTERS, kernel
