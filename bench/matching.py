@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.cases import generate_rows
-from bench.clock import now_ms, repeat
 from bench.machine import MachineProfile, read_machine
 from bench.peers import Peer, open_peers
 from bench.roofline import limit_ms, measure_read_bandwidth
 from bench.stats import LatencySummary, format_ms, percentile, summarise
+from bench.turns import take_turns
 from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import ConfigError
 from dphr_infer.matchers.block_scan import usable_cores
@@ -39,7 +39,7 @@ from dphr_infer.types import Matches
 
 PROGRAM = "python -m bench.matching"
 SCHEMA = "dphr-bench-matching"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OURS = "dphr numpy exact"
 OURS_WIDENED = "dphr fp16 widened once"
 OURS_EVERY_CALL = "dphr fp16 widened in every call"
@@ -80,11 +80,12 @@ class SearchRecord:
 
 @dataclass(frozen=True, slots=True)
 class CaseRecord:
-    """All searches of one number of queries, and every sample in the order of the calls."""
+    """All searches of one number of queries, every sample in the order of the calls, and why a peer has none."""
 
     queries: int
     searches: tuple[SearchRecord, ...]
     samples_ms: dict[str, tuple[float, ...]]
+    failed: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +115,6 @@ class MatchingRecord:
     cases: tuple[CaseRecord, ...]
 
 
-def time_in_turns(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, NDArray[np.float64]]:
-    """Durations of calls that take turns: {name: float64 (n,) milliseconds}, after one turn that is not counted."""
-    turns: list[list[float]] = []
-
-    def turn() -> None:
-        durations = []
-        for call in calls.values():
-            start_ms = now_ms()
-            call()
-            durations.append(now_ms() - start_ms)
-        turns.append(durations)
-
-    turn()
-    turns.clear()
-    repeat(turn, seconds)
-    return dict(zip(calls, np.array(turns).T, strict=True))
-
-
 def compare(found: Matches, ours: Matches) -> tuple[float, float]:
     """Share of equal rows, and the largest difference of similarity, rank by rank."""
     difference = np.abs(found.similarity.astype(np.float64) - ours.similarity)
@@ -158,10 +141,11 @@ def measure_case(
         calls: dict[str, Callable[[], object]] = {READ: lambda: list(pool.map(read_all, parts))}
         for peer in peers:
             calls[peer.name] = lambda search=peer.search: search(queries, k)
-        samples = time_in_turns(calls, seconds)
+        turns = take_turns(calls, seconds, frozenset({READ, peers[0].name}))
+    samples, failed = turns.samples_ms, turns.failed
     medians = {name: percentile(values, 50) for name, values in samples.items()}
     reference = peers[0].search(queries, k)
-    agreement = {peer.name: compare(peer.search(queries, k), reference) for peer in peers}
+    agreement = {peer.name: compare(peer.search(queries, k), reference) for peer in peers if peer.name in samples}
     versions = {peer.name: peer.version for peer in peers}
     searches = []
     for name, values in samples.items():
@@ -180,7 +164,8 @@ def measure_case(
                 similarity_difference=difference,
             )
         )
-    return CaseRecord(len(queries), tuple(searches), {name: tuple(values.tolist()) for name, values in samples.items()})
+    kept = {name: tuple(values.tolist()) for name, values in samples.items()}
+    return CaseRecord(len(queries), tuple(searches), kept, failed)
 
 
 def run_matching(
@@ -258,6 +243,7 @@ def to_text(record: MatchingRecord) -> str:
                 f"({format_ms(item.p25_ms)}..{format_ms(item.p75_ms)}) {item.bandwidth_share:6.1%} "
                 f"{item.read_share:6.1%} {item.times_ours:6.2f} {same}"
             )
+        lines += [f"  {name:32} failed: {reason}" for name, reason in case.failed.items()]
     return "\n".join(lines)
 
 
@@ -265,9 +251,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Measure our matcher beside NumPy, faiss and usearch on one random gallery, all in turns, against "
-        "the memory's read bandwidth; with --stored float16, our ways to scan such a gallery instead. For one core, "
-        "set OMP_NUM_THREADS=1 as well as --threads 1: NumPy's BLAS reads the environment.",
+        description="Measure our matcher beside NumPy, torch, faiss, usearch and hnswlib on one random gallery, all in "
+        "turns, against the memory's read bandwidth; with --stored float16, our ways to scan such a gallery instead. "
+        "For one core, set OMP_NUM_THREADS=1 as well as --threads 1: NumPy's BLAS reads the environment.",
     )
     parser.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="gallery rows (%(default)s)")
     parser.add_argument("--dim", type=int, default=512, metavar="D", help="dimensions (%(default)s)")

@@ -1,14 +1,18 @@
-"""Other exact searches of the same gallery, each behind its own optional package.
+"""Other searches of the same gallery, each behind its own optional package.
 
     numpy      the whole (Q, N) product and argpartition: what one writes without a matcher
     faiss      faiss.knn, the search of IndexFlatIP on the gallery in place; as it comes, and by BLAS for many queries
     usearch    usearch.index.search(exact=True)
+    torch      the whole (Q, N) product and topk
+    hnswlib    an approximate search: its graph is built first, and its recall is stated
 
 None promises an order among equal similarities.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +20,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.turns import describe
 from dphr_infer.errors import MissingPackageError
 from dphr_infer.types import Matches
 
 _EXTRA = "peers"
-_PURPOSE = "Comparing the matcher with it"
+_PURPOSE = "Comparing ours with it"
+# Measured where it happens to be installed and never needed: imported by name, because no package here may depend on
+# it for this.
+_TORCH = "torch"
+_HNSW_LINKS = 16
+_HNSW_EFFORT_BUILDING = 100
+_HNSW_EFFORTS = (16, 32, 64, 128, 256, 512)
+_HNSW_LEAST_RECALL = 0.95
+_HNSW_MOST_ROWS = 200_000
+_HNSW_PROBES = 50
+_HNSW_PROBE_K = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +116,81 @@ def open_usearch(gallery: NDArray[np.float32], threads: int) -> list[Peer]:
     return [Peer("usearch exact", usearch.__version__, search)]
 
 
+def set_torch_threads(threads: int) -> Any:
+    """torch, told its number of threads.
+
+    Raises:
+        MissingPackageError: torch is not installed.
+    """
+    try:
+        torch: Any = importlib.import_module(_TORCH)
+    except ImportError as error:
+        raise MissingPackageError("torch", "train", _PURPOSE) from error
+    torch.set_num_threads(threads)
+    return torch
+
+
+def open_torch(gallery: NDArray[np.float32], threads: int) -> list[Peer]:
+    """torch on the CPU; its number of threads is the whole process's.
+
+    Raises:
+        MissingPackageError: torch is not installed.
+    """
+    torch = set_torch_threads(threads)
+    rows = torch.from_numpy(gallery)
+
+    def search(queries: NDArray[np.float32], k: int) -> Matches:
+        with torch.inference_mode():
+            best = torch.topk(torch.from_numpy(queries) @ rows.T, k, dim=1)
+        return Matches(best.indices.numpy().astype(np.int32), best.values.numpy())
+
+    return [Peer("torch matmul and topk", str(torch.__version__), search)]
+
+
+def open_hnswlib(gallery: NDArray[np.float32], threads: int) -> list[Peer]:
+    """hnswlib, with the least search effort that finds 95 % of the true neighbours of some perturbed rows.
+
+    Raises:
+        MissingPackageError: hnswlib is not installed.
+        ValueError: so many rows that building the graph would take longer than all the rest, or too little recall.
+    """
+    if len(gallery) > _HNSW_MOST_ROWS:
+        raise ValueError(f"its graph of {len(gallery)} rows takes too long to build; at most {_HNSW_MOST_ROWS}")
+    try:
+        import hnswlib
+    except ImportError as error:
+        raise MissingPackageError("hnswlib", _EXTRA, _PURPOSE) from error
+    index = hnswlib.Index(space="ip", dim=gallery.shape[1])
+    index.init_index(len(gallery), ef_construction=_HNSW_EFFORT_BUILDING, M=_HNSW_LINKS, random_seed=0)
+    index.set_num_threads(threads)
+    index.add_items(gallery)
+    generator = np.random.default_rng(0)
+    probes = gallery[generator.integers(0, len(gallery), _HNSW_PROBES)]
+    probes = probes + 0.5 * generator.standard_normal(probes.shape, dtype=np.float32) / gallery.shape[1] ** 0.5
+    k = min(_HNSW_PROBE_K, len(gallery))
+    true_rows = open_numpy(gallery)[0].search(probes, k).rows
+
+    def search(queries: NDArray[np.float32], k: int) -> Matches:
+        index.set_ef(max(effort, k))
+        rows, distance = index.knn_query(queries, k=k, num_threads=threads)
+        return Matches(rows.astype(np.int32), (1 - distance).astype(np.float32))
+
+    for effort in _HNSW_EFFORTS:
+        found = recall_of(search(probes, k).rows, true_rows)
+        if found >= _HNSW_LEAST_RECALL:
+            version = importlib.metadata.version("hnswlib")
+            return [
+                Peer(f"hnswlib M {_HNSW_LINKS}, ef {effort}, recall {found:.2f} on perturbed rows", version, search)
+            ]
+    raise ValueError(f"a recall of {found:.2f} at ef {effort}, below {_HNSW_LEAST_RECALL}: not comparable")
+
+
+def recall_of(rows: NDArray[np.int32], true_rows: NDArray[np.int32]) -> float:
+    """Share of the true rows (Q, k) that were found, in any order."""
+    hits = [len(np.intersect1d(some, true)) for some, true in zip(rows, true_rows, strict=True)]
+    return sum(hits) / true_rows.size
+
+
 def open_peers(gallery: NDArray[np.float32], threads: int) -> tuple[list[Peer], dict[str, str]]:
     """Every peer that is installed, and {package: why it is left out} of the others.
 
@@ -109,9 +199,19 @@ def open_peers(gallery: NDArray[np.float32], threads: int) -> tuple[list[Peer], 
         threads: for those that can be told; NumPy's BLAS takes what the environment said when it was loaded.
     """
     peers, left_out = open_numpy(gallery), {}
-    for package, open_package in (("faiss", open_faiss), ("usearch", open_usearch)):
+    for package, open_package in _OPENERS.items():
         try:
             peers += open_package(gallery, threads)
         except MissingPackageError as error:
             left_out[package] = str(error)
+        except Exception as error:  # whatever a stranger's package raises
+            left_out[package] = f"{package} could not be opened: {describe(error)}"
     return peers, left_out
+
+
+_OPENERS: dict[str, Callable[[NDArray[np.float32], int], list[Peer]]] = {
+    "faiss": open_faiss,
+    "usearch": open_usearch,
+    "torch": open_torch,
+    "hnswlib": open_hnswlib,
+}

@@ -145,18 +145,18 @@ def peer_table(record: BenchRecord) -> Table | None:
     for peer in record.peers:
         label = f"{peer.task}: {peer.name} {peer.version}"
         if peer.latency is None or peer.times_ours is None or peer.times_ours_quartiles is None:
-            rows.append((label, "", "", peer.failure, ""))
+            rows.append((label, "", "", "", "", peer.failure))
             continue
         low, high = peer.times_ours_quartiles
         recall = "" if peer.recall is None else f"{peer.recall:.4f}"
         ratio = f"{peer.times_ours:.2f} ({low:.2f}..{high:.2f})"
-        rows.append((label, str(peer.latency.n), format_ms(peer.latency.p50_ms), ratio, recall))
+        rows.append((label, str(peer.latency.n), format_ms(peer.latency.p50_ms), ratio, recall, ""))
     return Table(
         "Peers",
-        ("peer", "n", "p50 ms", "times ours (quartiles)", "recall"),
+        ("peer", "n", "p50 ms", "times ours (quartiles)", "recall", "found"),
         tuple(rows),
         "All take turns, call by call, on the same input. Times ours: median of the ratios of the calls of one turn; "
-        "above 1 is slower than ours. Recall: share of our answers that the peer gave, rank by rank.",
+        "above 1 is slower than ours. Recall: share of our answers that the peer gave, in any order.",
     )
 
 

@@ -19,6 +19,7 @@ from bench.cases import MATCH_QUERIES, BatchCase, Ceiling, time_generated_matchi
 from bench.clock import StopRule, now_ms
 from bench.endurance import endure, find_drift
 from bench.machine import MachineProfile
+from bench.peer_runs import embed_peers, match_peers
 from bench.power import Recorder, energy_per_frame_mj
 from bench.record import (
     CAMERA,
@@ -39,6 +40,7 @@ from bench.startup import measure_startup
 from bench.stats import MIN_SAMPLES_P90, MIN_SAMPLES_P99
 from bench.validity import RecallGate, check_recall, check_selftest
 from dphr_infer.bundle import MANIFEST_NAME, Bundle
+from dphr_infer.embedder import Embedder
 from dphr_infer.engines.base import Engine
 from dphr_infer.gallery import Gallery
 from dphr_infer.localizer import AcceptRule
@@ -205,11 +207,33 @@ def _startup(setup: Setup, parts: Parts) -> None:
     parts.startup_ms = measure_startup(arguments, files, request.startups)
 
 
+def _peers(setup: Setup, parts: Parts) -> None:
+    request = setup.request
+    if not request.peers:
+        return
+    say("peers: matching" + (", embedding" if request.checkpoint else ""))
+    threads = request.threads or setup.machine.cores
+    if setup.gallery is None or setup.matcher is None or setup.rig is None:
+        parts.left_out["peers of matching"] = NO_GALLERY
+    else:
+        k = min(MATCH_TOP_K, len(setup.gallery))
+        for count in MATCH_QUERIES:
+            queries = _queries(setup.rig, count)
+            rows = setup.gallery.embeddings
+            parts.peers += match_peers(rows, setup.matcher, queries, k, setup.machine.cores, request.seconds)
+    if request.checkpoint is None:
+        parts.left_out["peers of embedding"] = "no --checkpoint was given: torch has no weights to run"
+        return
+    views = Embedder(setup.bundle.manifest.preprocess, setup.engine).prepare([read_image(setup.paths[0])])
+    parts.peers += embed_peers(setup.engine, request.checkpoint, views, threads, request.seconds)
+
+
 def _steps(setup: Setup, parts: Parts) -> list[Callable[[], None]]:
     names = [name for name in setup.request.scenarios if name != ENDURANCE]
     steps: list[Callable[[], None]] = [lambda: _check_accuracy(setup, parts)]
     steps += [lambda name=name: _scenario(name, setup, parts) for name in names]
     steps += [lambda: _batches(setup, parts), lambda: _matching(setup, parts), lambda: _startup(setup, parts)]
+    steps.append(lambda: _peers(setup, parts))
     if ENDURANCE in setup.request.scenarios:  # last, since it heats the machine
         steps.append(lambda: _scenario(ENDURANCE, setup, parts))
     return steps

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import matching, roofline
+from bench import matching, peers, roofline
 from bench.matching import (
     OURS,
     OURS_EVERY_CALL,
@@ -15,10 +15,10 @@ from bench.matching import (
     READ,
     compare,
     run_matching,
-    time_in_turns,
     to_text,
 )
-from bench.peers import open_numpy, open_peers
+from bench.peers import open_numpy, open_peers, recall_of
+from bench.turns import take_turns
 from dphr_infer.types import Matches
 
 
@@ -32,18 +32,41 @@ def without_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     import_really = builtins.__import__
 
     def import_others(name: str, *arguments: object) -> object:
-        if name.partition(".")[0] in ("faiss", "usearch"):
+        if name.partition(".")[0] in ("faiss", "usearch", "hnswlib"):
             raise ImportError(name)
         return import_really(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", import_others)
+    monkeypatch.setattr(peers, "_TORCH", "a_package_that_is_not_there")
 
 
 def test_calls_take_turns_and_the_first_turn_is_not_counted() -> None:
     order: list[str] = []
-    samples = time_in_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, seconds=0)
+    calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    turns = take_turns(calls, seconds=0, needed=frozenset())
     assert order == ["a", "b"] * 11
-    assert {name: len(values) for name, values in samples.items()} == {"a": 10, "b": 10}
+    assert {name: len(values) for name, values in turns.samples_ms.items()} == {"a": 10, "b": 10}
+
+
+def test_a_call_that_fails_loses_its_turns_says_why_and_the_others_go_on() -> None:
+    order: list[str] = []
+
+    def failing() -> None:
+        order.append("b")
+        if order.count("b") == 4:
+            raise RuntimeError("out of\n memory")
+
+    turns = take_turns({"a": lambda: order.append("a"), "b": failing}, seconds=0, needed=frozenset({"a"}))
+    assert (order.count("a"), order.count("b")) == (11, 4)
+    assert (list(turns.samples_ms), turns.failed) == (["a"], {"b": "RuntimeError: out of memory"})
+    with pytest.raises(RuntimeError, match="out of"):
+        order.clear()
+        take_turns({"b": failing}, seconds=0, needed=frozenset({"b"}))
+
+
+def test_recall_counts_true_rows_in_any_order() -> None:
+    found, true = np.array([[1, 2, 3], [4, 9, 8]], np.int32), np.array([[3, 2, 1], [4, 5, 6]], np.int32)
+    assert recall_of(found, true) == pytest.approx(4 / 6)
 
 
 def test_answers_are_compared_rank_by_rank() -> None:
@@ -59,9 +82,9 @@ def test_every_installed_peer_finds_the_rows_placed_by_hand() -> None:
         gallery[row, :2] = np.sqrt(1 - cosine**2), cosine
     query = np.zeros((2, 64), np.float32)
     query[:, 1] = 1
-    peers, _ = open_peers(gallery, 1)
-    assert peers
-    for peer in peers:
+    opened, _ = open_peers(gallery, 1)
+    assert opened
+    for peer in opened:
         found = peer.search(query, 3)
         assert found.rows.tolist() == [[7, 150, 42]] * 2, peer.name
         np.testing.assert_allclose(found.similarity, [[0.8, 0.6, 0.28]] * 2, atol=1e-6)
@@ -69,10 +92,19 @@ def test_every_installed_peer_finds_the_rows_placed_by_hand() -> None:
 
 def test_a_peer_that_is_not_installed_is_left_out_with_its_pip_line(without_peers: None) -> None:
     gallery = np.eye(4, dtype=np.float32)
-    peers, left_out = open_peers(gallery, 1)
-    assert [peer.name for peer in peers] == [peer.name for peer in open_numpy(gallery)]
-    assert set(left_out) == {"faiss", "usearch"}
-    assert all("pip install 'dphr[peers]'" in reason for reason in left_out.values())
+    opened, left_out = open_peers(gallery, 1)
+    assert [peer.name for peer in opened] == [peer.name for peer in open_numpy(gallery)]
+    assert set(left_out) == {"faiss", "usearch", "torch", "hnswlib"}
+    assert all("pip install 'dphr[" in reason for reason in left_out.values())
+
+
+def test_a_peer_that_cannot_be_opened_is_left_out_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(gallery: np.ndarray, threads: int) -> list[peers.Peer]:
+        raise OSError("libgomp is missing")
+
+    monkeypatch.setitem(peers._OPENERS, "faiss", broken)
+    _, left_out = open_peers(np.eye(4, dtype=np.float32), 1)
+    assert left_out["faiss"] == "faiss could not be opened: OSError: libgomp is missing"
 
 
 def test_a_run_states_shares_ratios_and_agreement_from_its_own_samples(without_peers: None) -> None:
@@ -95,7 +127,7 @@ def test_a_run_states_shares_ratios_and_agreement_from_its_own_samples(without_p
             assert item.latency.p50_ms == median
             least_ms = 1e3 * 2000 * 16 * 4 / record.bandwidth_bytes_per_s
             assert item.bandwidth_share == pytest.approx(least_ms / median)
-    assert "left out: Comparing the matcher with it needs the package faiss-cpu" in to_text(record)
+    assert "left out: Comparing ours with it needs the package faiss-cpu" in to_text(record)
 
 
 def test_a_float16_gallery_is_measured_by_our_three_ways_which_agree() -> None:
