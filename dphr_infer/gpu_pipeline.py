@@ -29,6 +29,7 @@ from dphr_infer.kernels.preprocess_launch import DevicePreprocess
 from dphr_infer.matchers.base import check_gallery, check_ranges
 from dphr_infer.matchers.device_scan import MAX_RANGES, DeviceScan, Limits
 from dphr_infer.nv12 import FrameFormat, rgb_frames
+from dphr_infer.one_at_a_time import OneAtATime
 from dphr_infer.types import Matches
 
 MAX_FORMATS = 8
@@ -46,7 +47,9 @@ class _Format:
 
 
 class GpuPipeline:
-    """Matches frames on the first GPU. A context manager; enter, use and leave it in one thread.
+    """Matches frames on the first GPU. A context manager; enter and leave it in one thread.
+
+    A call while another runs is refused.
 
     Everything is taken in `__enter__` and at the first frame of a size, and given back in `__exit__`, also after an
     error. Two pipelines can be open at once; they share the GPU's primary context and nothing else.
@@ -88,6 +91,7 @@ class GpuPipeline:
         self._bundle, self._gallery, self._path = bundle, gallery, bundle.model_path(precision)
         self._max_k = min(max_k, len(gallery))
         self._cache, self._device = cache if cache is not None else EngineCache(), device
+        self._one = OneAtATime("The GPU's pipeline")
         self._cuda: Cuda | None = None
 
     def __enter__(self) -> GpuPipeline:
@@ -160,7 +164,7 @@ class GpuPipeline:
                 f"matches and takes at most {MAX_RANGES} ranges: ask for fewer."
             )
         layout = frame if frame is not None else rgb_frames(image.shape[1], image.shape[0])
-        with cuda.active():
+        with self._one, cuda.active():
             opened = self._open_format(cuda, _Format(layout, clockwise_deg is not None))
             opened.stage([image], None if clockwise_deg is None else [clockwise_deg])
             launch = self._scan.ready(1, k, ranges)

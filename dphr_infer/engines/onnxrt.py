@@ -132,7 +132,7 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         # Threads that spin on after a run hold the cores that the matcher's BLAS needs next: a match of 0.06 ms took 3.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        # An int8 model here is for a GPU: on a CPU its pairs would be rewritten into products that restore the weights at
+        # An int8 model is for a GPU: on a CPU its pairs would be rewritten into products that restore the weights at
         # every run, which takes twice as long as the pairs themselves.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:

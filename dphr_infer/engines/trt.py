@@ -23,6 +23,7 @@ from dphr_infer.engines.tensorrt_api import Api, Messages, open_tensorrt
 from dphr_infer.engines.tensorrt_build import BuildOptions
 from dphr_infer.engines.tensorrt_cached import cached_plan
 from dphr_infer.errors import BundleError, EngineError
+from dphr_infer.one_at_a_time import OneAtATime
 
 MAX_BATCH = 16
 
@@ -144,8 +145,9 @@ def open_network(
 class TensorRtEngine:
     """Runs one .onnx file on a GPU through TensorRT. See `Engine` for what it promises.
 
-    Enter, use and leave it in one thread. A call with more than `max_batch` images is refused: `Embedder` hands over
-    what fits. The first run on a device builds the plan, which takes minutes on an Orin and shows its progress.
+    Enter and leave it in one thread; a call while another runs is refused. A call with more than `max_batch` images is
+    refused: `Embedder` hands over what fits. The first run on a device builds the plan, which takes minutes on an Orin
+    and shows its progress.
 
     Args:
         model_path: the .onnx file.
@@ -171,6 +173,7 @@ class TensorRtEngine:
         self.dim, self.height_px, self.width_px = expected.dim, expected.height_px, expected.width_px
         self._path, self._expected, self._max_batch = model_path, expected, max_batch
         self._cache, self._device = cache if cache is not None else EngineCache(), device
+        self._one = OneAtATime(name)
         self._cuda: Cuda | None = None
         self._network: Any = None
 
@@ -220,17 +223,17 @@ class TensorRtEngine:
                 f"{self.width_px}, 3) with 1 <= B <= {self._max_batch}."
             )
         pixels, found = self._pixels[: images.nbytes], self._found[: batch * self.dim * 4]
-        pixels[:] = images.reshape(-1)
 
         def work() -> None:
             cuda.upload(network.images.address, pixels)
             network.enqueue(batch)
             cuda.download(found, network.embeddings.address)
 
-        with cuda.active():
+        with self._one, cuda.active():
+            pixels[:] = images.reshape(-1)
             self._graphs.run(batch, work)
             cuda.synchronize()
-        embeddings: NDArray[np.float32] = found.view(np.float32).reshape(batch, self.dim).copy()
+            embeddings: NDArray[np.float32] = found.view(np.float32).reshape(batch, self.dim).copy()
         if not np.isfinite(embeddings).all():
             bad = int((~np.isfinite(embeddings)).any(axis=1).sum())
             raise EngineError(

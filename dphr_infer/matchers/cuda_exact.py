@@ -26,6 +26,7 @@ from dphr_infer.kernels.topk import MAX_K, MAX_QUERIES
 from dphr_infer.matchers.base import check_gallery, check_queries, check_ranges
 from dphr_infer.matchers.device_scan import MAX_RANGES, DeviceScan, Limits
 from dphr_infer.matchers.proof import Ranked, match_proven
+from dphr_infer.one_at_a_time import OneAtATime
 from dphr_infer.types import Matches
 
 DEFAULT_STREAM_BYTES = 256 << 20
@@ -90,6 +91,7 @@ class CudaExactMatcher:
         resident = min(n_rows, stream_bytes // row_bytes) if stream else n_rows
         self._limits = Limits(resident, dim, max_queries, kept)
         self._device = device
+        self._one = OneAtATime("The GPU's matcher")
         self._cuda: Cuda | None = None
         self._rows: DeviceScan | None = None
 
@@ -122,7 +124,7 @@ class CudaExactMatcher:
 
         Raises:
             GalleryError: as the Protocol states, k is larger than `max_k`; or, streamed, a row is not finite.
-            EngineError: outside a with statement, or the GPU failed.
+            EngineError: outside a with statement, while another thread's call runs, or the GPU failed.
         """
         if self._cuda is None or self._rows is None:
             raise EngineError("The GPU's matcher is not open: use it inside a with statement.")
@@ -131,7 +133,7 @@ class CudaExactMatcher:
         if k > self._max_k:
             raise GalleryError(f"k is {k}, but this matcher was opened for at most {self._max_k}: raise max_k.")
         step = self._limits.n_queries
-        with self._cuda.active():
+        with self._one, self._cuda.active():
             if 0 < len(queries) <= step:
                 return self._match_batch(self._rows, np.ascontiguousarray(queries), k, ranges)
             rows = np.empty((len(queries), k), np.int32)

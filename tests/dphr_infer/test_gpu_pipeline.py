@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -149,6 +150,24 @@ def test_a_frame_allocates_nothing_once_its_size_is_known(
         gpu.calls.clear()
         pipeline.match(texture(70, 90, 9), 5)
         assert gpu.calls == ["synchronize"]
+
+
+def test_a_second_thread_is_refused_while_a_call_runs_and_not_after(
+    gpu: Any, bundle: Any, gallery: np.ndarray, texture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = texture(50, 50)
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline, ThreadPoolExecutor(1) as pool:
+        collect = pipeline._scan.collect
+
+        def while_waiting(launch: Any) -> Any:
+            with pytest.raises(EngineError, match="in use by another thread"):
+                pool.submit(pipeline.match, image, 1).result()
+            return collect(launch)
+
+        monkeypatch.setattr(pipeline._scan, "collect", while_waiting)
+        first = pipeline.match(image, 1)
+        monkeypatch.setattr(pipeline._scan, "collect", collect)
+        assert_agree(pool.submit(pipeline.match, image, 1).result(), first)
 
 
 def test_two_pipelines_live_side_by_side(

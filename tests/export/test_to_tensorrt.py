@@ -128,3 +128,12 @@ def test_layers_that_compute_are_counted_and_conversions_are_not(
     layers = [LayerInfo(str(number), *kind) for number, kind in enumerate(kinds)]
     assert count_layers(layers) == expected
     assert list(count_layers(layers)) == list(expected)
+
+
+def test_the_sample_bundles_models_build_in_all_three_precisions(tmp_path: Path) -> None:
+    bundle = open_bundle(Path(__file__).resolve().parents[2] / "samples" / "bundle")
+    reports = build_engines(bundle, ("fp32", "fp16", "int8"), BuildOptions(4, 1), EngineCache(tmp_path))
+    assert [report.precision for report in reports] == ["fp32", "fp16", "int8"]
+    assert reports[0].layers.keys() == {"fp32"}
+    assert reports[1].layers["fp16"] > 60 and reports[2].layers["int8"] == 48
+    assert len(list(tmp_path.glob("*.plan"))) == 3
