@@ -7,6 +7,7 @@ frame's table, see preprocess_table.py.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -183,8 +184,9 @@ def crop_box(width: int, height: int, preprocess: Preprocess) -> tuple[float, fl
     return left, top, min(float(width), left + crop_w), min(float(height), top + crop_h)
 
 
+@functools.lru_cache(maxsize=128)
 def picture_windows(width: int, height: int, preprocess: Preprocess) -> tuple[Windows, Windows]:
-    """The passes over columns and over rows that resize a picture of this size."""
+    """The passes over columns and over rows that resize a picture of this size; kept, as squares come again."""
     left, top, right, bottom = crop_box(width, height, preprocess)
     return (
         resize_windows(width, left, right, preprocess.width_px, preprocess.interpolation),
