@@ -52,6 +52,7 @@ endif
 
 gpu-bench:
 	$(GPU_PYTHON) -m bench.gpu_matching
+	$(GPU_PYTHON) -m bench.gpu_pipeline samples/bundle
 
 # Commit what it writes: dphr_infer/kernels/topk_regimes.json.
 gpu-regimes:

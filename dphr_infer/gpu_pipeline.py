@@ -9,6 +9,7 @@ launch and one wait. Proven against `Preprocess`, ONNX Runtime and the plain mat
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from dphr_infer.types import Matches
 
 MAX_FORMATS = 8
 DEFAULT_MAX_K = 32
+STAGES = ("copy and preprocess", "network", "match and copy")
 # Halves in 16 bytes: the scan pads its queries to whole vectors, a network writes them without gaps.
 VECTOR_VALUES = 8
 
@@ -154,9 +156,7 @@ class GpuPipeline:
             GalleryError: k or a range is out of bounds.
             EngineError: not open, more than 8 frame formats, or the GPU refused.
         """
-        cuda = self._cuda
-        if cuda is None:
-            raise EngineError("The GPU's pipeline is not open: use it inside a with statement.")
+        cuda = self._opened()
         ranges = check_ranges(row_ranges, len(self._gallery), k)
         if not 1 <= k <= self._max_k or len(ranges) > MAX_RANGES:
             raise GalleryError(
@@ -183,6 +183,34 @@ class GpuPipeline:
                 "Remove the plan from the engine cache; if it stays, export the bundle again."
             )
         return Matches(found.rows, found.similarity)
+
+    def stage_ms(self, image: NDArray[np.uint8], k: int, frame: FrameFormat | None = None) -> dict[str, float]:
+        """Milliseconds of each stage on the GPU for one frame, by events, started one by one and not as a graph.
+
+        Arguments and errors as in `match`.
+        """
+        cuda = self._opened()
+        layout = frame if frame is not None else rgb_frames(image.shape[1], image.shape[0])
+        with self._one, cuda.active():
+            opened = self._open_format(cuda, _Format(layout, False))
+            opened.stage([image])
+            launch = self._scan.ready(1, k, ((0, len(self._gallery)),))
+            marks = [cuda.record()]
+            for work in (
+                lambda: opened.enqueue(1),
+                lambda: self._network.enqueue(1),
+                lambda: self._scan.enqueue(launch),
+            ):
+                work()
+                marks.append(cuda.record())
+            self._scan.collect(launch)
+            times = [cuda.elapsed_ms(start, stop) for start, stop in zip(marks, marks[1:], strict=False)]
+        return dict(zip(STAGES, times, strict=True))
+
+    def _opened(self) -> Cuda:
+        if self._cuda is None:
+            raise EngineError("The GPU's pipeline is not open: use it inside a with statement.")
+        return self._cuda
 
     def _open_format(self, cuda: Cuda, key: _Format) -> DevicePreprocess:
         if (opened := self._formats.get(key)) is not None:

@@ -152,6 +152,12 @@ def test_a_frame_allocates_nothing_once_its_size_is_known(
         assert gpu.calls == ["synchronize"]
 
 
+def test_the_stages_are_timed_by_events(gpu: Any, bundle: Any, gallery: np.ndarray, texture: Any) -> None:
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline:
+        # The stand-in's events are 0.25 ms apart.
+        assert pipeline.stage_ms(texture(50, 50), 2) == dict.fromkeys(gpu_pipeline.STAGES, 0.25)
+
+
 def test_a_second_thread_is_refused_while_a_call_runs_and_not_after(
     gpu: Any, bundle: Any, gallery: np.ndarray, texture: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
