@@ -32,7 +32,7 @@ bench: $(READY)
 clean:
 	rm -rf runs build *.egg-info
 
-# Commit what it writes: dphr_infer/kernels/topk.fatbin and topk.json.
+# Commit what it writes: dphr_infer/kernels/{topk,preprocess}.fatbin and .json.
 kernels: $(READY)
 	$(BIN)/python -m dphr_infer.kernels.fatbin
 

@@ -204,7 +204,7 @@ class GpuPipeline:
                 work()
                 marks.append(cuda.record())
             self._scan.collect(launch)
-            times = [cuda.elapsed_ms(start, stop) for start, stop in zip(marks, marks[1:], strict=False)]
+            times = [cuda.elapsed_ms(start, stop) for start, stop in itertools.pairwise(marks)]
         return dict(zip(STAGES, times, strict=True))
 
     def _opened(self) -> Cuda:

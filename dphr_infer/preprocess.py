@@ -65,17 +65,20 @@ class Preprocess:
             uint8 (height_px, width_px, 3), C-contiguous.
         """
         height, width = image.shape[:2]
-        left, top, right, bottom = 0.0, 0.0, float(width), float(height)
-        if self.fit == "crop":
-            scale = min(width / self.width_px, height / self.height_px)
-            crop_w, crop_h = self.width_px * scale, self.height_px * scale
-            # Rounding may put the box a hair outside the picture, which Pillow refuses.
-            left, top = max(0.0, (width - crop_w) / 2), max(0.0, (height - crop_h) / 2)
-            right, bottom = min(float(width), left + crop_w), min(float(height), top + crop_h)
         resized = Image.fromarray(image).resize(
-            (self.width_px, self.height_px), _RESAMPLING[self.interpolation], box=(left, top, right, bottom)
+            (self.width_px, self.height_px), _RESAMPLING[self.interpolation], box=self.box(width, height)
         )
         return np.asarray(resized)
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture of so many pixels that is resized: left, top, right, bottom."""
+        if self.fit == "stretch":
+            return 0.0, 0.0, float(width), float(height)
+        scale = min(width / self.width_px, height / self.height_px)
+        crop_w, crop_h = self.width_px * scale, self.height_px * scale
+        # Rounding may put the box a hair outside the picture, which Pillow refuses.
+        left, top = max(0.0, (width - crop_w) / 2), max(0.0, (height - crop_h) / 2)
+        return left, top, min(float(width), left + crop_w), min(float(height), top + crop_h)
 
 
 def check_image_size(width: int, height: int, name: str) -> None:

@@ -174,20 +174,10 @@ def longer_side_px(preprocess: Preprocess) -> int:
     return max(preprocess.width_px, preprocess.height_px)
 
 
-def crop_box(width: int, height: int, preprocess: Preprocess) -> tuple[float, float, float, float]:
-    """Left, top, right and lower end of what `preprocess` takes of a picture, in its own arithmetic."""
-    if preprocess.fit == "stretch":
-        return 0.0, 0.0, float(width), float(height)
-    scale = min(width / preprocess.width_px, height / preprocess.height_px)
-    crop_w, crop_h = preprocess.width_px * scale, preprocess.height_px * scale
-    left, top = max(0.0, (width - crop_w) / 2), max(0.0, (height - crop_h) / 2)
-    return left, top, min(float(width), left + crop_w), min(float(height), top + crop_h)
-
-
 @functools.lru_cache(maxsize=128)
 def picture_windows(width: int, height: int, preprocess: Preprocess) -> tuple[Windows, Windows]:
     """The passes over columns and over rows that resize a picture of this size; kept, as squares come again."""
-    left, top, right, bottom = crop_box(width, height, preprocess)
+    left, top, right, bottom = preprocess.box(width, height)
     return (
         resize_windows(width, left, right, preprocess.width_px, preprocess.interpolation),
         resize_windows(height, top, bottom, preprocess.height_px, preprocess.interpolation),

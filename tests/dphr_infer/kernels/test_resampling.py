@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dphr_infer.kernels.preprocess import crop_box, picture_windows
+from dphr_infer.kernels.preprocess import picture_windows
 from dphr_infer.kernels.preprocess_table import turn_of
 from dphr_infer.kernels.resampling import (
     mean_multiplier,
@@ -99,8 +99,8 @@ def test_rows_come_first_only_where_pillow_says_so() -> None:
 
 
 def test_the_crop_is_the_centred_part_with_the_models_shape() -> None:
-    assert crop_box(200, 100, Preprocess(20, 20)) == (50.0, 0.0, 150.0, 100.0)
-    assert crop_box(200, 100, Preprocess(20, 20, fit="stretch")) == (0.0, 0.0, 200.0, 100.0)
+    assert Preprocess(20, 20).box(200, 100) == (50.0, 0.0, 150.0, 100.0)
+    assert Preprocess(20, 20, fit="stretch").box(200, 100) == (0.0, 0.0, 200.0, 100.0)
 
 
 def test_a_turn_by_hand() -> None:
