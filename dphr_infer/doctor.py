@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import math
+import os
 import platform
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata, util
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dphr_infer.bundle import PRECISIONS, Bundle, Precision, model_name
+from dphr_infer.bundle import PRECISIONS, Bundle, Precision, model_name, open_bundle
+from dphr_infer.cuda import open_cuda
 from dphr_infer.embedder import Embedder
+from dphr_infer.engines.engine_cache import default_folder
 from dphr_infer.engines.onnxrt import onnxruntime_version
 from dphr_infer.engines.open import open_engine, present_devices
-from dphr_infer.errors import BundleError, MissingPackageError
+from dphr_infer.engines.tensorrt_api import open_tensorrt
+from dphr_infer.errors import BundleError, ConfigError, DphrError, EngineError, MissingPackageError
+from dphr_infer.gpu import Gpu, find_gpu
+from dphr_infer.jetson import Machine, read_machine
+from dphr_infer.kernels.fatbin import FOLDER, KERNELS, find_nvcc, load_fatbin, nvcc_version
 from dphr_infer.mapping import rasterio_version
+from dphr_infer.terminal import printable
 
 # Below the export's gate for each, since another release of an engine may round in another way.
 MIN_COSINE: dict[Precision, float] = {"fp32": 0.999, "fp16": 0.999, "int8": 0.95}
+# A plan is about as large as its model, and the builder writes it beside the old one.
+MIN_FREE_BYTES = 1 << 30
+
+_JETPACK = "sudo apt install nvidia-jetpack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +42,11 @@ class Finding:
 
     Attributes:
         name: of the part.
-        version: empty when it is missing.
+        version: empty when it is missing or unusable.
         purpose: what it is for.
         mend: the command that installs it.
         needed: whether locating a photo on the CPU needs it.
+        problem: why it cannot be used though it is there; empty where it can.
     """
 
     name: str
@@ -37,15 +54,35 @@ class Finding:
     purpose: str
     mend: str
     needed: bool
+    problem: str = ""
+
+    def line(self) -> str:
+        """For people."""
+        state = f"unusable: {self.problem}" if self.problem else self.version or f"missing: {self.mend}"
+        return printable(f"{self.name:<12} {state.rstrip('.')}  ({self.purpose})")
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """How near an engine comes to torch's embeddings of the bundle's own pictures."""
+    """How near an engine comes to torch's embeddings of the bundle's own pictures.
+
+    Attributes:
+        engine: engine, device and precision.
+        n_images: pictures that it embedded; 0 where it could not.
+        min_cosine: between its embeddings and the shipped ones; nan where it could not embed them.
+        problem: why it must not fly; empty where it may.
+    """
 
     engine: str
     n_images: int
     min_cosine: float
+    problem: str = ""
+
+    def line(self) -> str:
+        """For people."""
+        measured = f"min cosine {self.min_cosine:.6f} over {self.n_images} images, " if self.n_images else ""
+        state = f"FAILED: {self.problem}" if self.problem else "good"
+        return printable(f"self-test    {self.engine}: {measured}{state}")
 
 
 def _module_version(module: str, *distributions: str) -> str:
@@ -75,9 +112,20 @@ def _rasterio() -> str:
         return ""
 
 
-def examine() -> list[Finding]:
-    """Look at every part that the runtime can use."""
-    tensorrt = _module_version("tensorrt", "tensorrt") or _module_version("tensorrt_rtx", "tensorrt-rtx-cu13")
+def examine(root: Path = Path("/"), look_for_gpu: Callable[[], Gpu] = find_gpu) -> list[Finding]:
+    """Look at every part that the runtime can use.
+
+    Args:
+        root: of the machine's file tree; Python's packages are those of this process.
+        look_for_gpu: raises EngineError where there is none.
+    """
+    machine = read_machine(root)
+    try:
+        gpu, no_gpu = look_for_gpu(), ""
+    except EngineError as error:
+        gpu, no_gpu = None, str(error)
+    opencv = _module_version("cv2", "opencv-python-headless", "opencv-python", "opencv-contrib-python")
+    opencv_mend = _JETPACK if machine.is_jetson else "pip install 'dphr[video]'"
     return [
         Finding("python", platform.python_version(), "everything", "", True),
         Finding("numpy", np.__version__, "matching on the CPU", "pip install numpy", True),
@@ -87,42 +135,180 @@ def examine() -> list[Finding]:
         ),
         Finding("onnxruntime", _onnxruntime(), "running models on the CPU", "pip install 'dphr[cpu]'", True),
         Finding("rasterio", _rasterio(), "indexing maps, drawing pictures", "pip install 'dphr[map]'", False),
-        Finding("tensorrt", tensorrt, "building engines for an NVIDIA GPU", "comes with JetPack", False),
-        Finding(
-            "pycuda",
-            _module_version("pycuda", "pycuda"),
-            "matching on an NVIDIA GPU",
-            "pip install 'dphr[cuda]'",
-            False,
-        ),
+        Finding("opencv", opencv, "watching films and cameras", opencv_mend, False),
+        *_machine_findings(machine),
+        _gpu_finding(machine, gpu, no_gpu),
+        _cuda_finding(machine, gpu),
+        _tensorrt_finding(machine),
+        _pycuda_finding(machine, gpu),
+        *([] if gpu is None else [_kernels_finding(gpu)]),
+        _cache_finding(default_folder()),
     ]
 
 
+def _machine_findings(machine: Machine) -> list[Finding]:
+    parts = [machine.name()]
+    parts += [f"CUDA {machine.cuda}"] if machine.cuda else []
+    parts += [f"TensorRT {machine.tensorrt}"] if machine.tensorrt else []
+    found = [Finding("machine", ", ".join(parts), "where this runs", "", False, machine.too_old())]
+    if machine.power_mode:
+        found.append(Finding("power mode", machine.power_mode, "nvpmodel; sudo nvpmodel -q lists it", "", False))
+    return found
+
+
+def _gpu_finding(machine: Machine, gpu: Gpu | None, why_not: str) -> Finding:
+    purpose = "--device cuda and cuda-onnxruntime"
+    if gpu is None:
+        return Finding("gpu", "", purpose, why_not, False)
+    major, minor = gpu.capability
+    driver = f"driver {machine.driver}, " if machine.driver else "driver "
+    version = (
+        f"{gpu.name}, compute capability {major}.{minor}, {gpu.sm_count} SMs; {driver}serves CUDA "
+        f"{gpu.driver[0]}.{gpu.driver[1]}"
+    )
+    return Finding("gpu", version, purpose, "", False)
+
+
+def _cuda_finding(machine: Machine, gpu: Gpu | None) -> Finding:
+    purpose = "compiling PyCUDA and, for drivers before CUDA 13, the kernels"
+    toolkit = f"install the CUDA toolkit {gpu.driver[0]}.x" if gpu else "install the CUDA toolkit"
+    mend = _JETPACK if machine.is_jetson else toolkit
+    nvcc = find_nvcc()
+    if nvcc is None:
+        return Finding("nvcc", "", purpose, mend, False)
+    try:
+        major, minor = nvcc_version(nvcc)
+    except EngineError as error:
+        return Finding("nvcc", "", purpose, mend, False, str(error))
+    return Finding("nvcc", f"{major}.{minor} in {nvcc.parent}", purpose, mend, False)
+
+
+def _tensorrt_finding(machine: Machine) -> Finding:
+    purpose, mend = "--device cuda", "pip install 'dphr[rtx]'"
+    if machine.is_jetson:
+        mend = _JETPACK
+        if machine.tensorrt_python:
+            mend = (
+                f"it lies in {machine.tensorrt_python}, which this Python does not see. Make the virtual environment "
+                "with the system's Python: python3 -m venv --system-site-packages FOLDER"
+            )
+    try:
+        return Finding("tensorrt", open_tensorrt().name, purpose, mend, False)
+    except MissingPackageError:
+        return Finding("tensorrt", "", purpose, mend, False)
+    except EngineError as error:
+        return Finding("tensorrt", "", purpose, mend, False, str(error))
+
+
+def _pycuda_finding(machine: Machine, gpu: Gpu | None) -> Finding:
+    purpose, nvcc = "--device cuda; matching on an NVIDIA GPU", find_nvcc()
+    mend = "pip install 'dphr[cuda]'"
+    if nvcc is None:
+        first = _JETPACK if machine.is_jetson else "install the CUDA toolkit"
+        mend = f"it is compiled by nvcc, which is missing: {first}, then {mend}"
+    elif shutil.which("nvcc") is None:
+        mend = f"PATH={nvcc.parent}:$PATH {mend}"
+    version = _module_version("pycuda", "pycuda")
+    if version and gpu is not None:
+        try:
+            with open_cuda():
+                pass
+        except DphrError as error:
+            return Finding("pycuda", "", purpose, mend, False, str(error))
+    return Finding("pycuda", version, purpose, mend, False)
+
+
+def _kernels_finding(gpu: Gpu) -> Finding:
+    """Loads the machine code, which compiles it where the shipped one does not fit this GPU and driver."""
+    purpose, states = "matching and preparing frames on the GPU", []
+    try:
+        for stem in KERNELS:
+            shipped = load_fatbin(gpu.capability, gpu.driver, stem=stem) == (FOLDER / f"{stem}.fatbin").read_bytes()
+            states.append(f"{stem} {'as shipped' if shipped else 'compiled here'}")
+    except DphrError as error:
+        return Finding("kernels", "", purpose, "", False, str(error))
+    return Finding("kernels", ", ".join(states), purpose, "", False)
+
+
+def _cache_finding(folder: Path) -> Finding:
+    purpose, mend = "TensorRT's plans", "set XDG_CACHE_HOME to another folder"
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        return Finding("engine cache", "", purpose, mend, False, f"{there} may not be written to: {mend}")
+    free_bytes = shutil.disk_usage(there).free
+    if free_bytes < MIN_FREE_BYTES:
+        problem = (
+            f"{folder} has {free_bytes / 1e9:.2f} GB free, {MIN_FREE_BYTES / 1e9:.2f} GB are wanted: free some, or "
+            f"{mend}"
+        )
+        return Finding("engine cache", "", purpose, mend, False, problem)
+    return Finding("engine cache", f"{folder}, {free_bytes / 1e9:.0f} GB free", purpose, mend, False)
+
+
 def self_test(bundle: Bundle) -> Iterator[SelfTest]:
-    """Run the bundle's own pictures through every engine and precision that are present.
+    """Run the bundle's own pictures through every engine and precision that are present, whatever the others do.
 
     Raises:
-        BundleError: the bundle's self-test is unreadable, or an engine comes less near than MIN_COSINE.
-        EngineError: an engine cannot run the model.
+        BundleError: before the first, the bundle's self-test is unreadable; after the last, an engine came less near
+            than MIN_COSINE.
+        EngineError: after the last, an engine could not run the model. Both name every engine that failed.
     """
     images, expected = bundle.read_selftest()
     precisions: list[Precision] = [p for p in PRECISIONS if model_name(p) in bundle.manifest.files]
     if not precisions:
         raise BundleError(f"{bundle.folder} holds no model, so there is nothing to test. Export the bundle again.")
+    results = []
     for device in present_devices():
         for precision in precisions:
-            with open_engine(bundle, precision, device) as engine:
-                found = Embedder(bundle.manifest.preprocess, engine).embed_prepared(images)
-            if found.shape != expected.shape:
-                raise BundleError(
-                    f"{engine.name} gave embeddings {found.shape}, the bundle's self-test holds {expected.shape}. "
-                    "Export the bundle again."
-                )
-            worst = float(np.sum(found * expected, axis=1).min())
-            if not worst >= MIN_COSINE[precision]:
-                raise BundleError(
-                    f"{engine.name} reproduces the bundle's self-test only to a cosine of {worst:.5f}; at least "
-                    f"{MIN_COSINE[precision]} is needed. Do not fly with it: reinstall the engine, or export the "
-                    "bundle again."
-                )
-            yield SelfTest(engine.name, len(images), worst)
+            results.append(_test_engine(bundle, precision, device, images, expected))
+            yield results[-1]
+    failed = [result for result in results if result.problem]
+    if failed:
+        kind = BundleError if any(result.n_images for result in failed) else EngineError
+        names = "; ".join(f"{result.engine}: {result.problem.rstrip('.')}" for result in failed)
+        raise kind(
+            f"{len(failed)} of {len(results)} engines failed the self-test, so do not fly with them ({names}). Mend "
+            "what is named, or export the bundle again."
+        )
+
+
+def _test_engine(
+    bundle: Bundle, precision: Precision, device: str, images: NDArray[np.uint8], expected: NDArray[np.float32]
+) -> SelfTest:
+    name = f"{device} {precision}"
+    try:
+        engine = open_engine(bundle, precision, device)
+        name = engine.name
+        with engine:
+            found = Embedder(bundle.manifest.preprocess, engine).embed_prepared(images)
+    except DphrError as error:
+        return SelfTest(name, 0, math.nan, str(error))
+    if found.shape != expected.shape:
+        problem = f"it gave embeddings {found.shape}, the bundle's self-test holds {expected.shape}."
+        return SelfTest(name, len(images), math.nan, problem)
+    worst, needed = float(np.sum(found * expected, axis=1).min()), MIN_COSINE[precision]
+    # A cosine that is no number is not near either.
+    problem = "" if worst >= needed else f"a cosine of {worst:.5f}, at least {needed} is needed."
+    return SelfTest(name, len(images), worst, problem)
+
+
+def diagnose(bundle: Path | None, signer: Path | None = None) -> None:
+    """Print what is installed and what is missing; with a bundle, run its self-test through every engine present.
+
+    Raises:
+        ConfigError: a signer without a bundle.
+        EngineError: a part is missing that locating a photo needs, or an engine cannot run the model.
+        BundleError: the bundle is damaged, not signed by `signer`, or an engine comes less near than its gate.
+    """
+    if bundle is None and signer is not None:
+        raise ConfigError("--require-signature asks for a signed bundle, and no bundle was named: name one.")
+    findings = examine()
+    for finding in findings:
+        print(finding.line())
+    missing = [finding for finding in findings if finding.needed and not finding.version]
+    if missing:
+        names = ", ".join(finding.name for finding in missing)
+        raise EngineError(f"{names} missing, without which no photo can be located: {missing[0].mend}")
+    if bundle is not None:
+        for result in self_test(open_bundle(bundle, signer)):
+            print(result.line(), flush=True)

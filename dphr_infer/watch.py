@@ -25,7 +25,6 @@ from types import FrameType
 from typing import TextIO
 
 from dphr_infer.bundle import Precision, open_bundle
-from dphr_infer.engines.open import matcher_device, open_engine
 from dphr_infer.errors import ConfigError, ImageError
 from dphr_infer.frame_lines import FrameLines
 from dphr_infer.frame_queue import FrameQueue, Reader
@@ -33,8 +32,8 @@ from dphr_infer.frame_sources import open_source
 from dphr_infer.frames import Frame, FrameSource, Notices, SourceSettings
 from dphr_infer.gallery import open_gallery
 from dphr_infer.listing import Format
-from dphr_infer.localizer import AcceptRule, Heading, Localizer
-from dphr_infer.matchers.open import open_matcher
+from dphr_infer.localizer import AcceptRule, Heading
+from dphr_infer.open_localizer import open_localizer
 from dphr_infer.types import GeoPoint, LocationEstimate
 
 DEFAULT_QUEUE = 1
@@ -238,21 +237,18 @@ def run_watch(request: WatchRequest) -> WatchSummary:
     bundle, gallery = open_bundle(request.bundle, request.signer), open_gallery(request.gallery)
     if request.near is not None and request.within_m is not None:
         gallery.allowed_rows(request.near, request.within_m)  # refused here, before the model is opened
-    with (
-        open_engine(bundle, request.precision, request.device, request.threads) as engine,
-        open_matcher(gallery.embeddings, matcher_device(request.device)) as matcher,
-    ):
-        localizer = Localizer(
-            bundle,
-            gallery,
-            engine,
-            matcher,
-            top_k=request.top_k,
-            heading=request.heading,
-            rotations=request.rotations,
-            accept=request.accept,
-            refine=request.refine,
-        )
+    with open_localizer(
+        bundle,
+        gallery,
+        request.precision,
+        request.device,
+        request.threads,
+        top_k=request.top_k,
+        heading=request.heading,
+        rotations=request.rotations,
+        accept=request.accept,
+        refine=request.refine,
+    ) as localizer:
 
         def locate(frame: Frame) -> LocationEstimate:
             return localizer.locate(frame.image, frame.metadata.yaw_deg, request.near, request.within_m)
