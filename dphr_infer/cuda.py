@@ -51,6 +51,7 @@ class DeviceProperties:
         l2_bytes: second level cache.
         memory_bytes: device memory in total.
         driver: CUDA version that the driver serves, e.g. (12, 6).
+        integrated: it shares the host's memory, as on a Jetson: pinned memory needs no copy.
     """
 
     number: int
@@ -61,6 +62,7 @@ class DeviceProperties:
     l2_bytes: int
     memory_bytes: int
     driver: tuple[int, int]
+    integrated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,10 @@ class Cuda:
         self._device_memory.pop(buffer.address).free()
 
     def pinned(self, n_bytes: int) -> NDArray[np.uint8]:
-        """Host memory that the GPU copies from and to without a stop, uint8 (n_bytes,); not cleared."""
+        """Host memory that the GPU copies from and to without a stop, uint8 (n_bytes,); not cleared.
+
+        Under unified addressing it is mapped too: kernels may read it at its own address.
+        """
         array: NDArray[np.uint8] = self._driver.pagelocked_empty(n_bytes, np.uint8)
         self._pinned.append(array.base)
         return array
@@ -314,6 +319,7 @@ def _read_properties(driver: Any, device: Any, number: int) -> DeviceProperties:
         l2_bytes=int(device.get_attribute(attribute.L2_CACHE_SIZE)),
         memory_bytes=int(device.total_memory()),
         driver=(version // 1000, version % 1000 // 10),
+        integrated=bool(device.get_attribute(attribute.INTEGRATED)),
     )
 
 

@@ -1,7 +1,8 @@
 """Frames to model input on a GPU. Launcher of preprocess.cu.
 
 Everything is taken once for a stated number of frames. A run copies frames from pinned memory, or takes them where they
-lie on the device, and starts one launch; it allocates no device memory and waits for nothing.
+lie: on the device, or in memory that a Jetson's GPU shares with the host. It starts one launch, allocates no device
+memory and waits for nothing.
 """
 
 from __future__ import annotations
@@ -72,7 +73,12 @@ class DevicePreprocess:
         if uploads:
             n_bytes = max_frames * self._frame_bytes
             self._staged = cuda.pinned(n_bytes).reshape(max_frames, self._frame_bytes)
-            self._frames = cuda.allocate(n_bytes, f"{max_frames} frames of {frame.width_px}x{frame.height_px} px")
+            # A GPU that shares the host's memory reads the frames where they are staged.
+            self._in_place = cuda.properties.integrated
+            if self._in_place:
+                self._frames = Buffer(self._staged.ctypes.data, n_bytes)
+            else:
+                self._frames = cuda.allocate(n_bytes, f"{max_frames} frames of {frame.width_px}x{frame.height_px} px")
         if not turned:
             self._stage_tables([None])
             cuda.upload(self._tables.address, self._tables_of(1))
@@ -113,7 +119,8 @@ class DevicePreprocess:
         """The part of `run` that is the GPU's: copy what was staged and launch. It can be captured as a graph."""
         if self._staged is None:
             raise EngineError("This launcher was opened for frames on the device: open it with uploads=True.")
-        self._cuda.upload(self._frames.address, self._staged[:n_frames])
+        if not self._in_place:
+            self._cuda.upload(self._frames.address, self._staged[:n_frames])
         chroma = self._frames.address + self.plan.frame.chroma_offset_bytes
         return self._launch(self._frames.address, chroma, self._frame_bytes, n_frames)
 

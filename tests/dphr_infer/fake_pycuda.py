@@ -57,11 +57,13 @@ class FakeDriver:
     memory_bytes: int = 1 << 28
     sm_count: int = 2
     shared_bytes: int = 166_912
+    integrated: bool = False  # kernels may read pinned memory
     cpu: Any = None  # a CpuDevice
     fail: dict[str, BaseException] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     launches: list[Launch] = field(default_factory=list)
     device_memory: dict[int, np.ndarray] = field(default_factory=dict)
+    mapped_memory: dict[int, np.ndarray] = field(default_factory=dict)
     pinned: set[int] = field(default_factory=set)
     retained: int = 0
     raw_stack: list[str] = field(default_factory=list)
@@ -73,6 +75,7 @@ class FakeDriver:
             MULTIPROCESSOR_COUNT="sm_count",
             MAX_SHARED_MEMORY_PER_BLOCK_OPTIN="shared_bytes",
             L2_CACHE_SIZE="l2_bytes",
+            INTEGRATED="integrated",
         )
         self.function_attribute = SimpleNamespace(MAX_DYNAMIC_SHARED_SIZE_BYTES="dynamic")
         self.l2_bytes = 4 << 20
@@ -145,6 +148,8 @@ class FakeDriver:
     def pagelocked_empty(self, shape: int, dtype: Any) -> np.ndarray:
         self.need_context("pagelocked_empty")
         base = _Pinned(self, np.full(shape + PAGE, 0x5A, np.uint8))
+        if self.integrated:
+            self.mapped_memory[base.memory.ctypes.data] = base.memory
         return np.asarray(base).view(_PinnedArray)[: shape * np.dtype(dtype).itemsize].with_base(base)
 
     def on_device(self, address: int, n_bytes: int) -> np.ndarray:
@@ -195,13 +200,14 @@ class FakeDriver:
         (address,) = struct.unpack("Q", value)
         if address == 0:
             return None
-        start = next(start for start, memory in self.device_memory.items() if start <= address < start + len(memory))
+        known = {**self.device_memory, **self.mapped_memory}
+        start = next(start for start, memory in known.items() if start <= address < start + len(memory))
         dtype = DTYPES.get(int(kind[1:]), np.uint8)
-        left = len(self.device_memory[start]) - (address - start)
+        left = len(known[start]) - (address - start)
         size = np.dtype(dtype).itemsize
         if address % max(1, int(kind[1:])):
             raise LaunchError(f"misaligned address {address:#x}")
-        return self.on_device(address, left // size * size).view(dtype)
+        return known[start][address - start :][: left // size * size].view(dtype)
 
 
 class _PinnedArray(np.ndarray):
@@ -227,6 +233,7 @@ class _Pinned:
     def free(self) -> None:
         self.driver.need_context("free pinned")
         self.driver.pinned.remove(id(self))
+        self.driver.mapped_memory.pop(self.memory.ctypes.data, None)
 
 
 class _Allocation:

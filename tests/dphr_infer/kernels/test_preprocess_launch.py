@@ -145,3 +145,16 @@ def test_memory_that_does_not_suffice_is_named_with_both_sizes(driver: Any) -> N
     with pytest.raises(EngineError, match=r"bytes free, but 39,\d+ are needed for 2 frames of 90x70 px"), opened(RGB):
         pass
     assert not (driver.device_memory or driver.pinned or driver.retained)
+
+
+def test_a_gpu_that_shares_the_hosts_memory_reads_frames_where_they_are_staged(driver: Any) -> None:
+    driver.integrated = True
+    frame = random_frames(RGB, 1)[0]
+    with opened(RGB) as (device, launcher):
+        driver.calls.clear()
+        address = launcher.run([frame])
+        assert driver.calls == ["launch"]
+        np.testing.assert_array_equal(fetch(device, address, 1)[0], reference(frame, RGB, SMALL, None))
+        held = sum(map(len, driver.device_memory.values()))
+    assert held < RGB.padded_bytes  # no copy of the frames on the device
+    assert not (driver.device_memory or driver.mapped_memory or driver.pinned)
