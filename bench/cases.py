@@ -74,6 +74,7 @@ class BatchCase:
     Attributes:
         images: at least one photo, decoded; they repeat where a batch needs more.
         localizer: None where there is no gallery; only embedding is measured then.
+        ceiling: None where the engine runs elsewhere than what was measured.
     """
 
     preprocess: Preprocess
@@ -84,7 +85,7 @@ class BatchCase:
     images: Sequence[NDArray[np.uint8]]
     yaws_deg: Sequence[float | None]
     localizer: Localizer | None
-    ceiling: Ceiling
+    ceiling: Ceiling | None
 
     def measure(self, batch: int, rule: StopRule) -> tuple[BatchRecord, str]:
         """Throughput at one batch size, and why the limit is unknown where it is."""
@@ -97,9 +98,10 @@ class BatchCase:
         locate = None
         if self.localizer is not None:
             locate = sample(partial(self.localizer.locate_many, chosen, yaws), rule).duration_ms
-        limit, reason = None, ""
+        limit, reason = None, "the ceilings are measured on the CPU, and the engine runs on a GPU"
         try:
-            limit = embed_limit(self.model_path, batch, self.ceiling, embed)
+            if self.ceiling is not None:
+                limit, reason = embed_limit(self.model_path, batch, self.ceiling, embed), ""
         except DphrError as error:
             reason = str(error)
         embed_summary, locate_summary = summarise(embed), None if locate is None else summarise(locate)

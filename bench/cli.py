@@ -36,6 +36,7 @@ from bench.run import run_bench
 from bench.sweep_cli import add_sweep, run_sweep
 from dphr_infer.atomic import atomic_file, check_target
 from dphr_infer.bundle import PRECISIONS
+from dphr_infer.engines.open import DEVICES
 from dphr_infer.errors import ConfigError
 from dphr_infer.localizer import DEFAULT_TOP_K, HEADINGS
 from dphr_infer.scoring import NEAR_M
@@ -80,6 +81,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--images", type=Path, metavar="DIR", help="photos (default: the bundle's self-test images)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the model (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the engine; 0 takes all cores")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="as in locate (%(default)s)")
     parser.add_argument("--top-k", type=int, default=DEFAULT_TOP_K, metavar="K", help="matches a photo (%(default)s)")
     parser.add_argument("--heading", choices=HEADINGS, default="as-is", help="as in locate")
     parser.add_argument("--near", type=_geo_point, metavar="LAT,LON", help="position prior, as in locate")
@@ -201,6 +203,7 @@ def _run(arguments: argparse.Namespace) -> int:
             startups=arguments.startups,
             match_rows=tuple(arguments.match_rows),
             threads=arguments.threads,
+            device=arguments.device,
             top_k=arguments.top_k,
             heading=arguments.heading,
             prior=_prior(arguments),

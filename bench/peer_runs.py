@@ -108,10 +108,10 @@ def _torch_embedder(checkpoint: Path, compiled: bool, threads: int) -> Callable[
     """
     set_torch_threads(threads)
     # Only here: they import torch.
-    from dphr_train.checkpoint import load_encoder
+    from dphr_train.checkpoint import last_checkpoint, load_encoder
     from export.parity import torch_embedder
 
-    encoder, _ = load_encoder(checkpoint)
+    encoder, _ = load_encoder(last_checkpoint(checkpoint))
     if compiled:
         encoder.compile()
     return torch_embedder(encoder)

@@ -45,6 +45,7 @@ class BenchRequest:
         startups: warm starts of `dphr-infer locate`, after a cold one; 0 starts none.
         match_rows: rows of the generated galleries; none leaves matching at the gallery's own size.
         threads: of the engine; 0 takes all cores.
+        device: of engine and matcher, as in locate.
         truth, recall_within_m, least_recall: the gate for accuracy; truth and least_recall belong together.
         peers: measure others beside ours.
         checkpoint: of the bundle's model, for the peers of embedding.
@@ -64,6 +65,7 @@ class BenchRequest:
     startups: int = DEFAULT_STARTUPS
     match_rows: tuple[int, ...] = (DEFAULT_MATCH_ROWS,)
     threads: int = 0
+    device: str = "cpu"
     top_k: int = DEFAULT_TOP_K
     heading: Heading = "as-is"
     prior: Prior | None = None

@@ -23,8 +23,9 @@ from bench.roofline import measure_matmul_rate, measure_read_bandwidth
 from bench.steps import Parts, Setup, measure, say
 from bench.validity import invalid_reasons
 from dphr_infer.bundle import SELFTEST_IMAGES, Bundle, open_bundle
-from dphr_infer.engines.open import open_engine
+from dphr_infer.engines.open import matcher_device, open_engine
 from dphr_infer.gallery import Gallery, open_gallery
+from dphr_infer.gpu_pipeline import VECTOR_VALUES, GpuPipeline
 from dphr_infer.localizer import DEFAULT_ROTATIONS, Localizer
 from dphr_infer.matchers.open import open_matcher
 from dphr_infer.preprocess import list_images, read_image
@@ -119,6 +120,16 @@ def _open_gallery(request: BenchRequest, bundle: Bundle, paths: list[Path]) -> G
     return gallery
 
 
+def _open_pipeline(
+    request: BenchRequest, bundle: Bundle, gallery: Gallery, stack: contextlib.ExitStack
+) -> GpuPipeline | None:
+    """What `open_localizer` opens for a whole photo, which the stages go through apart: the same rule as there."""
+    one_launch = request.heading != "search" and bundle.manifest.dim % VECTOR_VALUES == 0
+    if request.device != "cuda" or not one_launch:
+        return None
+    return stack.enter_context(GpuPipeline(bundle, gallery.embeddings, request.precision, request.top_k))
+
+
 def run_bench(request: BenchRequest) -> BenchRecord:
     """Measure.
 
@@ -131,12 +142,15 @@ def run_bench(request: BenchRequest) -> BenchRecord:
     gallery = _open_gallery(request, bundle, paths)
     machine = read_machine()
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(open_engine(bundle, request.precision, threads=request.threads))
+        engine = stack.enter_context(open_engine(bundle, request.precision, request.device, request.threads))
         matcher = rig = None
         if gallery is not None:
             timed = with_filter_timed(gallery)
-            matcher = stack.enter_context(open_matcher(timed.embeddings))
-            localizer = Localizer(bundle, timed, engine, matcher, top_k=request.top_k, heading=request.heading)
+            matcher = stack.enter_context(open_matcher(timed.embeddings, matcher_device(request.device)))
+            pipeline = _open_pipeline(request, bundle, timed, stack)
+            localizer = Localizer(
+                bundle, timed, engine, matcher, top_k=request.top_k, heading=request.heading, pipeline=pipeline
+            )
             rig = Rig(localizer, timed, tuple(paths), request.prior)
         say("memory bandwidth, matrix products, the bench's own overhead")
         ceiling = Ceiling(measure_read_bandwidth(machine), measure_matmul_rate())

@@ -51,6 +51,7 @@ from dphr_infer.truth import read_truth
 
 MATCH_TOP_K = 10
 _PHOTOS_IN_MEMORY = 32
+CPU = "cpu"
 NO_GALLERY = "no gallery was given: embedding alone is measured"
 
 
@@ -148,7 +149,7 @@ def _batches(setup: Setup, parts: Parts) -> None:
         images=[read_image(path) for path in paths],
         yaws_deg=[read_photo_metadata(path).yaw_deg for path in paths],
         localizer=None if setup.rig is None else setup.rig.localizer,
-        ceiling=setup.ceiling,
+        ceiling=setup.ceiling if request.device == CPU else None,
     )
     for batch in request.batches:
         record, reason = case.measure(batch, _rule(request))
@@ -166,6 +167,9 @@ def _queries(rig: Rig, count: int) -> NDArray[np.float32]:
 
 def _matching(setup: Setup, parts: Parts) -> None:
     request, machine, bandwidth = setup.request, setup.machine, setup.ceiling.bandwidth
+    if request.device != CPU:
+        parts.left_out["matching alone"] = "its limit is the GPU's memory: python -m bench.gpu_matching measures both"
+        return
     if setup.gallery is None or setup.rig is None:
         parts.left_out["matching"] = NO_GALLERY
     else:
@@ -184,7 +188,16 @@ def _matching(setup: Setup, parts: Parts) -> None:
 def locate_arguments(request: BenchRequest, gallery: Path, photo: Path) -> list[str]:
     """The arguments of `dphr-infer locate` that do what this run measures, for one photo."""
     found = [str(request.bundle), str(gallery), str(photo), "--precision", request.precision]
-    found += ["--threads", str(request.threads), "--top-k", str(request.top_k), "--heading", request.heading]
+    found += [
+        "--device",
+        request.device,
+        "--threads",
+        str(request.threads),
+        "--top-k",
+        str(request.top_k),
+        "--heading",
+        request.heading,
+    ]
     found += ["--agreeing", str(min(request.top_k, AcceptRule().agreeing))]
     if request.prior is not None:
         near = request.prior.near

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,8 @@ def test_without_a_gallery_a_batch_measures_embedding_alone(bundle: Bundle) -> N
             Ceiling(1e9, 1e9),
         )
         record, reason = case.measure(3, SHORT)
+        elsewhere, why = dataclasses.replace(case, ceiling=None).measure(1, SHORT)
     assert (record.locate, record.locate_images_per_s, record.locate_samples_ms, reason) == (None, None, (), "")
+    assert (elsewhere.embed_limit, "runs on a GPU" in why) == (None, True)
     assert record.embed_images_per_s == pytest.approx(3000 / record.embed.p50_ms)
     assert record.embed_limit is not None and record.embed_limit.flops == 3 * 48

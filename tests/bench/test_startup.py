@@ -33,10 +33,11 @@ def test_a_start_that_fails_says_what_locate_said(bundle: Bundle, tmp_path: Path
 
 def test_the_arguments_are_those_of_locate_and_carry_what_is_measured(bundle: Bundle, gallery: Path) -> None:
     prior = Prior(GeoPoint(-46.5, 8.0), 250.0)
-    request = BenchRequest(bundle.folder, gallery, threads=1, top_k=2, heading="search", prior=prior)
+    request = BenchRequest(bundle.folder, gallery, threads=1, device="cuda", top_k=2, heading="search", prior=prior)
     parsed = build_parser().parse_args(["locate", *locate_arguments(request, gallery, Path("a.png"))])
     assert (parsed.bundle, parsed.gallery, parsed.photos) == (bundle.folder, gallery, [Path("a.png")])
     assert (parsed.threads, parsed.top_k, parsed.heading, parsed.agreeing) == (1, 2, "search", 2)
+    assert parsed.device == "cuda"
     assert (parsed.near, parsed.within) == (GeoPoint(-46.5, 8.0), 250.0)
 
 
