@@ -22,6 +22,7 @@ from dphr_infer.engines.onnxrt import onnxruntime_version
 from dphr_infer.engines.open import open_engine, present_devices
 from dphr_infer.engines.tensorrt_api import open_tensorrt
 from dphr_infer.errors import BundleError, ConfigError, DphrError, EngineError, MissingPackageError
+from dphr_infer.frame_sources import opencv_version
 from dphr_infer.gpu import Gpu, find_gpu
 from dphr_infer.jetson import Machine, read_machine
 from dphr_infer.kernels.fatbin import FOLDER, KERNELS, find_nvcc, load_fatbin, nvcc_version
@@ -124,8 +125,6 @@ def examine(root: Path = Path("/"), look_for_gpu: Callable[[], Gpu] = find_gpu) 
         gpu, no_gpu = look_for_gpu(), ""
     except EngineError as error:
         gpu, no_gpu = None, str(error)
-    opencv = _module_version("cv2", "opencv-python-headless", "opencv-python", "opencv-contrib-python")
-    opencv_mend = _JETPACK if machine.is_jetson else "pip install 'dphr[video]'"
     return [
         Finding("python", platform.python_version(), "everything", "", True),
         Finding("numpy", np.__version__, "matching on the CPU", "pip install numpy", True),
@@ -135,7 +134,7 @@ def examine(root: Path = Path("/"), look_for_gpu: Callable[[], Gpu] = find_gpu) 
         ),
         Finding("onnxruntime", _onnxruntime(), "running models on the CPU", "pip install 'dphr[cpu]'", True),
         Finding("rasterio", _rasterio(), "indexing maps, drawing pictures", "pip install 'dphr[map]'", False),
-        Finding("opencv", opencv, "watching films and cameras", opencv_mend, False),
+        _opencv_finding(machine),
         *_machine_findings(machine),
         _gpu_finding(machine, gpu, no_gpu),
         _cuda_finding(machine, gpu),
@@ -144,6 +143,17 @@ def examine(root: Path = Path("/"), look_for_gpu: Callable[[], Gpu] = find_gpu) 
         *([] if gpu is None else [_kernels_finding(gpu)]),
         _cache_finding(default_folder()),
     ]
+
+
+def _opencv_finding(machine: Machine) -> Finding:
+    purpose = "watching films and cameras"
+    mend = _JETPACK if machine.is_jetson else "pip install 'dphr[video]'"
+    try:
+        return Finding("opencv", opencv_version(), purpose, mend, False)
+    except MissingPackageError:
+        return Finding("opencv", "", purpose, mend, False)
+    except DphrError as error:
+        return Finding("opencv", "", purpose, mend, False, str(error))
 
 
 def _machine_findings(machine: Machine) -> list[Finding]:

@@ -76,7 +76,23 @@ def _import_cv2() -> Any:
         raise MissingPackageError("opencv-python-headless", "video", "Reading a film or a camera") from error
     except (ImportError, OSError) as error:
         words = " ".join(str(error).split())[:300]
-        raise ImageError(f"OpenCV is installed but cannot be loaded ({words}). Install it again.") from error
+        mend = "install it again"
+        if "numpy" in words:
+            mend = "pip install 'numpy<2', for which JetPack 6's OpenCV was built"
+        raise ImageError(f"OpenCV is installed but cannot be loaded ({words}): {mend}.") from error
+
+
+def opencv_version() -> str:
+    """Version of OpenCV, and what it reads films and cameras with.
+
+    Raises:
+        MissingPackageError: it is not installed.
+        ImageError: it cannot be loaded.
+    """
+    cv2 = _import_cv2()
+    backends = {"FFmpeg": cv2.CAP_FFMPEG, "GStreamer": cv2.CAP_GSTREAMER, "V4L2": cv2.CAP_V4L2}
+    found = [name for name, backend in backends.items() if cv2.videoio_registry.hasBackend(backend)]
+    return f"{cv2.__version__} with {', '.join(found) or 'nothing that reads a film or a camera'}"
 
 
 def _open_capture(cv2: Any, text: str, timeout_s: float) -> Any:
@@ -151,6 +167,13 @@ def _grab(cv2: Any, capture: Any) -> bool:
         return False
 
 
+def _position_s(cv2: Any, capture: Any, number: int) -> float:
+    """Where the frame that was grabbed last lies in its film; by the frame rate where the container keeps no times."""
+    position_s = float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+    fps = float(capture.get(cv2.CAP_PROP_FPS))
+    return (number - 1) / fps if not position_s > 0 and fps > 0 else position_s
+
+
 class FilmSource:
     """A video file. With a rate, a camera that shows it: frames fall due by their position in the film.
 
@@ -189,7 +212,7 @@ class FilmSource:
                     )
                 return
             notices.given += 1
-            position_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            position_s = _position_s(cv2, capture, notices.given)
             if not slots.takes(position_s):
                 notices.passed += 1
                 continue

@@ -23,7 +23,7 @@ from pathlib import Path
 # JetPack by the major number of Jetson Linux. 38 is for Thor alone; Orin goes on with 39 (JetPack 7.2).
 JETPACK_OF_L4T = {32: 4, 34: 5, 35: 5, 36: 6, 38: 7, 39: 7}
 OLDEST_JETPACK = 6
-# Chips that no JetPack 6 exists for, with the boards that carry them.
+# Chips whose GPU is older than kernels.fatbin.OLDEST, whatever runs on them, with the boards that carry them.
 _OLD_CHIPS = {
     "tegra210": "Jetson Nano and TX1",
     "tegra186": "Jetson TX2",
@@ -85,7 +85,7 @@ class Machine:
             "and Python 3.10 are needed."
         )
         if self.chip in _OLD_CHIPS:
-            return f"{reason} {_OLD_CHIPS[self.chip]} gets no later one: take an Orin, or work on the CPU of a PC."
+            return f"{reason} And {_OLD_CHIPS[self.chip]} has a GPU older than compute capability 8.0: take an Orin."
         return f"{reason} Flash JetPack 6 or 7: on an Orin both run."
 
 

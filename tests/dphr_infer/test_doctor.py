@@ -73,6 +73,13 @@ def test_a_jetson_with_jetpack_5_is_too_old_and_says_why(tmp_path: Path) -> None
     assert "kernels" not in found
 
 
+def test_opencv_says_what_it_reads_films_with(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    version = by_name(examine(tmp_path, no_gpu))["opencv"].version
+    assert version.startswith(f"{cv2.__version__} with ")
+    assert ("GStreamer" in version) == cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER)
+
+
 def hide(monkeypatch, *modules: str) -> None:
     """Make packages look as if they were not installed."""
     find_spec = doctor.util.find_spec

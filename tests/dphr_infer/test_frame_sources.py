@@ -141,6 +141,20 @@ def test_a_rate_shows_a_film_at_its_own_speed_and_takes_that_many_frames_a_secon
     assert (notices.given, notices.passed) == (21, 16)
 
 
+def test_a_film_without_times_goes_by_its_frame_rate(tmp_path: Path) -> None:
+    """Bare JPEGs behind each other, and a capture that tells no time at all."""
+    (tmp_path / "f.mjpeg").write_bytes(b"".join(jpeg(10 * number) for number in range(20)))
+    frames, _, _, ended = read(FilmSource(tmp_path / "f.mjpeg", SourceSettings()))
+    assert [frame.position_s for frame in frames] == pytest.approx([0.04 * place for place in range(20)])
+    assert ended == ""
+
+    class Timeless:
+        def get(self, name: int) -> float:
+            return 20.0 if name == cv2.CAP_PROP_FPS else 0.0
+
+    assert frame_sources._position_s(cv2, Timeless(), 5) == 0.2
+
+
 def test_a_film_that_is_cut_short_says_so_at_its_end(tmp_path: Path) -> None:
     film = write_film(tmp_path / "f.avi", 40)
     content = film.read_bytes()
@@ -249,6 +263,15 @@ def test_a_source_is_known_by_its_name(tmp_path: Path) -> None:
     ):
         with pytest.raises(ImageError, match=message):
             open_source(text, settings)
+
+
+def test_an_opencv_built_for_another_numpy_names_the_mend(tmp_path: Path, monkeypatch) -> None:
+    """What JetPack 6's OpenCV 4.8 says beside NumPy 2: its own module raises as that one does."""
+    (tmp_path / "cv2.py").write_text("raise ImportError('numpy.core.multiarray failed to import')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "cv2")
+    with pytest.raises(ImageError, match=r"cannot be loaded \(numpy.core.multiarray failed to import\): .*numpy<2"):
+        frame_sources.opencv_version()
 
 
 def test_a_pipeline_without_gstreamer_names_what_is_missing() -> None:

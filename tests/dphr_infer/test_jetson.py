@@ -56,8 +56,8 @@ def test_jetpack_5_is_too_old_and_an_orin_can_be_flashed(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("l4t", "chip", "jetpack", "words"),
     [
-        ("32.7.1", "tegra210", "4", "Jetson Nano and TX1 gets no later one"),
-        ("35.4.1", "tegra194", "5", "Jetson Xavier gets no later one"),
+        ("32.7.1", "tegra210", "4", "Jetson Nano and TX1 has a GPU older than compute capability 8.0: take an Orin"),
+        ("35.4.1", "tegra194", "5", "Jetson Xavier has a GPU older"),
         ("34.1.1", "tegra234", "5", "Flash JetPack 6 or 7"),
         ("36.4.3", "tegra234", "6", ""),
         ("38.4.0", "tegra264", "7", ""),
