@@ -215,7 +215,7 @@ class BenchRecord:
         power: {"sources", "missing", "total_rails", "mean_w"}; None where nothing was recorded.
         timeline: [{"t_s", "temperature_c", "clock_mhz", "power_w", "throttled"}], seconds since the recording began.
         startup_ms: {"cold", "warm": summary, "samples_ms", "exit_p50", "peak_memory_bytes"} of `dphr-infer locate`.
-        peak_memory_bytes: of this process from the opening of the engine on; None where the system does not tell.
+        peak_memory_bytes: of this process in the checks and scenarios; None where the system does not tell.
         bandwidth_bytes_per_s, matmul_flops_per_s: read bandwidth and float32 products as measured, all cores.
         overhead_ns: what the bench itself spends on a sample.
     """

@@ -63,7 +63,7 @@ def _power_rows(record: BenchRecord) -> list[tuple[str, str]]:
     if power is None:
         return []
     read = "; ".join(power["sources"]) or "none"
-    missing = "".join(f"; not read: {reason}" for reason in power["missing"])
+    missing = f"; not read: {'; '.join(power['missing'])}" if power["missing"] else ""
     mean = "" if power["mean_w"] is None else f"mean {power['mean_w']:.2f} W over {', '.join(power['total_rails'])}; "
     return [("sensors", f"{mean}{read}{missing}")]
 

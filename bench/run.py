@@ -14,7 +14,7 @@ from typing import Any
 from bench.cases import Ceiling
 from bench.clock import CLOCK, MIN_CALLS, WARM_UP_CALLS, measure_overhead_ns
 from bench.machine import MachineProfile, read_machine
-from bench.memory import peak_bytes, reset_peak
+from bench.memory import reset_peak
 from bench.power import PowerReader, PowerSample, Recorder, open_power
 from bench.record import ENDURANCE, BenchRecord, ScenarioRecord, Subject
 from bench.request import BenchRequest
@@ -188,7 +188,7 @@ def _to_record(setup: Setup, parts: Parts, reader: PowerReader, overhead_ns: flo
         power=_power_json(reader, setup.recorder),
         timeline=timeline_json(setup.recorder.timeline),
         startup_ms=parts.startup_ms,
-        peak_memory_bytes=peak_bytes(),
+        peak_memory_bytes=parts.peak_memory_bytes,
         bandwidth_bytes_per_s=setup.ceiling.bandwidth,
         matmul_flops_per_s=setup.ceiling.flops_per_s,
         overhead_ns=overhead_ns,

@@ -19,6 +19,7 @@ from bench.cases import MATCH_QUERIES, BatchCase, Ceiling, time_generated_matchi
 from bench.clock import StopRule, now_ms
 from bench.endurance import endure, find_drift
 from bench.machine import MachineProfile
+from bench.memory import peak_bytes
 from bench.peer_runs import embed_peers, match_peers
 from bench.power import Recorder, energy_per_frame_mj
 from bench.record import (
@@ -73,7 +74,7 @@ class Setup:
 
 @dataclass(slots=True)
 class Parts:
-    """What was measured so far."""
+    """What was measured so far; the peak of memory is of the checks and scenarios, without generated galleries."""
 
     scenarios: list[ScenarioRecord] = field(default_factory=list)
     batches: list[BatchRecord] = field(default_factory=list)
@@ -82,6 +83,7 @@ class Parts:
     accuracy: Accuracy | None = None
     cold_first_ms: float | None = None
     startup_ms: dict[str, Any] | None = None
+    peak_memory_bytes: int | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -92,6 +94,12 @@ def say(text: str) -> None:
 
 def _rule(request: BenchRequest, least: int = MIN_SAMPLES_P90, scenario: str = "") -> StopRule:
     return StopRule(request.seconds_of(scenario), request.noise, least)
+
+
+def _note_peak(parts: Parts) -> None:
+    now = peak_bytes()
+    if now is not None:
+        parts.peak_memory_bytes = max(now, parts.peak_memory_bytes or 0)
 
 
 def _check_accuracy(setup: Setup, parts: Parts) -> None:
@@ -105,6 +113,7 @@ def _check_accuracy(setup: Setup, parts: Parts) -> None:
     if rig is not None and request.truth is not None and request.least_recall is not None:
         gate = RecallGate(read_truth(request.truth), request.recall_within_m, request.least_recall)
         parts.accuracy = check_recall(rig, gate, parts.accuracy)
+    _note_peak(parts)
 
 
 def _run_scenario(name: str, rig: Rig, request: BenchRequest) -> Raw:
@@ -128,6 +137,7 @@ def _scenario(name: str, setup: Setup, parts: Parts) -> None:
     energy_mj = energy_per_frame_mj(setup.recorder.energy_j(*raw.span_s), raw.photos)
     timeline = setup.recorder.timeline
     extra = find_drift(raw, timeline) if name == ENDURANCE else None
+    _note_peak(parts)
     parts.scenarios.append(to_record(raw, timeline, energy_mj, extra))
     differing = raw.extra.get("answers_differing", 0)
     if differing and parts.accuracy is not None:
@@ -188,16 +198,8 @@ def _matching(setup: Setup, parts: Parts) -> None:
 def locate_arguments(request: BenchRequest, gallery: Path, photo: Path) -> list[str]:
     """The arguments of `dphr-infer locate` that do what this run measures, for one photo."""
     found = [str(request.bundle), str(gallery), str(photo), "--precision", request.precision]
-    found += [
-        "--device",
-        request.device,
-        "--threads",
-        str(request.threads),
-        "--top-k",
-        str(request.top_k),
-        "--heading",
-        request.heading,
-    ]
+    found += ["--device", request.device, "--threads", str(request.threads)]
+    found += ["--top-k", str(request.top_k), "--heading", request.heading]
     found += ["--agreeing", str(min(request.top_k, AcceptRule().agreeing))]
     if request.prior is not None:
         near = request.prior.near

@@ -71,6 +71,7 @@ def test_a_run_prints_the_report_and_writes_json_markdown_and_page(
     assert found["accuracy"]["selftest_min_cosine"] == pytest.approx(1, abs=1e-5)
     assert (found["valid"], found["subject"]["images_from"]) == (True, "the bundle's self-test")
     assert found["overhead_ns"] > 0 and found["cold_first_ms"] > 0
+    assert 20e6 < found["peak_memory_bytes"] < 4e9
     assert (tmp_path / "b.html").read_text().startswith("<!doctype html>")
     assert (tmp_path / "b.markdown").read_text().startswith("# Latency: a photo located in ")
 
