@@ -70,11 +70,9 @@ def _import_cv2() -> Any:
         os.environ.setdefault(name, level)
     try:
         return importlib.import_module("cv2")
-    except ModuleNotFoundError as error:
-        if error.name != "cv2":
-            raise
-        raise MissingPackageError("opencv-python-headless", "video", "Reading a film or a camera") from error
     except (ImportError, OSError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "cv2":
+            raise MissingPackageError("opencv-python-headless", "video", "Reading a film or a camera") from error
         words = " ".join(str(error).split())[:300]
         mend = "install it again"
         if "numpy" in words:

@@ -134,7 +134,7 @@ def test_a_rate_shows_a_film_at_its_own_speed_and_takes_that_many_frames_a_secon
     film = write_film(tmp_path / "f.avi", 21)  # the last frame lies at 0.8 s
     started = time.monotonic()
     frames, notices, _, _ = read(FilmSource(film, SourceSettings(rate_hz=5.0)))
-    assert 0.7 < time.monotonic() - started < 1.6
+    assert 0.7 < time.monotonic() - started < 4
     # Slots around 0, 0.2, 0.4, 0.6 and 0.8 s begin 0.1 s before: at 0.12, 0.32, 0.52 and 0.72 s, of 0.04 s a frame.
     assert [frame.position_s for frame in frames] == pytest.approx([0.0, 0.12, 0.32, 0.52, 0.72])
     assert all(frame.hurry for frame in frames)
@@ -186,10 +186,10 @@ def test_a_camera_that_stops_is_opened_again_and_its_frames_go_on(stream) -> Non
 def test_a_camera_that_stalls_is_opened_again(stream) -> None:
     camera = stream([[*pictures(10), 9.0], [*pictures(20), 9.0]])
     started = time.monotonic()
-    frames, _, said, _ = read(CameraSource(camera.url, "the camera", SourceSettings(stall_s=0.4)), 2 * N_PROBED)
+    frames, _, said, _ = read(CameraSource(camera.url, "the camera", SourceSettings(stall_s=1.0)), 2 * N_PROBED)
     assert [int(frame.image[0, 0, 0]) for frame in frames] == N_PROBED * [10] + N_PROBED * [20]
-    assert time.monotonic() - started < 5
-    assert said == "the camera stalled: no frame for 0.4 s: it is opened again in 0.01 s (1 of 5).\n"
+    assert time.monotonic() - started < 8
+    assert said == "the camera stalled: no frame for 1 s: it is opened again in 0.01 s (1 of 5).\n"
 
 
 def test_a_camera_that_sends_garbage_ends_after_the_stated_number_of_attempts(stream) -> None:

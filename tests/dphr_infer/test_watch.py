@@ -146,7 +146,7 @@ def test_a_slow_localizer_drops_the_oldest_and_counts_every_frame() -> None:
     assert answered == sorted(answered) and 3 < len(answered) < 30
     assert answered[0] == 1 and answered[-1] == 40  # the newest is always there
     assert (summary.given, summary.located + summary.dropped) == (40, 40) and summary.dropped > 5
-    assert summary.latency_p50_ms >= 30 and summary.age_p50_ms < 120
+    assert summary.latency_p50_ms >= 30 and summary.age_p50_ms < 250
     assert f"40 frames in {summary.seconds:.1f} s: {len(answered)} located ({len(answered)} accepted), " in said
 
 
