@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 from dphr_infer.atomic import atomic_folder
@@ -11,14 +12,17 @@ from dphr_infer.engines.onnxrt import OnnxRuntimeEngine
 from dphr_infer.errors import ExportError
 from export.build_bundle import ExportRequest, evaluation_facts, write_int8_model
 from export.evaluation_set import read_evaluation_set, require_enough
-from export.parity import Gate, embed_evaluation_set
+from export.parity import Gate, compare, embed_evaluation_set, say
+
+FIRST_PARITY = "fp32_parity_with_its_reference"
 
 
 def add_int8(request: ExportRequest) -> Manifest:
     """Copy a bundle and give it an int8 model, calibrated and judged on images of the user's own.
 
-    The reference is the bundle's fp32 model, whose own agreement with torch its manifest states; its fp16 model is what
-    int8 starts from. A signature is not copied, since it is of another manifest.
+    The reference is the bundle's fp32 model, and all figures of the new manifest are measured against it on the same
+    images; how far fp32 was from its own reference moves to `origin`. int8 starts from the fp16 model. A signature is
+    not copied, since it is of another manifest.
 
     Args:
         request: its source is the bundle, with an fp32 and an fp16 model and without an int8 one; its precisions and
@@ -32,7 +36,7 @@ def add_int8(request: ExportRequest) -> Manifest:
         raise ExportError(f"An int8 model is added to a bundle, not to the network {request.source.name}.")
     bundle = request.source
     opened = open_bundle(bundle)
-    reference, half = opened.model_path("fp32"), opened.model_path("fp16").read_bytes()
+    paths = {precision: opened.model_path(precision) for precision in ("fp32", "fp16")}
     if model_name("int8") in opened.manifest.files:
         raise ExportError(f"{bundle} has an int8 model already. Name a bundle without one.")
     preprocess = opened.manifest.preprocess
@@ -42,15 +46,26 @@ def add_int8(request: ExportRequest) -> Manifest:
         for name in opened.manifest.files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((bundle / name).read_bytes())
-        with OnnxRuntimeEngine(reference, "onnxruntime CPU fp32") as engine:
-            gate = Gate(data, preprocess, embed_evaluation_set(data, preprocess, engine.embed, "fp32"))
-        quantisation, report = write_int8_model(folder, request, half, opened.manifest.encoder, gate)
-        facts = {f"int8_{key}": value for key, value in evaluation_facts(data).items()}
+        with OnnxRuntimeEngine(paths["fp32"], "onnxruntime CPU fp32") as engine:
+            reference = embed_evaluation_set(data, preprocess, engine.embed, "fp32")
+        gate = Gate(data, preprocess, reference)
+        half = gate.judge("fp16", paths["fp16"])
+        say(half)
+        half.require()
+        content = paths["fp16"].read_bytes()
+        quantisation, report = write_int8_model(folder, request, content, opened.manifest.encoder, gate)
+        reports = {"fp32": compare("fp32", reference, reference, data), "fp16": half, "int8": report}
+        first = json.dumps(dataclasses.asdict(opened.manifest.parity["fp32"]))
         manifest = dataclasses.replace(
             opened.manifest,
             files=digest_files(folder),
-            parity={**opened.manifest.parity, "int8": report.to_manifest()},
-            origin={**opened.manifest.origin, **facts, "int8_bundle_digest": opened.digest},
+            parity={precision: each.to_manifest() for precision, each in reports.items()},
+            origin={
+                **opened.manifest.origin,
+                **evaluation_facts(data),
+                "reference": f"{model_name('fp32')} of the bundle {opened.digest}",
+                FIRST_PARITY: opened.manifest.origin.get(FIRST_PARITY, first),
+            },
             quantisation=quantisation,
         )
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")

@@ -81,8 +81,12 @@ def test_int8_added_later_keeps_every_other_byte_and_names_the_bundle_it_came_fr
         "int8/sensitivity.json",
         "int8/sensitivity.md",
     }
-    assert after.manifest.origin["int8_bundle_digest"] == before.digest
-    assert after.manifest.parity["fp32"] == before.manifest.parity["fp32"]
+    assert after.manifest.origin["reference"] == f"model.fp32.onnx of the bundle {before.digest}"
+    kept = json.loads(after.manifest.origin["fp32_parity_with_its_reference"])
+    assert kept == dataclasses.asdict(before.manifest.parity["fp32"])
+    # All three are of the same images now; the reference agrees with itself.
+    assert {parity.n_images for parity in after.manifest.parity.values()} == {PLACES * PHOTOS + PLACES}
+    assert after.manifest.parity["fp32"].min_cosine == 1
     with pytest.raises(ExportError, match="has an int8 model already"):
         add_int8(ExportRequest(tmp_path / "with", data, tmp_path / "again", int8=OPTIONS))
 
