@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dphr_infer.errors import CheckpointError, ConfigError, MissingPackageError
+from dphr_infer.terminal import printable
 from dphr_train.config import EMBEDDED_WEIGHTS, ModelConfig
 from dphr_train.heads.build import Head, build_head, reads_feature_map
 
 EMBEDDED_MODEL = "tf_efficientnet_lite0"
+_FOREIGN_OBJECT = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def import_timm() -> ModuleType:
@@ -168,17 +172,56 @@ def _embedded_weights() -> dict[str, Tensor]:
     return dict(zip(names, foreign.values(), strict=True))
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Real dense tensors by name, from .safetensors or .pth; nothing but tensors is ever unpacked.
+
+    Raises:
+        CheckpointError: no such file; damaged; Python objects besides tensors; or no state dict.
+    """
     if not path.is_file():
         raise CheckpointError(f"The weights {path} do not exist. Nothing is downloaded: put the file there first.")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return state.get("state_dict", state)
+            state = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch speaks of pickle's protocol; what counts is raised
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise CheckpointError(f"The weights {path} may not be read by this user: change their permissions.") from None
     except Exception as error:  # torch's reader raises whatever the bytes lead it to
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise CheckpointError(f"The weights {path} cannot be read: give .safetensors or .pth ({reason}).") from error
+        raise _unreadable(path, str(error) or type(error).__name__) from error
+    wrapped = state.get("state_dict") if isinstance(state, dict) else None
+    state = wrapped if isinstance(wrapped, dict) else state
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        kind = type(state).__name__ if not isinstance(state, dict) else "dict of other things than tensors"
+        raise CheckpointError(f"{path} holds a {kind}, not a state dict: save model.state_dict().")
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise CheckpointError(
+                f"{path} names a tensor {name!r}, which is no text: it is no state dict. Save model.state_dict()."
+            )
+        if value.is_complex() or value.is_quantized or value.layout != torch.strided:
+            raise CheckpointError(
+                f"{path} holds {name!r} as {value.dtype} in the layout {value.layout}; the encoders here take real, "
+                "dense tensors. Save the weights of the network in float32."
+            )
+    return state
+
+
+def _unreadable(path: Path, words: str) -> CheckpointError:
+    """What torch's and safetensors' readers say, without torch's advice to let a file run its code."""
+    if foreign := _FOREIGN_OBJECT.search(words):
+        return CheckpointError(
+            f"{path} holds Python objects besides tensors (the first: {foreign[1]}), which could run code as they "
+            "are read. Where you trust it, load it with its own code and save model.state_dict()."
+        )
+    lines = words.rpartition("WeightsUnpickler error:")[2].splitlines()
+    reason = next((line.strip().rstrip(".") for line in lines if line.strip()), "no reason given")
+    return CheckpointError(
+        f"The weights {path} cannot be read: the file is damaged, cut short or no .pth or .safetensors file "
+        f"({printable(reason)[:200]}). Copy it again."
+    )
 
 
 def load_pretrained(encoder: Encoder, weights: str) -> None:
@@ -188,6 +231,7 @@ def load_pretrained(encoder: Encoder, weights: str) -> None:
 
     Raises:
         CheckpointError: the file is unreadable, of another architecture, or holds values that are not finite.
+        ConfigError: the embedded weights are of another network.
     """
     if weights == "random":
         return
@@ -196,7 +240,7 @@ def load_pretrained(encoder: Encoder, weights: str) -> None:
             f"The embedded weights are those of {EMBEDDED_MODEL}, the model is {encoder.name}: "
             "give model.weights a local file, or random."
         )
-    state = _embedded_weights() if weights == EMBEDDED_WEIGHTS else _read_weights(Path(weights))
+    state = _embedded_weights() if weights == EMBEDDED_WEIGHTS else read_state_dict(Path(weights))
     own = encoder.backbone.state_dict()
     classifier = encoder.backbone.default_cfg.get("classifier") or "classifier"
     prefixes = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
@@ -210,7 +254,7 @@ def load_exactly(
     """Load a state dict that must fit tensor by tensor and be finite.
 
     Raises:
-        CheckpointError: names or shapes differ, or a value is not finite.
+        CheckpointError: names or shapes differ, or a value is not finite or beyond the network's type.
     """
     own = module.state_dict() if own is None else own
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -222,8 +266,12 @@ def load_exactly(
             f"over, {len(differ)} of another shape (the first: {first}). Give the model that they were trained with."
         )
     for name, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if torch.isfinite(value.to(own[name].dtype)).all():
+            continue
+        if torch.isfinite(value.double()).all():
             raise CheckpointError(
-                f"The weights {source} hold NaN or infinity in {name}: the run that made them diverged."
+                f"The weights {source} hold {value.double().abs().max().item():g} in {name}; the network's "
+                f"{own[name].dtype} ends at {torch.finfo(own[name].dtype).max:.1e}. Save weights that it can hold."
             )
+        raise CheckpointError(f"The weights {source} hold NaN or infinity in {name}: the run that made them diverged.")
     module.load_state_dict(state)

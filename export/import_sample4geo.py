@@ -12,20 +12,18 @@ Ours differs in one thing outside the network: their resize does not antialias.
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dphr_infer.bundle import file_digest
 from dphr_infer.errors import CheckpointError, StorageError
 from dphr_train.checkpoint import Checkpoint, write_checkpoint
 from dphr_train.config import DataConfig, DatasetName, ModelConfig, TrainConfig
-from dphr_train.encoder import Encoder, import_timm, load_exactly
+from dphr_train.encoder import Encoder, import_timm, load_exactly, read_state_dict
 from dphr_train.presets.sample4geo import SAMPLE4GEO
-from export.source import IMPORTED
+from export.source import IMPORTED, require_whole_patches
 
 LAYOUT = "sample4geo"
 _WRAPPED, _NETWORK, _SCALE = "module.", "model.", "logit_scale"
@@ -37,7 +35,6 @@ _CANDIDATES = {
 }
 """A tensor that a family has -> its networks that the method was published with, or is tried with in their place."""
 _POSITIONS = "pos_embed"  # its length depends on the image's size
-_FOREIGN_OBJECT = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def import_sample4geo(
@@ -65,7 +62,7 @@ def import_sample4geo(
 
     Raises:
         CheckpointError: the file is damaged, of another layout or architecture, holds Python objects besides tensors,
-            or values that are not finite.
+            or values that are not finite or beyond float32.
         ConfigError: timm has no such network, it does not take the sizes, or there is no such data set.
         StorageError: `out` exists already or cannot be written.
     """
@@ -76,6 +73,7 @@ def import_sample4geo(
     network = {name.removeprefix(_NETWORK): value for name, value in state.items() if name.startswith(_NETWORK)}
     scale = _logit_scale(weights, state)
     made = Encoder(config.model, image_px, config.data.ground_px)
+    require_whole_patches(made, image_px)
     _require_fitting(weights, network, made, image_px)
     load_exactly(made.backbone, network, str(weights))
     imported = {"layout": LAYOUT, "weights_sha256": file_digest(weights)}
@@ -115,28 +113,8 @@ def _authors_ground_px(dataset: DatasetName, image_px: int) -> tuple[int, int] |
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, without the prefix of several GPUs; nothing but tensors is ever unpacked."""
-    if not path.is_file():
-        raise CheckpointError(f"The weights {path} do not exist. Nothing is downloaded: put the file there first.")
-    try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # torch's reader raises whatever the bytes lead it to
-        if foreign := _FOREIGN_OBJECT.search(str(error)):
-            raise CheckpointError(
-                f"{path} holds Python objects besides tensors (the first: {foreign[1]}), which could run code as they "
-                "are read. Where you trust it, load it with its own code and save model.state_dict()."
-            ) from error
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is damaged, cut short or no .pth or .safetensors file ({reason[:200]}). Copy it again."
-        ) from error
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        kind = type(state).__name__ if not isinstance(state, dict) else "dict of other things than tensors"
-        raise CheckpointError(f"{path} holds a {kind}, not a state dict: save model.state_dict().")
+    """Tensors by name, without the prefix of several GPUs."""
+    state = read_state_dict(path)
     if all(name.startswith(_WRAPPED) for name in state):
         return {name.removeprefix(_WRAPPED): value for name, value in state.items()}
     return state

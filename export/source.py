@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from dphr_infer.bundle import file_digest
-from dphr_infer.errors import ExportError
+from dphr_infer.errors import ConfigError, ExportError
 from dphr_infer.preprocess import Interpolation, Preprocess
 from dphr_train.checkpoint import Checkpoint, last_checkpoint, load_encoder, read_checkpoint
 from dphr_train.config import EMBEDDED_WEIGHTS, ModelConfig, TrainConfig
@@ -86,7 +86,8 @@ def from_timm(
 
     Raises:
         CheckpointError: the file is unreadable, of another architecture, or holds values that are not finite.
-        ConfigError: timm has no such model (names near ones), it takes no such size, or GeM cannot read its features.
+        ConfigError: timm has no such model (names near ones), it takes no such size, the size is no multiple of its
+            patches, or GeM cannot read its features.
         ExportError: no weights were named.
         MissingPackageError: the package of the embedded weights is not installed.
     """
@@ -101,11 +102,28 @@ def from_timm(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same command gives the same bundle, and the caller's generator is left alone
         encoder = Encoder(config, image_px)
+    require_whole_patches(encoder, image_px)
     load_pretrained(encoder, config.weights)
     trained_with = str(encoder.backbone.default_cfg.get("interpolation", "bilinear"))
     preprocess = Preprocess(image_px, image_px, _INTERPOLATIONS.get(trained_with, "bilinear"))
     origin = {"source": "timm", "model_config": _plain_model(config), **_weights_facts(weights)}
     return ExportSource(encoder.eval(), preprocess, {**origin, **package_versions()})
+
+
+def require_whole_patches(encoder: Encoder, image_px: int) -> None:
+    """Refuse a side that leaves pixels over, which the network would never see; where its patches have a known size.
+
+    Raises:
+        ConfigError: says both numbers and the nearest sides that fit.
+    """
+    patch = getattr(getattr(encoder.backbone, "patch_embed", None), "patch_size", None)
+    for side in patch if isinstance(patch, tuple) else (patch,):
+        if isinstance(side, int) and image_px % side:
+            fitting = " or ".join(str(n * side) for n in (image_px // side, image_px // side + 1) if n)
+            raise ConfigError(
+                f"{encoder.name} cuts images into patches of {side} px, and --image-px is {image_px}: the last "
+                f"{image_px % side} px of each side would be left out. Give {fitting}."
+            )
 
 
 def package_versions() -> dict[str, str]:

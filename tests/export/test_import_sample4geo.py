@@ -222,6 +222,27 @@ def test_what_is_no_state_dict_of_this_layout_is_refused(tmp_path: Path) -> None
     refuse(tmp_path / "c.pth", "it has no single value 'logit_scale'")
 
 
+def test_tensors_that_float32_cannot_hold_and_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    state = make_authors("test_convnext").state_dict()
+    torch.save({**state, 7: torch.zeros(2)}, tmp_path / "name.pth")
+    refuse(tmp_path / "name.pth", "names a tensor 7, which is no text")
+    wide = state["model.stem.0.weight"].double().clone()
+    wide[0, 0, 0, 0] = 1e300
+    torch.save({**state, "model.stem.0.weight": wide}, tmp_path / "wide.pth")
+    refuse(tmp_path / "wide.pth", r"hold 1e\+300 in stem\.0\.weight; the network's torch\.float32 ends at 3\.4e\+38")
+    torch.save({**state, "model.stem.0.weight": wide.to(torch.complex64)}, tmp_path / "complex.pth")
+    refuse(tmp_path / "complex.pth", r"holds 'model\.stem\.0\.weight' as torch\.complex64")
+    torch.save({**state, "model.stem.0.weight": wide.to_sparse()}, tmp_path / "sparse.pth")
+    refuse(tmp_path / "sparse.pth", r"in the layout torch\.sparse_coo")
+
+
+def test_float64_that_float32_can_hold_is_taken(tmp_path: Path) -> None:
+    state = {name: value.double() for name, value in make_authors("test_convnext").state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    out = import_sample4geo(tmp_path / "w.pth", "test_convnext", 64, tmp_path / "c.safetensors")
+    assert read_checkpoint(out).encoder["backbone.stem.0.weight"].dtype == torch.float32
+
+
 def test_a_missing_file_and_an_output_that_exists_are_refused(convnext: Path, tmp_path: Path) -> None:
     refuse(tmp_path / "none.pth", r"none\.pth do not exist")
     (tmp_path / "mine").write_text("keep")

@@ -230,5 +230,42 @@ def test_weights_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     refuse(ConfigError, "embedded weights are those of", lambda: from_timm("test_convnext", PX, "embedded"))
 
 
+def test_the_reader_never_repeats_torchs_advice_to_let_a_file_run_its_code(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    (tmp_path / "page.pth").write_bytes(b"<html>not found</html>" * 50)
+    (tmp_path / "empty.pth").write_bytes(b"")
+    for name, words in (
+        (
+            "module",
+            r"objects besides tensors \(the first: torch\.nn\.modules\.linear\.Linear\).* save model\.state_dict",
+        ),
+        ("page", r"cannot be read: the file is damaged, .* \(Unsupported operand 60\)\. Copy it again\.$"),
+        ("empty", r"cannot be read: the file is damaged, .* \(EOFError\)\. Copy it again\.$"),
+    ):
+        with pytest.raises(CheckpointError, match=words) as caught:
+            from_timm("test_convnext", PX, tmp_path / f"{name}.pth")
+        assert str(caught.value).isprintable()
+        assert "weights_only" not in str(caught.value)
+
+
+def test_a_file_of_a_run_is_unwrapped_and_a_file_of_other_things_is_refused(tmp_path: Path) -> None:
+    state = write_weights("test_convnext", tmp_path / "w.pth")
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "run.pth")
+    from_timm("test_convnext", PX, tmp_path / "run.pth")
+    torch.save({**state, 3: torch.zeros(1)}, tmp_path / "number.pth")
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    for name, words in (("number", "names a tensor 3"), ("list", "holds a list, not a state dict")):
+        refuse(CheckpointError, words, lambda name=name: from_timm("test_convnext", PX, tmp_path / f"{name}.pth"))
+
+
+def test_a_size_that_leaves_pixels_over_is_refused_with_those_that_fit() -> None:
+    refuse(
+        ConfigError,
+        r"vit_tiny.* patches of 16 px, and --image-px is 50: the last 2 px .* Give 48 or 64\.",
+        lambda: from_timm("vit_tiny_patch16_224", 50, "random"),
+    )
+    assert from_timm("test_convnext", 50, "random").preprocess.height_px == 50  # a convolution reads every pixel
+
+
 def test_gem_on_a_network_without_a_feature_map_is_refused() -> None:
     refuse(ConfigError, "GeM pooling needs a feature map", lambda: from_timm("test_vit", PX, "random", "gem"))
