@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,map,cities,train,export,sign,rtx,bench,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,map,video,cities,train,export,sign,rtx,bench,dev]'
 	touch $(READY)
 
 demo: $(READY)

@@ -35,6 +35,7 @@ OWNERS = {
     "scipy": ("dphr_train/datasets/cvact.py", "dphr_train/samplers/neighbours.py"),
     "faiss": ("bench/peers.py",),
     "usearch": ("bench/peers.py",),
+    "hnswlib": ("bench/peers.py",),
     "onnx": ("export/",),
     "onnxscript": ("export/",),
     "matplotlib": ("dphr_train/", "export/plots.py", "bench/plots.py", "bench/history.py"),

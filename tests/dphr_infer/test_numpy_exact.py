@@ -1,4 +1,5 @@
 import tracemalloc
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dphr_infer.errors import EngineError, GalleryError
+from dphr_infer.matchers import numpy_exact
 from dphr_infer.matchers.numpy_exact import NumpyExactMatcher, match_by_sorting
 from dphr_infer.matchers.open import open_matcher
 
@@ -42,10 +44,11 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, list[tuple[i
 
 
 @settings(max_examples=150, deadline=None)
-@given(problems(), st.integers(1, 4000))
-def test_blocks_of_any_size_give_exactly_what_sorting_everything_gives(problem, block_bytes: int) -> None:
+@given(problems(), st.integers(1, 4000), st.sampled_from([0, 64 << 20]))
+def test_blocks_of_any_size_give_exactly_what_sorting_everything_gives(problem, block_bytes: int, gather: int) -> None:
     gallery, queries, k, ranges = problem
-    found = NumpyExactMatcher(gallery, block_bytes).match(queries, k, ranges)
+    with mock.patch.object(numpy_exact, "_GATHER_BYTES", gather):
+        found = NumpyExactMatcher(gallery, block_bytes).match(queries, k, ranges)
     expected = match_by_sorting(gallery, queries, k, ranges)
     assert found.rows.dtype == np.int32 and found.similarity.dtype == np.float32
     np.testing.assert_array_equal(found.rows, expected.rows)
@@ -104,7 +107,11 @@ def test_threads_give_ties_to_the_lower_row_though_its_block_ends_last() -> None
 
 @pytest.mark.parametrize("block_rows", [1, 63, 64, 65, 300])
 @pytest.mark.parametrize("cut", [1, 63, 64, 65, 255, 256, 257, 700])
-def test_a_best_row_at_either_side_of_a_range_border_counts_only_inside_it(block_rows: int, cut: int) -> None:
+@pytest.mark.parametrize("gather", [0, 64 << 20])
+def test_a_best_row_at_either_side_of_a_range_border_counts_only_inside_it(
+    block_rows: int, cut: int, gather: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numpy_exact, "_GATHER_BYTES", gather)
     gallery = np.tile(np.array([[0, 1]], np.float32), (1000, 1))
     gallery[[cut - 1, cut, 998, 999]] = [1, 0]
     query = np.array([[1, 0]], np.float32)
@@ -215,3 +222,23 @@ def test_a_gallery_of_another_dtype_is_refused() -> None:
 def test_an_unavailable_device_is_refused_by_name() -> None:
     with pytest.raises(EngineError, match="'abacus' is not available"):
         open_matcher(GALLERY, "abacus")
+
+
+@pytest.mark.parametrize("gathered", [True, False])
+def test_scattered_ranges_are_answered_alike_copied_together_or_one_by_one(
+    gathered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numpy_exact, "_GATHER_BYTES", 64 << 20 if gathered else 0)
+    rng = np.random.default_rng(4)
+    gallery = np.zeros((5000, 16), np.float32)
+    np.put_along_axis(gallery, rng.integers(0, 16, (5000, 1)), 1.0, axis=1)  # many ties, exact products
+    ranges = [
+        (start, start + int(length)) for start, length in zip(range(0, 5000, 50), rng.integers(0, 50, 100), strict=True)
+    ]
+    with NumpyExactMatcher(gallery) as matcher:
+        assert matcher._are_scattered([(0, 3), (5, 9)]) is gathered
+        found = matcher.match(gallery[:3], 200, ranges)
+    expected = match_by_sorting(gallery, gallery[:3], 200, ranges)
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_array_equal(found.similarity, expected.similarity)
+    assert found.rows.dtype == np.int32
