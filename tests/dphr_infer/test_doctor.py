@@ -6,6 +6,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dphr_infer import doctor
@@ -179,6 +180,12 @@ def test_an_engine_that_cannot_run_at_all_is_an_engine_error(with_model, monkeyp
     (bundle.folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
     with pytest.raises(EngineError, match="1 of 1 engines failed the self-test"):
         list(self_test(open_bundle(bundle.folder)))
+
+
+def test_a_cosine_that_is_no_number_is_not_near(bundle) -> None:
+    images, expected = bundle.read_selftest()
+    result = doctor._test_engine(bundle, "fp32", "cpu", images, expected * np.float32("nan"))
+    assert result.line().endswith("min cosine nan over 3 images, FAILED: a cosine of nan, at least 0.999 is needed.")
 
 
 def test_diagnose_prints_a_line_for_each_part_and_each_engine(bundle, capsys) -> None:

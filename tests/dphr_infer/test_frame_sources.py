@@ -192,6 +192,15 @@ def test_a_camera_that_stalls_is_opened_again(stream) -> None:
     assert said == "the camera stalled: no frame for 1 s: it is opened again in 0.01 s (1 of 5).\n"
 
 
+def test_opening_a_camera_again_and_again_keeps_no_handle(stream) -> None:
+    camera = stream([*(20 * [pictures(10)]), ["refuse"]])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    source = CameraSource(camera.url, "the camera", SourceSettings(stall_s=2.0, reconnects=1))
+    frames, *_ = read(source)
+    assert len(frames) == 20 * N_PROBED and camera.connections == 21
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+
+
 def test_a_camera_that_sends_garbage_ends_after_the_stated_number_of_attempts(stream) -> None:
     camera = stream([[*pictures(10), "garbage"], ["garbage"]])
     settings = SourceSettings(stall_s=1.0, reconnects=3)
