@@ -25,9 +25,10 @@ from bench.validity import invalid_reasons
 from dphr_infer.bundle import SELFTEST_IMAGES, Bundle, open_bundle
 from dphr_infer.engines.open import matcher_device, open_engine
 from dphr_infer.gallery import Gallery, open_gallery
-from dphr_infer.gpu_pipeline import VECTOR_VALUES, GpuPipeline
+from dphr_infer.gpu_pipeline import GpuPipeline
 from dphr_infer.localizer import DEFAULT_ROTATIONS, Localizer
 from dphr_infer.matchers.open import open_matcher
+from dphr_infer.open_localizer import takes_one_launch
 from dphr_infer.preprocess import list_images, read_image
 from dphr_infer.truth import check_truths, read_truth
 
@@ -123,9 +124,8 @@ def _open_gallery(request: BenchRequest, bundle: Bundle, paths: list[Path]) -> G
 def _open_pipeline(
     request: BenchRequest, bundle: Bundle, gallery: Gallery, stack: contextlib.ExitStack
 ) -> GpuPipeline | None:
-    """What `open_localizer` opens for a whole photo, which the stages go through apart: the same rule as there."""
-    one_launch = request.heading != "search" and bundle.manifest.dim % VECTOR_VALUES == 0
-    if request.device != "cuda" or not one_launch:
+    """What `open_localizer` opens for a whole photo, which the stages go through apart."""
+    if not takes_one_launch(bundle, request.device, request.heading):
         return None
     return stack.enter_context(GpuPipeline(bundle, gallery.embeddings, request.precision, request.top_k))
 

@@ -13,6 +13,11 @@ from dphr_infer.localizer import DEFAULT_ROTATIONS, DEFAULT_TOP_K, AcceptRule, H
 from dphr_infer.matchers.open import open_matcher
 
 
+def takes_one_launch(bundle: Bundle, device: str, heading: Heading) -> bool:
+    """Whether a photo goes from pixels to matches by `GpuPipeline`; else it is embedded and matched apart."""
+    return device == "cuda" and heading != "search" and bundle.manifest.dim % VECTOR_VALUES == 0
+
+
 @contextmanager
 def open_localizer(
     bundle: Bundle,
@@ -43,7 +48,7 @@ def open_localizer(
     matcher = open_matcher(gallery.embeddings, matcher_device(device))
     with ExitStack() as stack:
         pipeline = None
-        if device == "cuda" and heading != "search" and bundle.manifest.dim % VECTOR_VALUES == 0:
+        if takes_one_launch(bundle, device, heading):
             pipeline = stack.enter_context(GpuPipeline(bundle, gallery.embeddings, precision, top_k))
         else:
             stack.enter_context(engine)
