@@ -27,7 +27,7 @@ WATCH_S = 0.25
 _CPU = "sys/devices/system/cpu/cpu0"
 # Arm prints "ARMv8 Processor" for each of its cores; the part number of /proc/cpuinfo names the core.
 _ARM_CORES = {"0xd42": "Arm Cortex-A78AE", "0xd07": "Arm Cortex-A57", "0xd4f": "Arm Neoverse V2", "0x004": "Carmel"}
-_JETPACK_OF_L4T = {"32": "4", "34": "5", "35": "5", "36": "6", "38": "7"}
+_JETPACK_OF_L4T = {"32": "4", "34": "5", "35": "5", "36": "6", "38": "7", "39": "7"}
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 _TENSORRT_RTX = ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
 _CUDA_RUNTIME = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-runtime-cu12")

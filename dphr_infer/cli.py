@@ -1,4 +1,4 @@
-"""dphr-infer: index a map, locate photos on it, look into bundles and galleries, and check the installation."""
+"""dphr-infer: index a map, locate photos or a camera's frames on it, look into files, and check the installation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from pathlib import Path
 
 from dphr_infer import commands
 from dphr_infer.bundle import PRECISIONS
+from dphr_infer.doctor import diagnose
 from dphr_infer.embedder import DEFAULT_BATCH
 from dphr_infer.engines.open import DEVICES
+from dphr_infer.frames import DEFAULT_RECONNECTS, DEFAULT_STALL_S, SourceSettings
 from dphr_infer.gallery import GALLERY_DTYPES
 from dphr_infer.indexing import DEFAULT_MAX_NODATA
 from dphr_infer.listing import FORMATS
 from dphr_infer.localizer import DEFAULT_ROTATIONS, DEFAULT_TOP_K, HEADINGS, AcceptRule
 from dphr_infer.terminal import run_command
 from dphr_infer.types import GeoPoint
+from dphr_infer.watch import DEFAULT_QUEUE, WatchRequest, run_watch
 
 PROGRAM = "dphr-infer"
 
@@ -87,17 +90,8 @@ def _add_index(commands_parser: argparse._SubParsersAction[argparse.ArgumentPars
     _add_signer(parser)
 
 
-def _add_locate(commands_parser: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_search(parser: argparse.ArgumentParser) -> None:
     rule = AcceptRule()
-    parser = commands_parser.add_parser(
-        "locate",
-        help="locate photos on a gallery",
-        epilog=_LOCATE_WORDS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle that made the gallery")
-    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="file made by dphr-infer index")
-    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="photos, or folders of photos")
     parser.add_argument("--top-k", type=int, default=DEFAULT_TOP_K, metavar="K", help="matches a photo (%(default)s)")
     parser.add_argument(
         "--heading",
@@ -129,6 +123,19 @@ def _add_locate(commands_parser: argparse._SubParsersAction[argparse.ArgumentPar
         help="and if the best similarity is at least this (%(default)s)",
     )
     parser.add_argument("--refine", action="store_true", help="average the matches around the best")
+
+
+def _add_locate(commands_parser: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands_parser.add_parser(
+        "locate",
+        help="locate photos on a gallery",
+        epilog=_LOCATE_WORDS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle that made the gallery")
+    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="file made by dphr-infer index")
+    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="photos, or folders of photos")
+    _add_search(parser)
     _add_device(parser)
     parser.add_argument("--format", choices=FORMATS, default="table", help="of the list of photos (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the list there instead of printing it")
@@ -139,12 +146,60 @@ def _add_locate(commands_parser: argparse._SubParsersAction[argparse.ArgumentPar
     _add_signer(parser)
 
 
+def _add_watch(commands_parser: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands_parser.add_parser("watch", help="locate frames as a folder, a film or a camera gives them")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle that made the gallery")
+    parser.add_argument("gallery", type=Path, metavar="GALLERY", help="file made by dphr-infer index")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder that fills, a video file, a camera's URL (rtsp://, http://) or device (0, /dev/video0), or a "
+        "GStreamer pipeline",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="HZ",
+        help="frames a second to take, by a schedule; without it all, and a film or the pictures that are there wait "
+        "for their turn",
+    )
+    parser.add_argument(
+        "--queue",
+        type=int,
+        default=DEFAULT_QUEUE,
+        metavar="N",
+        help="frames that may wait; the oldest is dropped for a newer one (%(default)s)",
+    )
+    parser.add_argument("--idle", type=float, metavar="S", help="end a folder after so long without a new picture")
+    parser.add_argument(
+        "--stall",
+        type=float,
+        default=DEFAULT_STALL_S,
+        metavar="S",
+        help="open a camera again that is silent for so long; several frames long (%(default)s)",
+    )
+    parser.add_argument(
+        "--reconnects",
+        type=int,
+        default=DEFAULT_RECONNECTS,
+        metavar="N",
+        help="give a camera up after so many attempts without a frame (%(default)s)",
+    )
+    _add_search(parser)
+    _add_device(parser)
+    parser.add_argument(
+        "--format", choices=FORMATS, default="table", help="of the lines; geojson is a Feature a line (%(default)s)"
+    )
+    _add_signer(parser)
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all four commands."""
+    """The parser of all five commands."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     commands_parser = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_index(commands_parser)
     _add_locate(commands_parser)
+    _add_watch(commands_parser)
     inspect = commands_parser.add_parser("inspect", help="say what a bundle or a gallery holds")
     inspect.add_argument("path", type=Path, metavar="BUNDLE|GALLERY")
     doctor = commands_parser.add_parser("doctor", help="say what is installed, and run a bundle's self-test")
@@ -170,10 +225,37 @@ def _index(arguments: argparse.Namespace) -> None:
     )
 
 
-def _locate(arguments: argparse.Namespace) -> None:
+def _accept_rule(arguments: argparse.Namespace) -> AcceptRule:
     # Without --agreeing the rule stays what it is: it is refused, not lowered, where --top-k is too small for it.
     agreeing = AcceptRule().agreeing if arguments.agreeing is None else arguments.agreeing
-    rule = AcceptRule(agreeing, arguments.min_similarity)
+    return AcceptRule(agreeing, arguments.min_similarity)
+
+
+def _watch(arguments: argparse.Namespace) -> None:
+    run_watch(
+        WatchRequest(
+            bundle=arguments.bundle,
+            gallery=arguments.gallery,
+            source=arguments.source,
+            settings=SourceSettings(arguments.rate, arguments.idle, arguments.stall, arguments.reconnects),
+            queue_length=arguments.queue,
+            top_k=arguments.top_k,
+            heading=arguments.heading,
+            rotations=arguments.rotations,
+            near=arguments.near,
+            within_m=arguments.within,
+            accept=_accept_rule(arguments),
+            refine=arguments.refine,
+            precision=arguments.precision,
+            threads=arguments.threads,
+            form=arguments.format,
+            device=arguments.device,
+            signer=arguments.signer,
+        )
+    )
+
+
+def _locate(arguments: argparse.Namespace) -> None:
     commands.locate(
         commands.LocateRequest(
             bundle=arguments.bundle,
@@ -184,7 +266,7 @@ def _locate(arguments: argparse.Namespace) -> None:
             rotations=arguments.rotations,
             near=arguments.near,
             within_m=arguments.within,
-            accept=rule,
+            accept=_accept_rule(arguments),
             refine=arguments.refine,
             precision=arguments.precision,
             threads=arguments.threads,
@@ -205,10 +287,12 @@ def _run(arguments: argparse.Namespace) -> None:
         _index(arguments)
     elif arguments.command == "locate":
         _locate(arguments)
+    elif arguments.command == "watch":
+        _watch(arguments)
     elif arguments.command == "inspect":
         commands.inspect(arguments.path)
     else:
-        commands.doctor(arguments.bundle, arguments.signer)
+        diagnose(arguments.bundle, arguments.signer)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

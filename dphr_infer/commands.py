@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dphr_infer import doctor as examination
 from dphr_infer.atomic import atomic_file
 from dphr_infer.bundle import MANIFEST_NAME, Bundle, Precision, file_digest, open_bundle
-from dphr_infer.errors import ConfigError, EngineError, ImageError
+from dphr_infer.errors import ConfigError, ImageError
 from dphr_infer.gallery import Gallery, GalleryDtype, open_gallery
 from dphr_infer.indexing import index_map
 from dphr_infer.listing import Format, summary_lines, to_text
@@ -263,28 +262,3 @@ def _gallery_lines(gallery: Gallery) -> list[str]:
         f"latitude    WGS84, {gallery.latitude_deg.min():.6f} to {gallery.latitude_deg.max():.6f}",
         f"longitude   WGS84, {gallery.longitude_deg.min():.6f} to {gallery.longitude_deg.max():.6f}",
     ]
-
-
-def doctor(bundle: Path | None, signer: Path | None = None) -> None:
-    """Say what is installed; with a bundle, run its self-test through every engine present.
-
-    Raises:
-        ConfigError: a signer without a bundle.
-        EngineError: a part is missing that locating a photo needs.
-        BundleError: the bundle is damaged, not signed by `signer`, or an engine comes less near than its gate.
-    """
-    if bundle is None and signer is not None:
-        raise ConfigError("--require-signature asks for a signed bundle, and no bundle was named: name one.")
-    findings = examination.examine()
-    for finding in findings:
-        state = finding.version or f"missing: {finding.mend}"
-        print(f"{finding.name:<12} {state}  ({finding.purpose})")
-    missing = [finding for finding in findings if finding.needed and not finding.version]
-    if missing:
-        names = ", ".join(finding.name for finding in missing)
-        raise EngineError(f"{names} missing, without which no photo can be located: {missing[0].mend}")
-    if bundle is not None:
-        for result in examination.self_test(open_bundle(bundle, signer)):
-            print(
-                f"self-test    {result.engine}: min cosine {result.min_cosine:.6f} over {result.n_images} images, good"
-            )
