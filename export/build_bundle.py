@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,15 +25,15 @@ from dphr_infer.bundle import (
     digest_files,
     model_name,
 )
-from dphr_infer.errors import ExportError
+from dphr_infer.errors import DatasetError, EngineError, ExportError, ImageError
 from dphr_infer.preprocess import Preprocess, read_image
 from dphr_train.config import DatasetName
 from dphr_train.datasets.base import PlaceImage
 from dphr_train.encoder import Encoder
-from export.calibration_set import calibration_images
+from export.calibration_set import CalibrationSet, calibration_images
 from export.evaluation_set import DEFAULT_MAX_IMAGES, EvaluationSet, read_evaluation_set, require_enough
 from export.int8.sensitivity import write_table
-from export.int8_model import Int8Options, make_int8
+from export.int8_model import Int8Options, make_int8, require_recipe
 from export.opset import require_opset
 from export.parity import MAX_BATCH, Gate, ParityReport, embed_evaluation_set, one_thread, say, torch_embedder
 from export.source import ExportSource, from_checkpoint, from_timm
@@ -81,6 +83,12 @@ class ExportRequest:
     def __post_init__(self) -> None:
         if not self.precisions or len(set(self.precisions)) != len(self.precisions):
             raise ExportError(f"Precisions are {self.precisions}; name at least one, and each at most once.")
+        for precision in self.optional:
+            if precision not in self.precisions:
+                raise ExportError(
+                    f"{precision} is optional, but the precisions are {' '.join(self.precisions)}: name it among "
+                    "them, or leave it out of the optional ones."
+                )
 
 
 def report_line(text: str) -> None:
@@ -129,9 +137,12 @@ def write_selftest(folder: Path, encoder: Encoder, preprocess: Preprocess, data:
 
 
 def write_float_models(
-    folder: Path, request: ExportRequest, source: ExportSource, gate: Gate
+    folder: Path, request: ExportRequest, source: ExportSource, gate: Gate, half: bytes | None = None
 ) -> dict[Precision, ParityReport]:
     """Write model.fp32.onnx and model.fp16.onnx as far as they are asked for, and pass the gate.
+
+    Args:
+        half: the bytes of model.fp16.onnx, where they were made already.
 
     Returns:
         A report for each model that stays in `folder`; optional ones that failed are removed.
@@ -142,7 +153,10 @@ def write_float_models(
     kept: dict[Precision, ParityReport] = {}
     for precision in (p for p in request.precisions if p != "int8"):
         path = folder / model_name(precision)
-        path.write_bytes(to_onnx(source.encoder, source.preprocess, precision, request.opset))
+        if precision == "fp16" and half is not None:
+            path.write_bytes(half)
+        else:
+            path.write_bytes(to_onnx(source.encoder, source.preprocess, precision, request.opset))
         report_line(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
         report = gate.judge(precision, path)
         say(report)
@@ -155,17 +169,48 @@ def write_float_models(
     return kept
 
 
+def int8_calibration(request: ExportRequest, preprocess: Preprocess, data: EvaluationSet) -> CalibrationSet:
+    """The images that int8 is calibrated on, once it is known that it can be judged; before anything is exported.
+
+    Raises:
+        ExportError: too few queries, no training split, or too few images in it.
+        DatasetError, ImageError: an image cannot be read.
+    """
+    require_enough(data, ["int8"])
+    return calibration_images(request.data, preprocess, request.int8.n_calibration_images, data, request.dataset)
+
+
+@contextmanager
+def _left_out_if_optional(request: ExportRequest) -> Iterator[None]:
+    """Where the bundle may do without int8, what cannot be made is said and left out."""
+    try:
+        yield
+    except (ExportError, DatasetError, ImageError, EngineError) as error:
+        if "int8" not in request.optional:
+            raise
+        report_line(f"int8 is left out of the bundle: {error}")
+
+
 def write_int8_model(
-    folder: Path, request: ExportRequest, half: bytes, encoder: str, gate: Gate
+    folder: Path,
+    request: ExportRequest,
+    half: bytes,
+    encoder: str,
+    gate: Gate,
+    calibration: CalibrationSet | None = None,
 ) -> tuple[Quantisation, ParityReport]:
     """Write model.int8.onnx and what its layers cost.
 
+    Args:
+        calibration: of `int8_calibration`; None reads it now.
+
     Raises:
         ExportError: it cannot be made, or passes the gate with no choice of layers.
+        DatasetError, ImageError: the calibration images cannot be read.
+        EngineError: ONNX Runtime cannot run it.
     """
-    calibration = calibration_images(
-        request.data, gate.preprocess, request.int8.n_calibration_images, gate.data, request.dataset
-    )
+    if calibration is None:
+        calibration = int8_calibration(request, gate.preprocess, gate.data)
     reports: dict[bytes, ParityReport] = {}
 
     def passes(model: bytes) -> bool:
@@ -191,6 +236,7 @@ def build_bundle(request: ExportRequest) -> Manifest:
         CheckpointError, ConfigError: the source cannot be used.
         DatasetError, ImageError: the images cannot be read.
         ExportError: a model cannot be exported, or does not agree with torch; nothing is left behind.
+        EngineError: ONNX Runtime cannot run a model that is quantised.
         StorageError: `out` exists already or cannot be written; nothing is left behind.
     """
     require_opset(request.opset)
@@ -199,19 +245,21 @@ def build_bundle(request: ExportRequest) -> Manifest:
         encoder, preprocess = source.encoder, source.preprocess
         data = read_evaluation_set(request.data, request.max_images, request.dataset)
         require_enough(data, [p for p in request.precisions if p not in request.optional])
+        half = ready = quantisation = None
+        if "int8" in request.precisions:
+            with _left_out_if_optional(request):
+                calibration = int8_calibration(request, preprocess, data)
+                half = to_onnx(encoder, preprocess, "fp16", request.opset)
+                require_recipe(half, encoder.name)
+                ready = half, calibration
         reference = embed_evaluation_set(data, preprocess, torch_embedder(encoder), "torch")
         gate = Gate(data, preprocess, reference)
-        reports = write_float_models(folder, request, source, gate)
-        quantisation = None
-        if "int8" in request.precisions:
-            half = to_onnx(encoder, preprocess, "fp16", request.opset)
-            try:
-                require_enough(data, ["int8"])
-                quantisation, reports["int8"] = write_int8_model(folder, request, half, encoder.name, gate)
-            except ExportError as error:
-                if "int8" not in request.optional:
-                    raise
-                report_line(f"int8 is left out of the bundle: {error}")
+        reports = write_float_models(folder, request, source, gate, half)
+        if ready is not None:
+            with _left_out_if_optional(request):
+                quantisation, reports["int8"] = write_int8_model(
+                    folder, request, ready[0], encoder.name, gate, ready[1]
+                )
         if not reports:
             raise ExportError(f"No model passed the gate of {', '.join(request.precisions)}. No bundle was written.")
         write_selftest(folder, encoder, preprocess, data)

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from dphr_infer.bundle import Quantisation
+from dphr_infer.errors import ExportError
 from export.calibration_set import CalibrationSet
+from export.int8.calibration import MIN_IMAGES
 from export.int8.quantiser import Quantiser, Weights
-from export.int8.recipes import recipe_for
+from export.int8.recipes import Recipe, recipe_for
 from export.int8.search import give_back
 from export.int8.sensitivity import LayerSensitivity, measure_sensitivity
 
@@ -31,6 +34,13 @@ class Int8Options:
     n_calibration_images: int = DEFAULT_CALIBRATION_IMAGES
     weights: Weights = "int8"
 
+    def __post_init__(self) -> None:
+        if self.n_calibration_images < MIN_IMAGES:
+            raise ExportError(
+                f"{self.n_calibration_images} calibration images were asked for; at least {MIN_IMAGES} are needed, or "
+                "the ranges of int8 do not hold on other images. Ask for 100 or more."
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Int8Model:
@@ -47,6 +57,31 @@ class Int8Model:
     sensitivity: tuple[LayerSensitivity, ...]
 
 
+def require_recipe(half: bytes, encoder: str) -> Recipe:
+    """The recipe of the family that an fp16 model belongs to.
+
+    Args:
+        half: the model's bytes.
+        encoder: name of the backbone, for messages.
+
+    Raises:
+        ExportError: the bytes are no ONNX model, or there is no recipe for this family.
+    """
+    try:
+        model = onnx.load_model_from_string(half)
+    except DecodeError as error:
+        raise _unreadable(half, "it is no ONNX file") from error
+    if not model.graph.node or not any(entry.domain == "" for entry in model.opset_import):
+        raise _unreadable(half, "it holds no graph")
+    return recipe_for(model, encoder)
+
+
+def _unreadable(half: bytes, reason: str) -> ExportError:
+    return ExportError(
+        f"The fp16 model of {len(half):,} bytes cannot be read: {reason}. Export the bundle again with fp16."
+    )
+
+
 def make_int8(
     half: bytes, encoder: str, calibration: CalibrationSet, weights: Weights, passes: Callable[[bytes], bool]
 ) -> Int8Model:
@@ -60,10 +95,10 @@ def make_int8(
         passes: the gate, on the bytes of a model.
 
     Raises:
-        ExportError: no recipe for this family, calibration that cannot be used, or no model passes.
+        ExportError: no model or no recipe for this family, calibration that cannot be used, or no model passes.
         EngineError: ONNX Runtime cannot run a model.
     """
-    recipe = recipe_for(onnx.load_model_from_string(half), encoder)
+    recipe = require_recipe(half, encoder)
     quantiser = Quantiser(half, recipe, calibration.images, weights)
     every = max(1, calibration.n // SENSITIVITY_IMAGES)
     table = measure_sensitivity(quantiser, calibration.images[::every][:SENSITIVITY_IMAGES])
