@@ -18,12 +18,16 @@ from typing import Any
 
 from dphr_infer.atomic import atomic_file, storage_error
 from dphr_infer.bundle import MANIFEST_NAME, open_bundle
+from dphr_infer.engines.onnxrt import EXTERNAL_DATA_MARK
 from dphr_infer.errors import BundleError, ConfigError, StorageError
 from dphr_infer.signature import SIGNATURE_NAME, Signature, import_ed25519, read_key_file
 
 PUBLIC_SUFFIX = ".pub.pem"
 _PRIVATE_MODE, _PUBLIC_MODE = 0o600, 0o644
 _PURPOSE = "Signing a bundle"
+# Kinds of protobuf fields, and ModelProto's field 7, the graph.
+_VARINT, _BYTES = 0, 2
+_GRAPH = 7 << 3 | _BYTES
 
 
 def public_key_path(private_path: Path) -> Path:
@@ -120,24 +124,66 @@ def _read_private_key(path: Path) -> Any:
     return key
 
 
+def _require_model(path: Path) -> None:
+    """Refuse what no ONNX reader could open: the fields of the outermost message must fill the file and hold a graph.
+
+    This needs no package that a machine for signing lacks. Whether the model answers well is for dphr-infer doctor.
+
+    Raises:
+        BundleError: it is no ONNX model, it is cut short, or it keeps weights in other files, which nothing would sign.
+    """
+    content = path.read_bytes()
+    if EXTERNAL_DATA_MARK in content:
+        raise BundleError(
+            f"{path} keeps weights in other files, which a signature would not cover. Export the bundle again."
+        )
+    position, fields = 0, set()
+    try:
+        while position < len(content):
+            tag, position = _read_varint(content, position)
+            fields.add(tag)
+            if tag & 7 == _VARINT:
+                _, position = _read_varint(content, position)
+            elif tag & 7 == _BYTES:
+                length, position = _read_varint(content, position)
+                position += length
+            else:
+                raise ValueError("a field of a kind that no model has")
+    except (ValueError, IndexError):
+        position = -1
+    if position != len(content) or _GRAPH not in fields:
+        raise BundleError(f"{path} is not an ONNX model, or is cut short. Export the bundle again.")
+
+
+def _read_varint(content: bytes, position: int) -> tuple[int, int]:
+    """A number of protobuf's variable length, and the position behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = content[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number of more than 10 bytes")
+
+
 def sign_bundle(folder: Path, private_key_path: Path) -> None:
-    """Check every file of a bundle and write signature.json beside its manifest.
+    """Check every file of a bundle, its models and its self-test, and write signature.json beside its manifest.
 
     An older signature.json is replaced. The same bundle and key give the same bytes.
 
     Raises:
-        BundleError: the bundle is incomplete, damaged or of another version; it is not signed.
+        BundleError: the bundle is incomplete, damaged or of another version, a model is no model, or the self-test
+            cannot be read or does not fit the manifest; it is not signed.
         ConfigError: the file holds no Ed25519 private key without a passphrase.
         StorageError: signature.json cannot be written.
         MissingPackageError: cryptography is not installed.
     """
     key = _read_private_key(private_key_path)
     bundle = open_bundle(folder)
-    if SIGNATURE_NAME in bundle.manifest.files:
-        raise BundleError(
-            f"The manifest of {folder} names {SIGNATURE_NAME} as a part of the bundle, so a new signature would damage "
-            "it. Export the bundle again."
-        )
+    for precision in bundle.manifest.precisions:
+        _require_model(bundle.model_path(precision))
+    bundle.read_selftest()
     manifest = (folder / MANIFEST_NAME).read_bytes()
     digest = hashlib.sha256(manifest).hexdigest()
     if digest != bundle.digest:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dphr_infer import doctor
-from dphr_infer.bundle import digest_files, open_bundle
+from dphr_infer.bundle import Quantisation, digest_files, open_bundle
 from dphr_infer.doctor import Finding, SelfTest, diagnose, examine, self_test
 from dphr_infer.errors import BundleError, EngineError
 from dphr_infer.gpu import Gpu, find_gpu
@@ -157,7 +157,12 @@ def test_every_engine_is_tested_though_others_fail_and_the_end_names_them(with_m
     good, other = with_model(), with_model(bias=500.0)
     (good.folder / "model.fp16.onnx").write_bytes(b"no model")
     shutil.copy(other.folder / "model.fp32.onnx", good.folder / "model.int8.onnx")
-    manifest = dataclasses.replace(good.manifest, files=digest_files(good.folder))
+    manifest = dataclasses.replace(
+        good.manifest,
+        files=digest_files(good.folder),
+        parity=dict.fromkeys(("fp32", "fp16", "int8"), good.manifest.parity["fp32"]),
+        quantisation=Quantisation("tests", "int8", "00" * 32, 0, ()),
+    )
     (good.folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
     results: list[SelfTest] = []
     with pytest.raises(BundleError) as raised:

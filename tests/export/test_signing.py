@@ -5,27 +5,44 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from onnx import TensorProto, helper
+from PIL import Image
+from safetensors.numpy import save, save_file
 
 import export.signing as signing
-from dphr_infer.bundle import Manifest, digest_files, open_bundle
+from dphr_infer.bundle import Manifest, Parity, digest_files, open_bundle
 from dphr_infer.errors import BundleError, ConfigError, StorageError
 from dphr_infer.preprocess import Preprocess
 from dphr_infer.signature import parse_signature, read_public_key, require_signature
 from export.signing import make_key, sign_bundle
 
+PARITY = {"fp32": Parity(1.0, 1.0, 0.0, 0.0, 3)}
 PEM, PKCS8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
-    folder.mkdir()
-    (folder / "model.fp32.onnx").write_bytes(b"weights")
+    (folder / "selftest/images").mkdir(parents=True)
+    (folder / "model.fp32.onnx").write_bytes(model())
+    Image.new("RGB", (32, 32)).save(folder / "selftest/images/0.png")
+    save_file({"embeddings": np.eye(1, 8, dtype=np.float32)}, folder / "selftest/embeddings.safetensors")
     write_manifest(folder)
     return folder
+
+
+def model() -> bytes:
+    """An ONNX model of one node; nobody runs it here."""
+    pixels = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 32, 32, 3])
+    answer = helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, None)
+    node = helper.make_node("Cast", ["images"], ["embeddings"], to=TensorProto.FLOAT)
+    content: bytes = helper.make_model(helper.make_graph([node], "cast", [pixels], [answer])).SerializeToString()
+    return content
 
 
 @pytest.fixture
@@ -35,20 +52,20 @@ def key(tmp_path: Path) -> Path:
 
 
 def write_manifest(folder: Path) -> None:
-    manifest = Manifest("tiny", 8, 16, Preprocess(32, 32), digest_files(folder), {}, {"note": "a"})
+    manifest = Manifest("tiny", 8, 16, Preprocess(32, 32), digest_files(folder), PARITY, {"note": "a"})
     (folder / "manifest.json").write_text(manifest.to_json())
 
 
 def test_a_signed_bundle_is_accepted_by_the_public_key_of_the_pair(bundle: Path, key: Path) -> None:
     public = key.with_name("drone.pub.pem")
-    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
     sign_bundle(bundle, key)
     manifest = (bundle / "manifest.json").read_bytes()
     require_signature(bundle, manifest, public)
     signature = parse_signature((bundle / "signature.json").read_bytes(), "x")
     assert (signature.manifest_sha256, signature.public_key) == (open_bundle(bundle).digest, read_public_key(public))
-    assert sorted(path.name for path in bundle.iterdir()) == sorted([*before, "signature.json"])
-    assert all((bundle / name).read_bytes() == content for name, content in before.items())
+    assert {path for path in bundle.rglob("*") if path.is_file()} == {*before, bundle / "signature.json"}
+    assert all(path.read_bytes() == content for path, content in before.items())
     with pytest.raises(BundleError, match="signed by the key"):
         require_signature(bundle, manifest, make_key(bundle.parent / "other.pem"))
 
@@ -110,7 +127,9 @@ def test_a_path_that_no_key_can_have_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_damaged_bundle_is_not_signed(bundle: Path, key: Path) -> None:
-    (bundle / "model.fp32.onnx").write_bytes(b"wEights")
+    content = bytearray(model())
+    content[-1] ^= 1
+    (bundle / "model.fp32.onnx").write_bytes(content)
     with pytest.raises(BundleError, match=r"model\.fp32\.onnx is damaged"):
         sign_bundle(bundle, key)
     assert not (bundle / "signature.json").exists()
@@ -132,12 +151,41 @@ def test_a_bundle_that_changes_between_check_and_signature_is_not_signed(
 
 def test_a_manifest_that_names_the_signature_itself_is_refused(bundle: Path, key: Path) -> None:
     (bundle / "signature.json").write_bytes(b"old")
-    manifest = Manifest("t", 8, 16, Preprocess(32, 32), {"signature.json": "0" * 64}, {}, {})
+    manifest = Manifest("t", 8, 16, Preprocess(32, 32), {"signature.json": "0" * 64}, PARITY, {})
     digest = hashlib.sha256(b"old").hexdigest()
     (bundle / "manifest.json").write_text(manifest.to_json().replace("0" * 64, digest))
-    with pytest.raises(BundleError, match=r"names signature\.json as a part of the bundle"):
+    with pytest.raises(BundleError, match=r'names "signature\.json" as a part of the bundle'):
         sign_bundle(bundle, key)
     assert (bundle / "signature.json").read_bytes() == b"old"
+
+
+def test_a_bundle_whose_model_or_selftest_nobody_could_read_is_not_signed(bundle: Path, key: Path) -> None:
+    embeddings, outside = bundle / "selftest/embeddings.safetensors", onnx.load_from_string(model())
+    outside.graph.initializer.append(TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1]))
+    outside.graph.initializer[0].external_data.add(key="location", value="weights.bin")
+    for path, content, words in [
+        (bundle / "model.fp32.onnx", b"", "not an ONNX model, or is cut short"),
+        (bundle / "model.fp32.onnx", b"no model", "not an ONNX model"),
+        (bundle / "model.fp32.onnx", b"\x08\x0a", "not an ONNX model"),
+        (bundle / "model.fp32.onnx", b"\xff" * 20, "not an ONNX model"),
+        (bundle / "model.fp32.onnx", model()[:-3], "cut short"),
+        (bundle / "model.fp32.onnx", outside.SerializeToString(), "weights in other files, which a signature would"),
+        (bundle / "selftest/images/0.png", b"no picture", "self-test of .* cannot be read"),
+        (embeddings, save({"embeddings": np.eye(1, 7, dtype=np.float32)}), r"holds float32 \(1, 7\), and float32"),
+        (embeddings, save({"embeddings": np.zeros((1, 8), np.float32)}), "off unit length by 1"),
+    ]:
+        before = path.read_bytes()
+        path.write_bytes(content)
+        write_manifest(bundle)
+        with pytest.raises(BundleError, match=words):
+            sign_bundle(bundle, key)
+        path.write_bytes(before)
+    write_manifest(bundle)
+    manifest = (bundle / "manifest.json").read_text()
+    (bundle / "manifest.json").write_text(manifest.replace('"n_images": 3', '"n_images": "3"'))
+    with pytest.raises(BundleError, match=r"n_images is \"3\", not an integer"):
+        sign_bundle(bundle, key)
+    assert not (bundle / "signature.json").exists()
 
 
 def test_files_that_are_no_private_key_are_refused_by_what_they_are(bundle: Path, key: Path, tmp_path: Path) -> None:

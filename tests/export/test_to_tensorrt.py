@@ -35,7 +35,7 @@ def bundle(encoder: Encoder, preprocess: Preprocess, tmp_path_factory: pytest.Te
         max_batch=16,
         preprocess=preprocess,
         files=digest_files(folder),
-        parity={"fp32": Parity(1.0, 1.0, 0.0, 0.0, 1)},
+        parity={precision: Parity(1.0, 1.0, 0.0, 0.0, 1) for precision in ("fp32", "fp16")},
         origin={"made_by": "tests"},
     )
     (folder / "manifest.json").write_text(manifest.to_json())
