@@ -97,6 +97,7 @@ class Cuda:
         self._context: Any = None
         self._driver: Any = None
         self._stream: Any = None
+        self._copies: Any = None
         self._thread = 0
         self._modules: list[Any] = []
         self._device_memory: dict[int, Any] = {}
@@ -116,6 +117,7 @@ class Cuda:
         try:
             with self.active():
                 self._stream = driver.Stream(_NON_BLOCKING_STREAM)
+                self._copies = driver.Stream(_NON_BLOCKING_STREAM)
         except BaseException:
             self._release()
             raise
@@ -139,15 +141,16 @@ class Cuda:
         context.push()
         try:
             with suppress(self._driver.Error):
-                if self._stream is not None:
-                    self._stream.synchronize()
+                for stream in (self._copies, self._stream):
+                    if stream is not None:
+                        stream.synchronize()
             for memory in [*self._device_memory.values(), *self._pinned]:
                 with suppress(self._driver.Error):
                     memory.free()
             self._device_memory.clear()
             self._pinned.clear()
             self._modules.clear()
-            self._stream = None
+            self._stream = self._copies = None
         finally:
             context.pop()
         with suppress(self._driver.Error):
@@ -213,6 +216,15 @@ class Cuda:
     def upload(self, address: int, host: NDArray[Any]) -> None:
         """Copy to the device in the stream's order; `host` must be contiguous and stay as it is until synchronised."""
         self._driver.memcpy_htod_async(address, host, self._stream)
+
+    def upload_ahead(self, address: int, host: NDArray[Any]) -> Any:
+        """Copy to the device beside what the stream does; an event that `wait_for` takes before the values are used."""
+        self._driver.memcpy_htod_async(address, host, self._copies)
+        return self._driver.Event().record(self._copies)
+
+    def wait_for(self, event: Any) -> None:
+        """Let the stream wait for an event of `upload_ahead`; this thread goes on."""
+        self._stream.wait_for_event(event)
 
     def download(self, host: NDArray[Any], address: int) -> None:
         """Copy to the host in the stream's order; `host` holds the values once synchronised."""

@@ -4,22 +4,26 @@
 
 The stages share one stream and hand over device memory: the network writes its embeddings where the scan reads its
 queries. The graph of a frame size is captured at its second frame; then a frame costs a copy into pinned memory, one
-launch and one wait. Proven against `Preprocess`, ONNX Runtime and the plain matcher by running the kernels on a CPU.
+launch and one wait. The copy to the device runs in a stream of its own: with `submit` and `collect` the next frame's
+hides behind this one's work. A GPU that shares the host's memory copies nothing. Proven against `Preprocess`, ONNX
+Runtime and the plain matcher by running the kernels on a CPU.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.bundle import Bundle, Precision
-from dphr_infer.cuda import Buffer, Cuda, open_cuda
+from dphr_infer.cuda import Cuda, open_cuda
 from dphr_infer.cuda_graph import GraphCache
 from dphr_infer.engines.engine_cache import EngineCache
 from dphr_infer.engines.onnxrt import Shape
@@ -28,12 +32,13 @@ from dphr_infer.errors import EngineError, GalleryError
 from dphr_infer.kernels.fatbin import load_fatbin
 from dphr_infer.kernels.preprocess_launch import DevicePreprocess
 from dphr_infer.matchers.base import check_gallery, check_ranges
-from dphr_infer.matchers.device_scan import MAX_RANGES, DeviceScan, Limits
+from dphr_infer.matchers.device_scan import MAX_RANGES, DeviceScan, Limits, view_outputs
 from dphr_infer.nv12 import FrameFormat, rgb_frames
 from dphr_infer.one_at_a_time import OneAtATime
 from dphr_infer.types import Matches
 
 MAX_FORMATS = 8
+FRAMES_IN_FLIGHT = 2
 DEFAULT_MAX_K = 32
 STAGES = ("copy and preprocess", "network", "match and copy")
 # Halves in 16 bytes: the scan pads its queries to whole vectors, a network writes them without gaps.
@@ -42,10 +47,20 @@ VECTOR_VALUES = 8
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """What a launch is opened for: the frames' bytes, and whether they are turned."""
+    """What a launcher is opened for: the frames' bytes, whether they are turned, and which of two on their way."""
 
     frame: FrameFormat
     turned: bool
+    slot: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flight:
+    """A submitted frame: its place, for how many matches, and the event behind it."""
+
+    slot: int
+    k: int
+    done: Any
 
 
 class GpuPipeline:
@@ -95,6 +110,7 @@ class GpuPipeline:
         self._cache, self._device = cache if cache is not None else EngineCache(), device
         self._one = OneAtATime("The GPU's pipeline")
         self._cuda: Cuda | None = None
+        self._flights: deque[_Flight] = deque()
 
     def __enter__(self) -> GpuPipeline:
         if self._cuda is not None:
@@ -110,11 +126,13 @@ class GpuPipeline:
                 scan = DeviceScan(cuda, load_fatbin(properties.capability, properties.driver), limits, "fp16")
                 scan.put_rows(0, self._gallery)
                 images = cuda.allocate(shape.height_px * shape.width_px * 3, "the model's input")
+                self._outputs = [cuda.pinned(scan.output_bytes) for _ in range(FRAMES_IN_FLIGHT)]
             network = open_network(cuda, self._path, shape, 1, self._cache, images, scan.queries)
             stack.callback(network.close)
             stack.pop_all()
         self._cuda, self._scan, self._network, self._images = cuda, scan, network, images
         self._graphs, self._formats = GraphCache(cuda), dict[_Format, DevicePreprocess]()
+        self._flights = deque[_Flight]()
         return self
 
     def __exit__(
@@ -154,7 +172,24 @@ class GpuPipeline:
         Raises:
             ImageError: the frame is of a size that cannot be brought to the model's.
             GalleryError: k or a range is out of bounds.
-            EngineError: not open, more than 8 frame formats, or the GPU refused.
+            EngineError: not open, frames of `submit` are on their way, more than 8 frame formats, or the GPU refused.
+        """
+        if self._flights:
+            raise EngineError(f"{len(self._flights)} submitted frames are on their way: collect them first.")
+        self.submit(image, k, clockwise_deg, row_ranges, frame)
+        return self.collect()
+
+    def submit(
+        self,
+        image: NDArray[np.uint8],
+        k: int,
+        clockwise_deg: float | None = None,
+        row_ranges: Sequence[tuple[int, int]] | None = None,
+        frame: FrameFormat | None = None,
+    ) -> None:
+        """Start a frame and do not wait: while one is computed, the next is copied. At most two are on their way.
+
+        Arguments and errors as in `match`; `collect` gives the answers in the same order.
         """
         cuda = self._opened()
         ranges = check_ranges(row_ranges, len(self._gallery), k)
@@ -163,26 +198,55 @@ class GpuPipeline:
                 f"{k} matches in {len(ranges)} ranges were asked for; this pipeline was opened for 1..{self._max_k} "
                 f"matches and takes at most {MAX_RANGES} ranges: ask for fewer."
             )
+        if len(self._flights) == FRAMES_IN_FLIGHT:
+            raise EngineError(f"{FRAMES_IN_FLIGHT} submitted frames are on their way: collect one first.")
         layout = frame if frame is not None else rgb_frames(image.shape[1], image.shape[0])
+        slot = 1 - self._flights[-1].slot if self._flights else 0
         with self._one, cuda.active():
-            opened = self._open_format(cuda, _Format(layout, clockwise_deg is not None))
+            opened = self._open_format(cuda, _Format(layout, clockwise_deg is not None, slot))
             opened.stage([image], None if clockwise_deg is None else [clockwise_deg])
+            if self._flights and not self._scan.has_ranges(ranges):
+                cuda.synchronize()  # the frame before reads its ranges from where these go
             launch = self._scan.ready(1, k, ranges)
+            opened.upload_ahead(1)
 
             def work() -> None:
-                opened.enqueue(1)
+                opened.launch(1)
                 self._network.enqueue(1)
-                self._scan.enqueue(launch)
+                self._scan.enqueue(launch, self._outputs[slot])
 
             allowed = sum(stop - start for start, stop in ranges)
-            self._graphs.run((layout, clockwise_deg is not None, k, len(ranges), allowed), work)
-            found = self._scan.collect(launch)
-        if not np.isfinite(found.similarity).all():
+            self._graphs.run((slot, layout, clockwise_deg is not None, k, len(ranges), allowed), work)
+            self._flights.append(_Flight(slot, k, cuda.record()))
+
+    def collect(self) -> Matches:
+        """Wait for the oldest submitted frame; its matches.
+
+        Raises:
+            EngineError: none was submitted, its embedding is not finite, or the GPU refused.
+        """
+        cuda = self._opened()
+        if not self._flights:
+            raise EngineError("No frame was submitted: there is nothing to collect.")
+        with self._one, cuda.active():
+            flight = self._flights.popleft()
+            flight.done.synchronize()
+            found = view_outputs(self._outputs[flight.slot], 1, flight.k)
+            matches = Matches(found.rows.copy(), found.similarity.copy())
+        if not np.isfinite(matches.similarity).all():
             raise EngineError(
                 f"{self._path.name} gave an embedding that is not finite on the GPU: plan or weights are damaged. "
                 "Remove the plan from the engine cache; if it stays, export the bundle again."
             )
-        return Matches(found.rows, found.similarity)
+        return matches
+
+    def drop(self) -> None:
+        """Forget the submitted frames that nobody collected, once the GPU is done with them."""
+        cuda = self._opened()
+        if self._flights:
+            with self._one, cuda.active():
+                self._flights.clear()
+                cuda.synchronize()
 
     def stage_ms(self, image: NDArray[np.uint8], k: int, frame: FrameFormat | None = None) -> dict[str, float]:
         """Milliseconds of each stage on the GPU for one frame, by events, started one by one and not as a graph.
@@ -192,7 +256,8 @@ class GpuPipeline:
         cuda = self._opened()
         layout = frame if frame is not None else rgb_frames(image.shape[1], image.shape[0])
         with self._one, cuda.active():
-            opened = self._open_format(cuda, _Format(layout, False))
+            opened = self._open_format(cuda, _Format(layout, False, 0))
+            cuda.synchronize()
             opened.stage([image])
             launch = self._scan.ready(1, k, ((0, len(self._gallery)),))
             marks = [cuda.record()]
@@ -215,14 +280,12 @@ class GpuPipeline:
     def _open_format(self, cuda: Cuda, key: _Format) -> DevicePreprocess:
         if (opened := self._formats.get(key)) is not None:
             return opened
-        if len(self._formats) == MAX_FORMATS:
+        if sum(known.slot == key.slot for known in self._formats) == MAX_FORMATS:
             raise EngineError(
                 f"Frames of {MAX_FORMATS} sizes have come, and one of {key.frame.width_px}x{key.frame.height_px} px "
                 "would be one more; memory is taken for each. Locate them in several runs."
             )
-        images: Buffer = self._images
-        opened = DevicePreprocess(
-            cuda, self._image, key.frame, self._bundle.manifest.preprocess, turned=key.turned, images=images
-        )
+        size = self._bundle.manifest.preprocess
+        opened = DevicePreprocess(cuda, self._image, key.frame, size, turned=key.turned, images=self._images)
         self._formats[key] = opened
         return opened

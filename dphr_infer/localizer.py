@@ -70,13 +70,17 @@ class AcceptRule:
 class FramePipeline(Protocol):
     """Prepare, embed and match in one piece, where a device can; see gpu_pipeline.py."""
 
-    def match(
+    def submit(
         self,
         image: NDArray[np.uint8],
         k: int,
         clockwise_deg: float | None = None,
         row_ranges: Sequence[tuple[int, int]] | None = None,
-    ) -> Matches: ...
+    ) -> None: ...
+
+    def collect(self) -> Matches: ...
+
+    def drop(self) -> None: ...
 
 
 class Localizer:
@@ -249,13 +253,32 @@ class Localizer:
         Raises:
             ImageError, GalleryError, EngineError, ConfigError: as the four stages.
         """
-        if self._pipeline is None:
-            return self.estimate(self.match(self.embed(self.prepare(image, yaw_deg)), near, within_m), yaw_deg)
+        if self._pipeline is not None:
+            return self._locate_in_one_piece(self._pipeline, [image], [yaw_deg], near, within_m)[0]
+        return self.estimate(self.match(self.embed(self.prepare(image, yaw_deg)), near, within_m), yaw_deg)
+
+    def _locate_in_one_piece(
+        self,
+        pipeline: FramePipeline,
+        images: Sequence[NDArray[np.uint8]],
+        yaws_deg: Sequence[float | None],
+        near: GeoPoint | None,
+        within_m: float | None,
+    ) -> list[LocationEstimate]:
+        """Two photos are on their way at a time, so that one is copied while the other is computed."""
         k, ranges = self._scope(near, within_m)
-        (degrees,) = self.rotations_deg(yaw_deg)
-        turned = None if self._heading == "as-is" else degrees
-        check_image_size(image.shape[1], image.shape[0], "The image")
-        return self.estimate(self._pipeline.match(image, k, turned, ranges), yaw_deg)
+        found = []
+        try:
+            for number, (image, yaw_deg) in enumerate(zip(images, yaws_deg, strict=True)):
+                check_image_size(image.shape[1], image.shape[0], "The image")
+                (degrees,) = self.rotations_deg(yaw_deg)
+                pipeline.submit(image, k, None if self._heading == "as-is" else degrees, ranges)
+                if number:
+                    found.append(pipeline.collect())
+            found.append(pipeline.collect())
+        finally:
+            pipeline.drop()  # after an error one may still be on its way, and would be the next call's answer
+        return [self.estimate(matches, yaw_deg) for matches, yaw_deg in zip(found, yaws_deg, strict=True)]
 
     def locate_many(
         self,
@@ -272,6 +295,8 @@ class Localizer:
         if not images:
             return []
         yaws = [None] * len(images) if yaws_deg is None else list(yaws_deg)
+        if self._pipeline is not None:
+            return self._locate_in_one_piece(self._pipeline, images, yaws, near, within_m)
         views = np.concatenate([self.prepare(image, yaw) for image, yaw in zip(images, yaws, strict=True)])
         found = self.match(self.embed(views), near, within_m)
         each = len(views) // len(images)

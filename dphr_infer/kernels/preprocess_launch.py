@@ -121,6 +121,15 @@ class DevicePreprocess:
             raise EngineError("This launcher was opened for frames on the device: open it with uploads=True.")
         if not self._in_place:
             self._cuda.upload(self._frames.address, self._staged[:n_frames])
+        return self.launch(n_frames)
+
+    def upload_ahead(self, n_frames: int) -> None:
+        """Copy what was staged beside the stream's work, and let the stream wait for it before it goes on."""
+        if self._staged is not None and not self._in_place:
+            self._cuda.wait_for(self._cuda.upload_ahead(self._frames.address, self._staged[:n_frames]))
+
+    def launch(self, n_frames: int) -> int:
+        """The launch alone, on frames that `upload_ahead` copied. It can be captured as a graph."""
         chroma = self._frames.address + self.plan.frame.chroma_offset_bytes
         return self._launch(self._frames.address, chroma, self._frame_bytes, n_frames)
 

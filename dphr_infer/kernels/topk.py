@@ -11,6 +11,7 @@ Nothing depends on the content of a batch, only on its sizes: the plan of a size
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -213,6 +214,12 @@ def arguments(order: Sequence[str], values: Mapping[str, Any]) -> tuple[Any, ...
         KeyError: a value is missing: a bug of the launcher.
     """
     return tuple(np.int32(values[name]) if name in _SIZES else values[name] for name in order)
+
+
+def pack_arguments(values: Sequence[Any]) -> bytes:
+    """Pointers (uint64) and sizes (int32) as a C struct of a kernel's parameters lies in memory."""
+    kinds = {np.uint64: "Q", np.int32: "i"}
+    return struct.pack("@" + "".join(kinds[type(value)] for value in values), *(int(value) for value in values))
 
 
 def _check_sizes(n_rows: int, n_queries: int, k: int) -> None:

@@ -6,7 +6,6 @@ block of outputs back and waits once; it allocates nothing. Launches of the same
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from dphr_infer.kernels.topk import (
     SCAN_ARGUMENTS,
     TopkPlan,
     arguments,
+    pack_arguments,
     plan_rerank,
     plan_topk,
     workspace,
@@ -195,6 +195,10 @@ class DeviceScan:
         self.enqueue(launch)
         return self.collect(launch)
 
+    def has_ranges(self, ranges: tuple[tuple[int, int], ...]) -> bool:
+        """Whether these ranges lie on the device already, so that `ready` copies nothing."""
+        return ranges == self._ranges
+
     @property
     def queries(self) -> Buffer:
         """Where queries lie on the device: float32 (n_queries, D padded with zeros to a multiple of 8)."""
@@ -206,10 +210,20 @@ class DeviceScan:
         self._put_ranges(ranges)
         return launch
 
-    def enqueue(self, launch: Launch) -> None:
-        """Put the scan and the copy of its answer into the GPU's stream; waits for nothing, so it can be captured."""
+    def enqueue(self, launch: Launch, outputs: NDArray[np.uint8] | None = None) -> None:
+        """Put the scan and the copy of its answer into the GPU's stream; waits for nothing, so it can be captured.
+
+        Args:
+            outputs: pinned memory for the answer, at least `output_bytes` long; None takes this object's own.
+        """
         self._start(launch)
-        self._cuda.download(launch.outputs, self._buffers["outputs"].address)
+        host = launch.outputs if outputs is None else outputs[: len(launch.outputs)]
+        self._cuda.download(host, self._buffers["outputs"].address)
+
+    @property
+    def output_bytes(self) -> int:
+        """The most that an answer takes."""
+        return len(self._host["outputs"])
 
     def collect(self, launch: Launch) -> Found:
         """Wait for what was enqueued last; the answer, which later launches leave as it is."""
@@ -305,17 +319,12 @@ class DeviceScan:
         }
         packed = pack_arguments(arguments(order, values | own))
         outputs = self._host["outputs"][: proven_at + 4 * n_queries]
-        rows, similarity = (outputs[at : at + 4 * n_queries * k] for at in (0, similarity_at))
         launch = Launch(
             plan=plan,
             function=self._cuda.function(self._module, plan.kernel, plan.shared_bytes),
             arguments=packed,
             outputs=outputs,
-            found=Found(
-                rows.view(np.int32).reshape(n_queries, k),
-                similarity.view(np.float32).reshape(n_queries, k),
-                outputs[proven_at:].view(np.int32),
-            ),
+            found=view_outputs(outputs, n_queries, k),
         )
         if len(self._launches) == _KEPT_LAUNCHES:
             self._launches.clear()
@@ -326,7 +335,12 @@ class DeviceScan:
         return np.uint64(self._buffers[name].address + offset)
 
 
-def pack_arguments(values: Sequence[Any]) -> bytes:
-    """Pointers (uint64) and sizes (int32) as a C struct of a kernel's parameters lies in memory."""
-    kinds = {np.uint64: "Q", np.int32: "i"}
-    return struct.pack("@" + "".join(kinds[type(value)] for value in values), *(int(value) for value in values))
+def view_outputs(outputs: NDArray[np.uint8], n_queries: int, k: int) -> Found:
+    """What lies in a block of outputs; a view."""
+    similarity_at = _aligned(4 * n_queries * k)
+    rows, similarity = (outputs[at : at + 4 * n_queries * k] for at in (0, similarity_at))
+    return Found(
+        rows.view(np.int32).reshape(n_queries, k),
+        similarity.view(np.float32).reshape(n_queries, k),
+        outputs[2 * similarity_at : 2 * similarity_at + 4 * n_queries].view(np.int32),
+    )

@@ -287,20 +287,37 @@ class _Stream:
 
     def synchronize(self) -> None:
         self.driver.need_context("synchronize")
-        waiting, self.waiting = self.waiting, []
-        for work in waiting:
+        self.run()
+
+    def run(self, mark: object = None) -> None:
+        """Everything that waits, or what waits before a mark; nothing where the mark is passed already."""
+        stop = len(self.waiting) if mark is None else next((i for i, w in enumerate(self.waiting) if w is mark), 0)
+        works, self.waiting = self.waiting[:stop], self.waiting[stop:]
+        for work in works:
             work()
+
+    def wait_for_event(self, event: _Event) -> None:
+        self.driver.need_context("wait_for_event")
+        self.later(event.reach)
 
 
 class _Event:
     def __init__(self, driver: FakeDriver) -> None:
         driver.need_context("Event")
+        self.driver = driver
 
     def record(self, stream: _Stream) -> _Event:
+        self.stream = stream
+        self.mark = lambda: None  # a work of its own, so that its place in the stream is known
+        stream.later(self.mark)
         return self
 
+    def reach(self) -> None:
+        self.stream.run(self.mark)
+
     def synchronize(self) -> None:
-        pass
+        self.driver.need_context("event synchronize")
+        self.reach()
 
     def time_till(self, other: _Event) -> float:
         return 0.25

@@ -18,7 +18,7 @@ from dphr_infer.kernels.operands import pad_queries
 from dphr_infer.kernels.topk import SCAN_ARGUMENTS, plan_topk
 from dphr_infer.matchers import cuda_exact
 from dphr_infer.matchers.cuda_exact import CudaExactMatcher, cut_ranges, merge
-from dphr_infer.matchers.device_scan import pack_arguments
+from dphr_infer.kernels.topk import pack_arguments
 from dphr_infer.matchers.numpy_exact import NumpyExactMatcher, match_by_sorting
 from dphr_infer.matchers.open import open_matcher
 from dphr_infer.types import Matches

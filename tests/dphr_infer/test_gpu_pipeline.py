@@ -22,7 +22,7 @@ from dphr_infer.engines import trt
 from dphr_infer.engines.open import open_engine
 from dphr_infer.engines.tensorrt_api import Api, Capabilities
 from dphr_infer.engines.tensorrt_cached import CachedPlan
-from dphr_infer.errors import EngineError, GalleryError
+from dphr_infer.errors import EngineError, GalleryError, ImageError
 from dphr_infer.gallery import open_gallery
 from dphr_infer.gpu_pipeline import GpuPipeline
 from dphr_infer.indexing import index_map
@@ -63,11 +63,12 @@ def both_kernels(cuda_on_cpu: Any) -> Any:
 def gpu(monkeypatch: pytest.MonkeyPatch, both_kernels: Any) -> Any:
     pycuda, tensorrt = load("fake_pycuda"), load("fake_tensorrt")
     driver = pycuda.FakeDriver(cpu=both_kernels)
-    plain = driver.Stream
+    plain, streams = driver.Stream, []
 
     def stream(flags: int) -> Any:
-        driver.stream = plain(flags)
-        return driver.stream
+        streams.append(plain(flags))
+        driver.stream = streams[(len(streams) - 1) // 2 * 2]  # of the two that a GPU opens, the one for work
+        return streams[-1]
 
     driver.Stream = stream
     monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
@@ -149,7 +150,63 @@ def test_a_frame_allocates_nothing_once_its_size_is_known(
             pipeline.match(texture(70, 90, seed), 5)
         gpu.calls.clear()
         pipeline.match(texture(70, 90, 9), 5)
-        assert gpu.calls == ["synchronize"]
+        beside = ["memcpy_htod_async", "Event", "wait_for_event"]
+        assert gpu.calls == [*beside, "Event", "event synchronize"]
+
+
+def test_two_frames_on_their_way_come_back_in_order_whatever_their_size_prior_and_angle(
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any
+) -> None:
+    jobs = [
+        (texture(*shape, seed), 3 + seed % 2, degrees, ranges)
+        for seed, (shape, degrees, ranges) in enumerate(
+            [
+                ((70, 90), None, None),
+                ((70, 90), None, None),
+                ((70, 90), None, RANGES),
+                ((64, 48), None, RANGES),
+                ((70, 90), 20.0, [(0, 50)]),
+                ((70, 90), 50.0, [(1, 51)]),
+            ]
+            * 3
+        )
+    ]
+    found = []
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline:
+        pipeline.submit(*jobs[0])
+        for job in jobs[1:]:
+            pipeline.submit(*job)
+            found.append(pipeline.collect())
+        found.append(pipeline.collect())
+        for (image, k, degrees, ranges), matches in zip(jobs, found, strict=True):
+            assert_agree(matches, expected(image, k, degrees, ranges))
+        with pytest.raises(EngineError, match="No frame was submitted"):
+            pipeline.collect()
+        pipeline.submit(*jobs[0])
+        with pytest.raises(EngineError, match="1 submitted frames are on their way: collect them first"):
+            pipeline.match(*jobs[1])
+        pipeline.submit(*jobs[1])
+        with pytest.raises(EngineError, match="2 submitted frames are on their way: collect one first"):
+            pipeline.submit(*jobs[2])
+    assert gpu.graphs.launches > 0 and not gpu.device_memory and gpu.retained == 0
+
+
+def test_the_next_frames_copy_does_not_wait_for_this_ones_work(
+    gpu: Any, bundle: Any, gallery: np.ndarray, texture: Any
+) -> None:
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline:
+        for _ in range(2):
+            pipeline.submit(texture(70, 90), 1)
+            pipeline.submit(texture(70, 90), 1)
+            pipeline.collect()
+            pipeline.collect()
+        pipeline.submit(texture(70, 90), 1)
+        waiting = len(gpu.stream.waiting)
+        gpu.calls.clear()
+        pipeline.submit(texture(70, 90), 1)
+        assert "synchronize" not in gpu.calls and len(gpu.stream.waiting) > waiting > 0
+        pipeline.collect()
+        pipeline.collect()
 
 
 def test_the_stages_are_timed_by_events(gpu: Any, bundle: Any, gallery: np.ndarray, texture: Any) -> None:
@@ -212,6 +269,13 @@ def test_a_localizer_on_the_gpu_says_what_the_cpus_says(
                 assert [p.row for p in found.places] == [p.row for p in expected.places]
                 assert found.similarity == pytest.approx(expected.similarity, abs=2e-6)
                 assert (found.point, found.rotation_deg) == (expected.point, expected.rotation_deg)
+        photos = [np.ascontiguousarray(image[50:150, left : left + 120]) for left in (0, 60, 200)]
+        many = on_gpu.locate_many(photos, [10.0, 20.0, 30.0])
+        expected = on_cpu.locate_many(photos, [10.0, 20.0, 30.0])
+        assert [found.point for found in many] == [found.point for found in expected]
+        with pytest.raises(ImageError, match="The image is 8x8 px"):
+            on_gpu.locate_many([photos[0], np.zeros((8, 8, 3), np.uint8)], [0.0, 0.0])
+        assert on_gpu.locate(photos[2], 30.0).point == expected[2].point != expected[0].point
     assert gpu.graphs.launches >= 5 and not gpu.device_memory and gpu.retained == 0
 
 

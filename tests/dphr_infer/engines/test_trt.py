@@ -35,11 +35,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A stand-in for the driver, its graphs and TensorRT's runtime; plans are the ONNX files themselves."""
     pycuda, tensorrt = load("fake_pycuda"), load("fake_tensorrt")
     driver = pycuda.FakeDriver()
-    plain = driver.Stream
+    plain, streams = driver.Stream, []
 
     def stream(flags: int) -> Any:
-        driver.stream = plain(flags)
-        return driver.stream
+        streams.append(plain(flags))
+        driver.stream = streams[(len(streams) - 1) // 2 * 2]  # of the two that a GPU opens, the one for work
+        return streams[-1]
 
     driver.Stream = stream
     monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
