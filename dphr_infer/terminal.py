@@ -4,34 +4,78 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TextIO, TypeVar
 
 from dphr_infer.errors import DphrError
 
 T = TypeVar("T")
 
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _LOG_INTERVAL_S = 15.0
 _SCREEN_INTERVAL_S = 0.2
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as `timeout` and systemd send it. Whatever cleans up after an interrupt cleans up after this."""
+
+
+@contextmanager
+def raised_termination() -> Iterator[None]:
+    """Raise `Terminated` in the block at the first SIGTERM; further ones do not disturb the cleaning up.
+
+    Only the main thread can hear signals; elsewhere, and where SIGTERM is ignored on purpose, nothing is changed. A
+    forked child dies of the signal as it would without this block. The previous handler is restored.
+    """
+    previous = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or previous in (signal.SIG_IGN, None):
+        yield
+        return
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        signal.signal(number, signal.SIG_IGN)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def run_command(program: str, main: Callable[[], None]) -> int:
     """Run a command; a DphrError, a lack of permission or a full stdout is one line on stderr and exit code 2.
 
-    An interrupt is 130.
+    An interrupt is 130 and SIGTERM 143, after everything half-written was removed.
     """
     try:
-        main()
-        sys.stdout.flush()
+        with raised_termination():
+            main()
+            sys.stdout.flush()
     except DphrError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        # A message names files, and a name may hold anything.
+        print(f"{program}: {printable(str(error))}", file=sys.stderr)
         return 2
+    except Terminated:
+        print(f"{program}: terminated", file=sys.stderr)
+        return EXIT_TERMINATED
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         _silence_stdout()
         return 0

@@ -18,6 +18,7 @@ from dphr_infer.outputs import check_outputs, picture_names
 )
 def test_an_output_that_would_destroy_something_is_refused(tmp_path: Path, outputs: dict, words: str) -> None:
     (tmp_path / "bundle").mkdir()
+    (tmp_path / "truth.csv").touch()
     (tmp_path / "link").symlink_to(tmp_path / "truth.csv")
     inputs = {"a photo": [tmp_path / "photos/0.png", tmp_path / "photos/1.png"], "the truth": tmp_path / "truth.csv"}
     with pytest.raises(ConfigError, match=words):
