@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from dphr_infer.bundle import PRECISIONS
-from dphr_infer.errors import ExportError
+from dphr_infer.errors import ConfigError
 from dphr_infer.terminal import run_command
 from dphr_train.config import DatasetName
 from export import commands
@@ -47,15 +47,13 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration-images",
         type=int,
-        default=_CALIBRATION_IMAGES,
         metavar="N",
-        help="training images that int8 ranges are measured on (%(default)s)",
+        help=f"training images that int8 ranges are measured on ({_CALIBRATION_IMAGES})",
     )
     parser.add_argument(
         "--int8-weights",
         choices=("int8", "float"),
-        default="int8",
-        help="how the int8 model stores weights; float is for TensorRT before 10 (%(default)s)",
+        help="how the int8 model stores weights; float is for a runtime that takes no int8 constants (int8)",
     )
 
 
@@ -67,14 +65,14 @@ def _export_parser() -> argparse.ArgumentParser:
         epilog=_WORDS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", type=Path, nargs="?", help="checkpoint of a training run, or the run's folder")
+    parser.add_argument("checkpoint", nargs="?", help="checkpoint of a training run, or the run's folder")
     parser.add_argument("--encoder", metavar="NAME", help="a timm network instead of a checkpoint")
     parser.add_argument(
         "--weights", metavar="FILE", help="its weights: a file, embedded (tf_efficientnet_lite0) or random"
     )
     parser.add_argument("--image-px", type=int, metavar="N", help="side of its input")
     parser.add_argument(
-        "--pooling", choices=("average", "gem"), default="average", help="of its features (%(default)s)"
+        "--pooling", choices=("average", "gem"), help="of its features, in place of a checkpoint's (average)"
     )
     parser.add_argument(
         "--precisions", nargs="+", choices=PRECISIONS, default=("fp32", "fp16"), help="models to make (fp32 fp16)"
@@ -92,51 +90,66 @@ def _export_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _require_images(arguments: argparse.Namespace) -> None:
-    if arguments.data is None:
-        raise ExportError(
-            "No --data was given. The parity gate compares the exported models with torch on real drone and satellite "
-            "images, and the bundle's self-test is taken from them: name a data set with a test split, such as the "
-            "one of the training run."
-        )
-
-
 def _source(arguments: argparse.Namespace) -> commands.Source:
     if (arguments.checkpoint is None) == (arguments.encoder is None):
-        raise ExportError("Name either a checkpoint or, with --encoder, a timm network: one of the two.")
+        raise ConfigError("Name either a checkpoint or, with --encoder, a timm network: one of the two.")
     if arguments.encoder is None:
-        if arguments.weights is not None or arguments.image_px is not None:
-            raise ExportError("--weights and --image-px belong to --encoder; a checkpoint has its own.")
-        return commands.Source(checkpoint=arguments.checkpoint)
+        for name in ("weights", "image_px", "pooling"):
+            if getattr(arguments, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} belongs to --encoder; a checkpoint has its own. Leave {option} out.")
+        if not arguments.checkpoint:
+            raise ConfigError("The name of the checkpoint is empty. Name the file, or the folder of its run.")
+        return commands.Source(checkpoint=Path(arguments.checkpoint))
     if arguments.image_px is None:
-        raise ExportError(f"--encoder {arguments.encoder} needs --image-px, the side of its input, such as 224.")
+        raise ConfigError(f"--encoder {arguments.encoder} needs --image-px, the side of its input, such as 224.")
+    if arguments.weights == "":
+        raise ConfigError("--weights is empty. Name a file, or give embedded or random.")
     return commands.Source(
         encoder=arguments.encoder,
         weights=arguments.weights,
         image_px=arguments.image_px,
-        pooling=arguments.pooling,
+        pooling=arguments.pooling or "average",
     )
 
 
-def _judging(arguments: argparse.Namespace) -> commands.Judging:
+def _judging(arguments: argparse.Namespace, precisions: Sequence[str] = ("int8",)) -> commands.Judging:
+    if "int8" not in precisions:
+        for name in ("calibration_images", "int8_weights"):
+            if getattr(arguments, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{option} is about int8, but the precisions are {' '.join(precisions)}. Add int8 to --precisions, "
+                    f"or leave {option} out."
+                )
+    asked = arguments.calibration_images
     return commands.Judging(
         data=arguments.data,
         dataset=arguments.dataset,
         out=arguments.out,
         max_images=arguments.max_images,
-        calibration_images=arguments.calibration_images,
-        int8_weights=arguments.int8_weights,
+        calibration_images=_CALIBRATION_IMAGES if asked is None else asked,
+        int8_weights=arguments.int8_weights or "int8",
     )
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    _require_images(arguments)
+    if arguments.data is None:
+        raise ConfigError(
+            "No --data was given. The parity gate compares the exported models with torch on real drone and satellite "
+            "images, and the bundle's self-test is taken from them: name a data set with a test split, such as the "
+            "one of the training run."
+        )
     precisions, optional = tuple(arguments.precisions), tuple(arguments.optional)
-    commands.export(_source(arguments), _judging(arguments), precisions, optional, arguments.opset)
+    commands.export(_source(arguments), _judging(arguments, precisions), precisions, optional, arguments.opset)
 
 
 def _add_int8(arguments: argparse.Namespace) -> None:
-    _require_images(arguments)
+    if arguments.data is None:
+        raise ConfigError(
+            "No --data was given. int8 is calibrated on the training split of a data set, and judged on its test "
+            "split: name one with both, of images like those that the drone will see."
+        )
     commands.add_int8(arguments.bundle, _judging(arguments))
 
 
@@ -151,7 +164,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = _command("build", "Build TensorRT engines of a bundle's models into this machine's cache.")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="models to build (all of the bundle)")
-    parser.add_argument("--max-batch", type=int, default=16, metavar="N", help="largest batch (%(default)s)")
+    parser.add_argument("--max-batch", type=int, metavar="N", help="largest batch (as far as the gate ran)")
     parser.add_argument("--best-batch", type=int, default=1, metavar="N", help="batch to tune for (%(default)s)")
     parser.add_argument("--workspace-mb", type=int, default=1024, metavar="MB", help="for a kernel (%(default)s)")
     parser.add_argument("--dla", type=int, metavar="CORE", help="DLA core to use, of a board that has one")

@@ -11,17 +11,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from dphr_infer.atomic import atomic_file
-from dphr_infer.bundle import PRECISIONS, Precision, model_name, open_bundle
-from dphr_infer.errors import ExportError
+from dphr_infer.atomic import atomic_file, atomic_folder, check_target
+from dphr_infer.bundle import PRECISIONS, Manifest, Precision, model_name, open_bundle
+from dphr_infer.errors import ConfigError
 from dphr_infer.terminal import format_duration, printable
 from dphr_train.config import DatasetName
 
 if TYPE_CHECKING:
+    from export.build_bundle import ExportRequest, TimmSource
     from export.to_tensorrt import EngineReport
 
+_MOST_SECONDS = 3600
+_MIN_IMAGE_PX, _MAX_IMAGE_PX = 16, 2048
 _ENGINE_HEAD = ("precision", "library", "for", "build", "plan", "peak memory", "layers")
 
 
@@ -47,6 +50,21 @@ class Judging:
     calibration_images: int
     int8_weights: Literal["int8", "float"]
 
+    def request(self, source: Path | TimmSource, **choices: Any) -> ExportRequest:
+        """What `build_bundle` and `add_int8` take."""
+        from export.build_bundle import ExportRequest
+        from export.int8_model import Int8Options
+
+        return ExportRequest(
+            source,
+            self.data,
+            self.out,
+            max_images=self.max_images,
+            dataset=self.dataset,
+            int8=Int8Options(self.calibration_images, self.int8_weights),
+            **choices,
+        )
+
 
 @contextmanager
 def _stated_cost() -> Iterator[None]:
@@ -62,66 +80,77 @@ def export(
     source: Source, judging: Judging, precisions: tuple[Precision, ...], optional: tuple[Precision, ...], opset: int
 ) -> None:
     """Export a checkpoint or a timm network as a bundle."""
-    from export.build_bundle import ExportRequest, TimmSource, build_bundle
-    from export.int8_model import Int8Options
+    from export.build_bundle import TimmSource, build_bundle
 
     if source.checkpoint is not None:
         origin: Path | TimmSource = source.checkpoint
     else:
+        require_image_px(source.image_px)
         named = source.weights in (None, "embedded", "random")
         weights = source.weights if named else Path(str(source.weights))
         origin = TimmSource(source.encoder, source.image_px, weights, source.pooling)  # type: ignore[arg-type]
-    request = ExportRequest(
-        origin,
-        judging.data,
-        judging.out,
-        precisions,
-        optional,
-        judging.max_images,
-        judging.dataset,
-        Int8Options(judging.calibration_images, judging.int8_weights),
-        opset,
-    )
+    request = judging.request(origin, precisions=precisions, optional=optional, opset=opset)
     with _stated_cost():
         manifest = build_bundle(request)
-    print(f"{judging.out}: {manifest.encoder}, {manifest.dim} dimensions, {', '.join(manifest.parity)}")
+    _say_bundle(judging.out, manifest)
 
 
 def add_int8(bundle: Path, judging: Judging) -> None:
     """Copy a bundle and give it an int8 model."""
     from export.add_int8 import add_int8 as add
-    from export.build_bundle import ExportRequest
-    from export.int8_model import Int8Options
 
-    options = Int8Options(judging.calibration_images, judging.int8_weights)
-    request = ExportRequest(
-        bundle, judging.data, judging.out, max_images=judging.max_images, dataset=judging.dataset, int8=options
-    )
     with _stated_cost():
-        manifest = add(request)
-    print(f"{judging.out}: {manifest.encoder}, {manifest.dim} dimensions, {', '.join(manifest.parity)}")
+        manifest = add(judging.request(bundle))
+    _say_bundle(judging.out, manifest)
+
+
+def _say_bundle(out: Path, manifest: Manifest) -> None:
+    words = f"{out}: {manifest.encoder}, {manifest.dim} dimensions, {', '.join(manifest.parity)}"
+    print(printable(words))
+
+
+def require_image_px(image_px: int) -> None:
+    """Refuse a side that no network here takes, before one is made for it.
+
+    Raises:
+        ConfigError: not within 16..2048 px.
+    """
+    if not _MIN_IMAGE_PX <= image_px <= _MAX_IMAGE_PX:
+        raise ConfigError(
+            f"--image-px is {image_px}; the square input of a network has a side of {_MIN_IMAGE_PX} to "
+            f"{_MAX_IMAGE_PX} px. 224 and 384 are usual."
+        )
 
 
 def build(
     bundle: Path,
     precisions: Sequence[Precision] | None,
     *,
-    max_batch: int,
+    max_batch: int | None,
     best_batch: int,
     workspace_mb: int,
     dla: int | None,
     cache: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Build a bundle's engines and print what that took."""
+    """Build a bundle's engines and print what that took; without `max_batch` for all batches that the gate ran."""
     from dphr_infer.engines.engine_cache import EngineCache
     from dphr_infer.engines.tensorrt_build import BuildOptions
     from export.report_page import markdown_table
     from export.to_tensorrt import build_engines
 
     opened = open_bundle(bundle)
+    judged = opened.manifest.max_batch
+    largest = judged if max_batch is None else max_batch
+    if largest > judged:
+        raise ConfigError(
+            f"--max-batch is {largest}, but the gate of {bundle} ran batches up to {judged}: what larger ones give was "
+            f"never measured. Give at most {judged}."
+        )
+    if json_file is not None:
+        check_target(json_file)
     chosen = precisions or [p for p in PRECISIONS if model_name(p) in opened.manifest.files]
-    options = BuildOptions(max_batch, best_batch, workspace_mb << 20, dla)
+    options = BuildOptions(largest, best_batch, workspace_mb << 20, dla)
     engines = EngineCache(cache)
     reports = build_engines(opened, chosen, options, engines)
     print(markdown_table(_ENGINE_HEAD, [_engine_row(report) for report in reports]))
@@ -161,35 +190,46 @@ def import_weights(
     """Convert Sample4Geo's weights to a checkpoint."""
     from export.import_sample4geo import import_sample4geo
 
+    require_image_px(image_px)
     written = import_sample4geo(weights, encoder, image_px, out, dataset, ground_px)
     print(f"{printable(str(written))}: dphr-train evaluate and dphr-export read it.")
 
 
 def report(bundle: Path, out: Path, engines: Path | None, seconds: float, threads: int) -> None:
     """Write a bundle's report, and the picture of what its int8 layers cost."""
-    from export.int8.sensitivity import TABLE_JSON, LayerSensitivity
-    from export.report import measure_bundle, write_report
-    from export.to_tensorrt import EngineReport
+    from export.report import draw_layers, write_report
+    from export.report_inputs import read_engine_reports, read_sensitivity
+    from export.report_measure import measure_bundle
 
-    built = ()
-    if engines is not None:
-        try:
-            built = tuple(EngineReport(**entry) for entry in json.loads(engines.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise ExportError(f"{engines} is not what dphr-export build --json writes ({error}).") from error
-    write_report(measure_bundle(bundle, None, built, seconds=seconds, threads=threads), out)
-    manifest = open_bundle(bundle).manifest
-    table = bundle / "int8" / TABLE_JSON
-    if manifest.quantisation is not None and table.is_file():
-        from export.plots import plot_sensitivity
-
-        rows = [LayerSensitivity(**row) for row in json.loads(table.read_text(encoding="utf-8"))]
-        plot_sensitivity(rows, out / "sensitivity.png", manifest.encoder, manifest.quantisation.float_layers)
-    print(f"{printable(str(out))}: report.html, report.md, report.json")
+    require_seconds(seconds)
+    opened = open_bundle(bundle)
+    layers = read_sensitivity(opened)
+    built = () if engines is None else read_engine_reports(engines)
+    with atomic_folder(out) as folder:  # before the measuring: what cannot be written is not worth it
+        pictures = draw_layers(opened.manifest, folder, layers)
+        measured = measure_bundle(bundle, None, built, seconds=seconds, threads=threads)
+        names = write_report(measured, folder, pictures)
+    print(f"{printable(str(out))}: {', '.join(names)}")
 
 
 def compare(bundles: Sequence[Path], seconds: float, threads: int) -> None:
     """Measure bundles one after another, and print them beside each other."""
-    from export.report import compare_bundles, measure_bundle
+    from export.report_compare import compare_bundles, require_same_images
+    from export.report_measure import measure_bundle
 
+    require_seconds(seconds)
+    require_same_images([(folder.resolve().name, open_bundle(folder).manifest.origin) for folder in bundles])
     print(compare_bundles([measure_bundle(bundle, seconds=seconds, threads=threads) for bundle in bundles]), end="")
+
+
+def require_seconds(seconds: float) -> None:
+    """Refuse a duration that measures nothing or never ends.
+
+    Raises:
+        ConfigError: not within 0..3600, 0 excluded; not a number is not either.
+    """
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise ConfigError(
+            f"--seconds is {seconds:g}; each batch size is measured for more than 0 and at most {_MOST_SECONDS} "
+            "seconds. 5 are usual."
+        )

@@ -1,7 +1,8 @@
-"""The report of a bundle, and several beside each other: `measure_bundle`, `write_report`, `compare_bundles`.
+"""The report of a bundle as a page, as Markdown and as JSON.
 
-`write_report` writes report.html (one page, no network), report.md and report.json. report.json is JSON in ASCII with
-sorted keys; what was not measured is null:
+`write_report` writes report.html (one page, no network), report.md and report.json; of a bundle with an int8 model also
+sensitivity.png, which the page holds inside. report.json is JSON in ASCII with sorted keys; what was not measured is
+null:
 
     format        "dphr-report"
     version       1
@@ -23,26 +24,19 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dphr_infer.atomic import atomic_folder
-from dphr_infer.bundle import PRECISIONS
-from dphr_infer.errors import ExportError
-from export.report_measure import (
-    BATCHES,
-    BundleReport,
-    Latency,
-    PrecisionReport,
-    Spread,
-    measure_bundle,
-)
-from export.report_page import Bar, BarGroup, Chart, Page, Table, markdown_table, to_html, to_markdown
+from export.report_measure import BATCHES, BundleReport, Spread
+from export.report_page import Bar, BarGroup, Chart, Page, Picture, Table, to_html, to_markdown
 
-__all__ = ["BundleReport", "compare_bundles", "measure_bundle", "to_json", "to_page", "write_report"]
+if TYPE_CHECKING:
+    from dphr_infer.bundle import Manifest
+    from export.int8.sensitivity import LayerSensitivity
 
 FORMAT = "dphr-report"
 VERSION = 1
+PICTURE = "sensitivity.png"
 _NONE = "–"
-_COMPARED = ("size MB", "of fp32", "min cosine", "mean cosine", "R@1 drop", "AP drop", *(f"b{b} ms" for b in BATCHES))
 # A cosine is drawn by its nines: 0.9 is one, 0.99 two. Beyond eight, float32 rounds.
 _MAX_NINES = 8
 _NINES = ((1, "0.9"), (3, "0.999"), (6, "0.999999"))
@@ -104,13 +98,13 @@ def precision_table(report: BundleReport) -> Table:
 def latency_table(report: BundleReport) -> Table:
     """Median and spread for each batch size, and as a ratio to fp32, a column for each precision."""
     entries = report.precisions
-    rows = [(f"batch {batch}, ms", *(_range(_at(entry, batch).ms) for entry in entries)) for batch in BATCHES]
+    rows = [(f"batch {batch}, ms", *(_range(entry.at(batch).ms) for entry in entries)) for batch in BATCHES]
     if entries[0].precision == "fp32" and len(entries) > 1:
         for batch in BATCHES:
-            ratios = (_at(entry, batch).ratio_to_fp32 for entry in entries[1:])
+            ratios = (entry.at(batch).ratio_to_fp32 for entry in entries[1:])
             cells = (_NONE if ratio is None else _range(ratio, "×") for ratio in ratios)
             rows.append((f"batch {batch}, to fp32", "1", *cells))
-    rounds = ", ".join(str(_at(entries[0], batch).n) for batch in BATCHES)
+    rounds = ", ".join(str(entries[0].at(batch).n) for batch in BATCHES)
     machine = report.machine
     note = (
         f"Median (10th–90th percentile) of a whole batch on {machine.cpu}, {machine.threads or machine.cores} threads, "
@@ -119,10 +113,6 @@ def latency_table(report: BundleReport) -> Table:
         "in float32: these durations say nothing of a GPU."
     )
     return _by_precision(report, "Latency on this machine's CPU", rows, note)
-
-
-def _at(entry: PrecisionReport, batch: int) -> Latency:
-    return next(latency for latency in entry.latency if latency.batch == batch)
 
 
 def engine_table(report: BundleReport) -> Table:
@@ -192,12 +182,12 @@ def _cosine_chart(report: BundleReport) -> Chart:
 
 
 def _latency_chart(report: BundleReport) -> Chart:
-    longest = max(_at(entry, batch).ms.p90 / batch for entry in report.precisions for batch in BATCHES)
+    longest = max(entry.at(batch).ms.p90 / batch for entry in report.precisions for batch in BATCHES)
     groups = []
     for batch in BATCHES:
         bars = []
         for entry in report.precisions:
-            ms = _at(entry, batch).ms
+            ms = entry.at(batch).ms
             low, middle, high = (value / batch / longest for value in (ms.p10, ms.median, ms.p90))
             text = f"{_milliseconds(ms.median / batch)} ms"
             bars.append(Bar(entry.precision, middle, text, (low, high)))
@@ -225,95 +215,43 @@ def to_page(report: BundleReport) -> Page:
     return Page(f"Bundle {b.name}", lead, tuple(charts), tuple(tables))
 
 
-def write_report(report: BundleReport, out_folder: Path) -> None:
-    """Write report.html, report.md and report.json into a new folder.
+def write_report(report: BundleReport, folder: Path, pictures: tuple[Picture, ...] = ()) -> tuple[str, ...]:
+    """Write report.html, report.md and report.json into a folder; of `atomic_folder`, so that they appear together.
+
+    Args:
+        pictures: that lie in the folder already, to be shown too.
+
+    Returns:
+        The names of all files.
 
     Raises:
-        StorageError: the folder exists already or cannot be written; nothing is left behind.
+        OSError: a file cannot be written.
     """
-    page = to_page(report)
+    page = dataclasses.replace(to_page(report), pictures=pictures)
     texts = {"report.html": to_html(page), "report.md": to_markdown(page), "report.json": to_json(report)}
-    with atomic_folder(out_folder) as folder:
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return (*texts, *(picture.file for picture in pictures))
 
 
-def _evaluation_digests(report: BundleReport) -> tuple[str, ...]:
-    """Of the images that the gate ran on; two where int8 was added later and judged on others."""
-    every = report.origin.get("evaluation_sha256", "")
-    return tuple(dict.fromkeys([every, report.origin.get("int8_evaluation_sha256", every)]))
+def draw_layers(manifest: Manifest, folder: Path, layers: Sequence[LayerSensitivity]) -> tuple[Picture, ...]:
+    """Draw what each layer of the int8 model costs as sensitivity.png; none for no layers.
 
-
-def _shortened(digests: Sequence[str]) -> str:
-    return ", ".join(f"{digest[:12]}…" for digest in digests)
-
-
-def _require_comparable(reports: Sequence[BundleReport]) -> None:
-    """Refuse what does not compare: figures of other images or of another machine, even beside a mark, mislead."""
-    if len(reports) < 2:
-        raise ExportError(f"{len(reports)} bundle was named; name at least two to compare.")
-    first = reports[0]
-    for report in reports:
-        known, found = (_evaluation_digests(r) for r in (first, report))
-        if not found[0]:
-            raise ExportError(
-                f"The manifest of {report.bundle.name} does not say which images its gate measured (evaluation_sha256 "
-                "in origin), so its cosine and recall do not compare. Export it again with the others' --data."
-            )
-        if found != known:
-            raise ExportError(
-                f"{first.bundle.name} and {report.bundle.name} were measured on other evaluation sets "
-                f"({_shortened(known)} and {_shortened(found)}), so their cosine and recall do not compare. Export "
-                "both with the same --data and --max-images."
-            )
-        if report.machine != first.machine:
-            raise ExportError(
-                f"{first.bundle.name} was timed on {first.machine.cpu} and {report.bundle.name} on "
-                f"{report.machine.cpu}, or with other threads or versions. Measure both on one machine."
-            )
-
-
-def _figures(entry: PrecisionReport) -> list[float | None]:
-    """In the order of _COMPARED and in its units; cosines and shares as they are."""
-    p = entry.parity
-    parity = [None] * 4 if p is None else [p.min_cosine, p.mean_cosine, 100 * p.recall_drop, 100 * p.ap_drop]
-    times = [_at(entry, batch).ms.median for batch in BATCHES]
-    share = None if entry.size_share is None else 100 * entry.size_share
-    return [entry.size_bytes / 1e6, share, *parity, *times]
-
-
-def _cell(column: str, value: float | None, first: float | None) -> str:
-    if value is None:
-        return _NONE
-    digits = 6 if column.endswith("cosine") else 1 if column == "of fp32" else 2
-    unit = " %" if column == "of fp32" else ""
-    text = f"{round(value, digits) + 0.0:.{digits}f}{unit}"  # + 0.0 turns a rounded -0.0 into 0.0
-    return text if first is None else f"{text} ({round(value - first, digits) + 0.0:+.{digits}f})"
-
-
-def compare_bundles(reports: Sequence[BundleReport]) -> str:
-    """Several bundles beside each other, by precision, as a table in Markdown that a terminal shows in columns too.
-
-    In brackets stands the difference to the first bundle's model of the same precision.
+    Args:
+        layers: see `report_inputs.read_sensitivity`.
 
     Raises:
-        ExportError: fewer than two reports; or they are of other evaluation sets or machines, and do not compare.
+        MissingPackageError: matplotlib is not installed.
+        StorageError: the file cannot be written.
     """
-    _require_comparable(reports)
-    names = [report.bundle.name for report in reports]
-    rows = []
-    for precision in PRECISIONS:
-        entries = [next((e for e in r.precisions if e.precision == precision), None) for r in reports]
-        base = entries[0]
-        for number, (report, entry) in enumerate(zip(reports, entries, strict=True)):
-            if entry is None:
-                continue
-            name = names[number] + (f" {report.bundle.digest[:8]}" if names.count(names[number]) > 1 else "")
-            before = [None] * len(_COMPARED) if base is None or number == 0 else _figures(base)
-            cells = (_cell(*each) for each in zip(_COMPARED, _figures(entry), before, strict=True))
-            rows.append((precision, name, report.bundle.encoder, *cells))
-    note = (
-        "In brackets: the difference to the first bundle. Drops are in points, latency is the median of a whole batch; "
-        "the bundles were timed one after another."
+    if not layers:
+        return ()
+    from export.plots import plot_sensitivity
+
+    given_back = manifest.quantisation.float_layers if manifest.quantisation is not None else ()
+    plot_sensitivity(layers, folder / PICTURE, manifest.encoder, given_back)
+    caption = (
+        "Loss of cosine with one layer alone in int8, the largest first; all of them are in the bundle's "
+        "int8/sensitivity.json."
     )
-    return f"{markdown_table(('precision', 'bundle', 'encoder', *_COMPARED), rows)}\n\n{note}\n"
+    return (Picture("What each layer costs in int8", caption, PICTURE, (folder / PICTURE).read_bytes()),)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from dphr_infer.bundle import PRECISIONS, Bundle, Parity, Precision, Quantisation, model_name, open_bundle
 from dphr_infer.engines.onnxrt import onnxruntime_version
 from dphr_infer.engines.open import open_engine
-from dphr_infer.errors import BundleError, ExportError
+from dphr_infer.errors import ExportError
 from dphr_infer.matchers.block_scan import usable_cores
 from dphr_infer.terminal import Progress
 from export.to_tensorrt import EngineReport
@@ -77,6 +77,10 @@ class PrecisionReport:
     size_share: float | None
     parity: Parity | None
     latency: tuple[Latency, ...]
+
+    def at(self, batch: int) -> Latency:
+        """What was measured at one of BATCHES."""
+        return next(latency for latency in self.latency if latency.batch == batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,20 +195,6 @@ def _read_machine(threads: int) -> Machine:
     return Machine(cpu_name(info), usable_cores(), system, onnxruntime_version()[0], threads)
 
 
-def _checked_parity(bundle: Bundle, precision: str) -> Parity | None:
-    """What the manifest says of a precision, when its values are numbers: a manifest may be written by hand."""
-    parity = bundle.manifest.parity.get(precision)
-    if parity is None:
-        return None
-    values = (parity.min_cosine, parity.mean_cosine, parity.recall_drop, parity.ap_drop, parity.n_images)
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-        raise BundleError(
-            f"The manifest of {bundle.folder} gives {values!r:.200} as the parity of {precision}; all must be finite "
-            "numbers. Export the bundle again."
-        )
-    return parity
-
-
 def measure_bundle(
     folder: Path,
     images: NDArray[np.uint8] | None = None,
@@ -224,7 +214,7 @@ def measure_bundle(
         threads: of ONNX Runtime; 0 takes all cores.
 
     Raises:
-        BundleError: the bundle is damaged, holds no model, or its manifest says no numbers.
+        BundleError: the bundle or its manifest is damaged.
         EngineError: a model cannot run, the images are of another size, or so many threads are refused.
         ExportError: there is no image.
         MissingPackageError: ONNX Runtime is not installed.
@@ -232,13 +222,10 @@ def measure_bundle(
     bundle = open_bundle(folder)
     manifest, size = bundle.manifest, bundle.manifest.preprocess
     precisions = [precision for precision in PRECISIONS if model_name(precision) in manifest.files]
-    if not precisions:
-        raise BundleError(f"{folder} holds no model, so there is nothing to report on. Export the bundle again.")
     if images is None:
         images = bundle.read_selftest()[0]
     if not len(images):
         raise ExportError("There is no image to measure latency on; give at least one.")
-    parities = {precision: _checked_parity(bundle, precision) for precision in precisions}
     latencies = _time_models(bundle, precisions, images, seconds, threads)
     sizes = {precision: bundle.model_path(precision).stat().st_size for precision in precisions}
     return BundleReport(
@@ -250,7 +237,7 @@ def measure_bundle(
                 precision=precision,
                 size_bytes=sizes[precision],
                 size_share=sizes[precision] / sizes["fp32"] if "fp32" in sizes else None,
-                parity=parities[precision],
+                parity=manifest.parity.get(precision),
                 latency=tuple(latencies[precision]),
             )
             for precision in precisions

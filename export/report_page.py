@@ -6,6 +6,7 @@ phone, so that their letters keep their size there.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ figure { margin: 1.4rem 0 0; max-width: 26rem; }
 figcaption b { display: block; }
 figcaption { color: #4b5259; font-size: .88rem; }
 figcaption b { color: #1c2024; font-size: 1rem; }
+.picture { max-width: 52rem; }
+img { display: block; max-width: 100%; height: auto; margin-top: .3rem; }
 svg { display: block; width: 100%; height: auto; margin-top: .3rem; font-size: 12px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
@@ -97,13 +100,29 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that lies beside the page as a file, and inside the page too.
+
+    Attributes:
+        file: its name; a plain word with .png.
+        png: its bytes.
+    """
+
+    title: str
+    caption: str
+    file: str
+    png: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
-    """A report in the order of reading: title, a lead sentence, charts, tables."""
+    """A report in the order of reading: title, a lead sentence, charts, tables, pictures."""
 
     title: str
     lead: str
     charts: tuple[Chart, ...]
     tables: tuple[Table, ...]
+    pictures: tuple[Picture, ...] = ()
 
 
 def escape(text: str) -> str:
@@ -164,6 +183,12 @@ def _figure(chart: Chart) -> str:
     return f"<figure>{caption}{to_svg(chart)}</figure>"
 
 
+def _html_picture(picture: Picture) -> str:
+    caption = f"<figcaption><b>{escape(picture.title)}</b>{escape(picture.caption)}</figcaption>"
+    source = f"data:image/png;base64,{base64.b64encode(picture.png).decode('ascii')}"
+    return f'<figure class="picture">{caption}<img src="{source}" alt="{escape(picture.title)}"></figure>'
+
+
 def _words(cell: str) -> str:
     """A cell that breaks between words only: a browser would break 2.21–11.0 at its dash."""
     return " ".join(f"<span>{escape(word)}</span>" for word in cell.split(" "))
@@ -186,7 +211,7 @@ def to_html(page: Page) -> str:
         f"<title>{escape(page.title)}</title><style>{_STYLE}</style></head><body>"
         f'<h1>{escape(page.title)}</h1><p class="lead">{escape(page.lead)}</p>'
         f'<div class="charts">{"".join(map(_figure, page.charts))}</div>'
-        f"{''.join(map(_html_table, page.tables))}</body></html>\n"
+        f"{''.join(map(_html_table, page.tables))}{''.join(map(_html_picture, page.pictures))}</body></html>\n"
     )
 
 
@@ -219,4 +244,7 @@ def to_markdown(page: Page) -> str:
             blocks.append("\n".join(f"- {_markdown(row[0])}: {_markdown(', '.join(row[1:]))}" for row in table.rows))
         if table.note:
             blocks.append(_markdown(table.note))
+    for picture in page.pictures:
+        blocks += [f"## {_markdown(picture.title)}", f"![{_markdown(picture.title)}]({picture.file})"]
+        blocks.append(_markdown(picture.caption))
     return "\n\n".join(blocks) + "\n"

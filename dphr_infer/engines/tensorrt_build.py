@@ -31,6 +31,10 @@ _UNSUPPORTED = re.compile(r"UNSUPPORTED_NODE|Plugin not found")
 # These compute in the precision that their inputs were dequantised from; the builder fuses the pair into them.
 _FUSES_QUANTISED = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM")
 _WORDS = 300
+# A flight embeds a few tiles at once, an index of a map some dozens; TensorRT counts a batch in 31 bits.
+MAX_BATCH = 1024
+# The library takes 64 bits; no GPU has so much memory.
+MAX_WORKSPACE_BYTES = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +42,9 @@ class BuildOptions:
     """How to build.
 
     Attributes:
-        max_batch: largest batch that the plan takes; the smallest is 1.
+        max_batch: largest batch that the plan takes, at most 1024; the smallest is 1.
         opt_batch: batch that the kernels are chosen for.
-        workspace_bytes: most memory that a kernel may use beside its tensors.
+        workspace_bytes: most memory that a kernel may use beside its tensors, at most 1 TiB.
         dla_core: the DLA to use, with the GPU for what it cannot do; None: the GPU alone. A DLA has no dynamic batch,
             so the plan takes batches of max_batch alone, and opt_batch must be the same.
         timing_cache: measured kernels of an earlier build on this GPU and version; TensorRT-RTX has none.
@@ -57,8 +61,15 @@ class BuildOptions:
             raise ConfigError(
                 f"The best batch is {self.opt_batch} and the largest {self.max_batch}: give 1 <= best <= largest."
             )
-        if self.workspace_bytes < 1:
-            raise ConfigError(f"The workspace is {self.workspace_bytes} bytes: give at least 1; 1 GiB is usual.")
+        if self.max_batch > MAX_BATCH:
+            raise ConfigError(
+                f"The largest batch is {self.max_batch}: give at most {MAX_BATCH}, since memory is taken for all of it."
+            )
+        if not 1 <= self.workspace_bytes <= MAX_WORKSPACE_BYTES:
+            raise ConfigError(
+                f"The workspace is {self.workspace_bytes} bytes: give 1 to {MAX_WORKSPACE_BYTES} (1 TiB); 1 GiB is "
+                "usual."
+            )
         if self.dla_core is not None and self.dla_core < 0:
             raise ConfigError(f"The DLA core is {self.dla_core}: give 0 or 1, or none for the GPU.")
         if self.dla_core is not None and self.opt_batch != self.max_batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from collections.abc import Callable
@@ -131,7 +132,7 @@ def test_int8_needs_the_half_precision_model(plain: Path, data: Path, tmp_path: 
         (lame / name).parent.mkdir(parents=True, exist_ok=True)
         (lame / name).write_bytes((plain / name).read_bytes())
     (lame / "model.fp16.onnx").unlink()
-    del manifest["files"]["model.fp16.onnx"]
+    del manifest["files"]["model.fp16.onnx"], manifest["parity"]["fp16"]
     (lame / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="holds no fp16 model"):
         add_int8(ExportRequest(lame, data, tmp_path / "out", int8=OPTIONS))
@@ -143,7 +144,17 @@ def test_int8_needs_the_half_precision_model(plain: Path, data: Path, tmp_path: 
         ([], "Name either a checkpoint or, with --encoder, a timm network"),
         (["run", "--encoder", "resnet18"], "one of the two"),
         (["--encoder", "resnet18"], "needs --image-px"),
-        (["run", "--image-px", "64"], "belong to --encoder"),
+        (["run", "--image-px", "64"], "--image-px belongs to --encoder"),
+        (["run", "--pooling", "gem"], "--pooling belongs to --encoder"),
+        (["run", "--optional", "int8"], "int8 is optional, but the precisions are fp32 fp16"),
+        (["run", "--calibration-images", "64"], "--calibration-images is about int8, but the precisions are fp32 fp16"),
+        (["run", "--int8-weights", "float"], "--int8-weights is about int8, but the precisions are fp32 fp16"),
+        (["run", "--precisions", "int8", "--calibration-images", "8"], "at least 16 are needed"),
+        ([""], "The name of the checkpoint is empty"),
+        (["--encoder", "resnet18", "--image-px", "64", "--weights", ""], "--weights is empty"),
+        (["--encoder", "resnet18", "--weights", "random", "--image-px", "0"], "--image-px is 0; "),
+        (["--encoder", "resnet18", "--weights", "random", "--image-px", "-32"], "--image-px is -32; "),
+        (["--encoder", "resnet18", "--weights", "random", "--image-px", "99999999"], "16 to 2048 px"),
         (["--encoder", "test_vit", "--image-px", "32"], "No weights were named for test_vit"),
         (["--encoder", "test_vitt", "--image-px", "32", "--weights", "random"], "test_vit"),
     ],
@@ -155,6 +166,24 @@ def test_a_source_that_is_none_ends_with_code_2(
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_add_int8_asks_for_images_in_its_own_words(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["add-int8", str(plain), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "int8 is calibrated on the training split of a data set" in error and "self-test" not in error
+
+
+def test_a_report_shows_what_the_int8_layers_cost(
+    whole: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(whole.folder), "--out", str(tmp_path / "report"), "--seconds", "0.01"]) == 0
+    assert capsys.readouterr().out.endswith("report: report.html, report.md, report.json, sensitivity.png\n")
+    png = (tmp_path / "report/sensitivity.png").read_bytes()
+    assert base64.b64encode(png).decode() in (tmp_path / "report/report.html").read_text()
+    assert "(sensitivity.png)" in (tmp_path / "report/report.md").read_text()
 
 
 def test_the_commands_run_one_after_another(
@@ -174,6 +203,3 @@ def test_the_commands_run_one_after_another(
     assert main(["sign", str(plain), "--key", str(tmp_path / "key.pem")]) == 0
     assert open_bundle(plain, tmp_path / "key.pub.pem").digest == open_bundle(plain).digest
     (plain / "signature.json").unlink()
-    engines.write_text("[{}]")
-    assert main([*report[:-1], "0.01"]) == 2
-    assert "is not what dphr-export build --json writes" in capsys.readouterr().err

@@ -14,17 +14,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from dphr_infer.bundle import Manifest, Parity, Quantisation, digest_files
-from dphr_infer.errors import BundleError, EngineError, ExportError, StorageError
+from dphr_infer.errors import BundleError, EngineError, ExportError
 from dphr_infer.preprocess import Preprocess
-from export.report import (
-    compare_bundles,
-    engine_table,
-    latency_table,
-    measure_bundle,
-    precision_table,
-    to_page,
-    write_report,
-)
+from export.report import engine_table, latency_table, precision_table, to_page, write_report
+from export.report_compare import compare_bundles, require_same_images
 from export.report_measure import (
     BundleName,
     BundleReport,
@@ -33,11 +26,12 @@ from export.report_measure import (
     PrecisionReport,
     Spread,
     cpu_name,
+    measure_bundle,
     spread,
     summarise,
     time_in_turn,
 )
-from export.report_page import Bar, BarGroup, Chart, Page, Table, markdown_table, to_html, to_markdown, to_svg
+from export.report_page import Bar, BarGroup, Chart, Page, Picture, Table, markdown_table, to_html, to_markdown, to_svg
 from export.to_tensorrt import EngineReport
 
 PX, DIM = 16, 3
@@ -84,6 +78,11 @@ def write_bundle(folder: Path, *precisions: str, encoder: str = "tiny", origin: 
         Quantisation("mean", "int8", "cd" * 32, 64, ("stem", "head")) if "int8" in precisions else None,
     )
     (folder / "manifest.json").write_text(manifest.to_json())
+    return folder
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
     return folder
 
 
@@ -168,13 +167,13 @@ def test_a_bundle_without_fp32_has_no_shares_and_no_ratios(tmp_path: Path, image
     report = measure_bundle(write_bundle(tmp_path / "half", "fp16"), images, seconds=0, threads=1)
     (only,) = report.precisions
     assert (only.size_share, only.latency[0].ratio_to_fp32) == (None, None)
-    write_report(report, tmp_path / "out")
+    write_report(report, made(tmp_path / "out"))
     assert "| share of fp32    |         – |" in (tmp_path / "out/report.md").read_text()
     assert "to fp32" not in str(latency_table(report).rows)
 
 
 def test_what_cannot_be_measured_is_said_in_one_line(tmp_path: Path, images: np.ndarray, folder: Path) -> None:
-    with pytest.raises(BundleError, match="holds no model"):
+    with pytest.raises(BundleError, match="names no model"):
         measure_bundle(write_bundle(tmp_path / "empty"), images)
     with pytest.raises(ExportError, match="no image"):
         measure_bundle(folder, images[:0])
@@ -197,16 +196,18 @@ def test_a_manifest_whose_parity_is_no_number_is_refused(value: str, tmp_path: P
         measure_bundle(folder, images, seconds=0)
 
 
-def test_the_three_files_appear_together_and_never_over_others(measured: BundleReport, tmp_path: Path) -> None:
-    write_report(measured, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.json", "report.md"]
-    with pytest.raises(StorageError, match="exists already"):
-        write_report(measured, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+def test_a_picture_is_inside_the_page_and_named_by_the_markdown(tmp_path: Path) -> None:
+    picture = Picture("Cost <of> layers", "All of them & more.", "sensitivity.png", b"\x89PNG")
+    names = write_report(PLACED, tmp_path, (picture,))
+    assert names == ("report.html", "report.md", "report.json", "sensitivity.png")
+    page = (tmp_path / "report.html").read_text()
+    assert '<img src="data:image/png;base64,iVBORw==" alt="Cost &lt;of&gt; layers">' in page
+    assert "All of them &amp; more." in page
+    assert "![Cost \\<of\\> layers](sensitivity.png)\n\nAll of them \\& more.\n" in (tmp_path / "report.md").read_text()
 
 
 def test_the_json_holds_every_figure_under_its_documented_name(tmp_path: Path) -> None:
-    write_report(PLACED, tmp_path / "out")
+    write_report(PLACED, made(tmp_path / "out"))
     raw = json.loads((tmp_path / "out/report.json").read_text())
     assert (raw["format"], raw["version"]) == ("dphr-report", 1)
     assert set(raw) == {"format", "version", "bundle", "precisions", "engines", "quantisation", "origin", "machine"}
@@ -230,7 +231,7 @@ def test_the_json_holds_every_figure_under_its_documented_name(tmp_path: Path) -
 
 
 def test_a_manifest_with_half_a_character_can_be_reported(tmp_path: Path) -> None:
-    write_report(replaced("city", origin={"note": "\ud800"}), tmp_path / "out")
+    write_report(replaced("city", origin={"note": "\ud800"}), made(tmp_path / "out"))
     assert json.loads((tmp_path / "out/report.json").read_text())["origin"] == {"note": "\ud800"}
     assert "- note: \\\\ud800" in (tmp_path / "out/report.md").read_text()
 
@@ -300,7 +301,7 @@ def test_the_page_needs_no_network_and_whatever_a_manifest_says_stays_text(tmp_p
         threads=1,
     )
     quantisation = Quantisation(EVIL, "int8", EVIL, 1, (EVIL,))
-    write_report(dataclasses.replace(report, quantisation=quantisation), tmp_path / "out")
+    write_report(dataclasses.replace(report, quantisation=quantisation), made(tmp_path / "out"))
     page = (tmp_path / "out/report.html").read_text()
     tags = Tags(page)
     assert tags.names <= KNOWN_TAGS
@@ -368,6 +369,8 @@ def test_what_does_not_compare_is_refused() -> None:
     for reports in ([PLACED, replaced("farm", origin={})], [replaced("farm", origin={}), PLACED]):
         with pytest.raises(ExportError, match=r"manifest of farm does not say which images"):
             compare_bundles(reports)
+    with pytest.raises(ExportError, match="1 bundle was named"):
+        require_same_images([("city", {})])
     with pytest.raises(ExportError, match="city was timed on Abacus and farm on Abacus, or with other threads"):
         compare_bundles([PLACED, replaced("farm", machine=dataclasses.replace(PLACED.machine, threads=1))])
 

@@ -125,6 +125,8 @@ def test_a_machine_without_a_gpu_is_told_so(api: Api, monkeypatch: pytest.Monkey
         ({"max_batch": 2, "opt_batch": 3}, "best batch is 3 and the largest 2"),
         ({"max_batch": 0, "opt_batch": 0}, "best batch is 0"),
         ({"workspace_bytes": 0}, "workspace is 0 bytes"),
+        ({"workspace_bytes": 1 << 80}, r"workspace is 1208925819614629174706176 bytes: give 1 to 1099511627776"),
+        ({"max_batch": 1025}, "largest batch is 1025: give at most 1024"),
         ({"dla_core": -1}, "DLA core is -1"),
         ({"max_batch": 2, "opt_batch": 1, "dla_core": 0}, "one batch size alone, but the best batch is 1 and the lar"),
     ],
