@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dphr_infer.atomic import atomic_file, storage_error
+from dphr_infer.atomic import atomic_file, new_parents, storage_error
 from dphr_infer.bundle import MANIFEST_NAME, open_bundle
 from dphr_infer.engines.onnxrt import EXTERNAL_DATA_MARK
 from dphr_infer.errors import BundleError, ConfigError, StorageError
@@ -42,7 +42,6 @@ def _new_file(path: Path, content: bytes, mode: int) -> Iterator[None]:
     The mode holds from the first moment on, which `atomic_file` does not promise: it makes files that all may read.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
         raise StorageError(f"{path} exists already, and a key is never overwritten. Choose another name.") from None
@@ -93,7 +92,11 @@ def make_key(private_path: Path) -> Path:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    with _new_file(private_path, private, _PRIVATE_MODE), _new_file(public_path, public, _PUBLIC_MODE):
+    with (
+        new_parents(private_path),
+        _new_file(private_path, private, _PRIVATE_MODE),
+        _new_file(public_path, public, _PUBLIC_MODE),
+    ):
         return public_path
 
 

@@ -120,7 +120,8 @@ def test_a_file_system_that_lets_others_read_the_key_is_refused(
 
 def test_a_path_that_no_key_can_have_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    for path in (tmp_path / "file" / "drone.pem", Path("/"), tmp_path):
+    long = tmp_path / "new" / "keys" / ("x" * 300)
+    for path in (tmp_path / "file" / "drone.pem", Path("/"), tmp_path, long):
         with pytest.raises(StorageError):
             make_key(path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
