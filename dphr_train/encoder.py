@@ -217,7 +217,7 @@ def _unreadable(path: Path, words: str) -> CheckpointError:
             "are read. Where you trust it, load it with its own code and save model.state_dict()."
         )
     lines = words.rpartition("WeightsUnpickler error:")[2].splitlines()
-    reason = next((line.strip().rstrip(".") for line in lines if line.strip()), "no reason given")
+    reason = next((line.split(". ")[0].strip().rstrip(".") for line in lines if line.strip()), "no reason given")
     return CheckpointError(
         f"The weights {path} cannot be read: the file is damaged, cut short or no .pth or .safetensors file "
         f"({printable(reason)[:200]}). Copy it again."

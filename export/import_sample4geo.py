@@ -23,7 +23,7 @@ from dphr_train.checkpoint import Checkpoint, write_checkpoint
 from dphr_train.config import DataConfig, DatasetName, ModelConfig, TrainConfig
 from dphr_train.encoder import Encoder, import_timm, load_exactly, read_state_dict
 from dphr_train.presets.sample4geo import SAMPLE4GEO
-from export.source import IMPORTED, require_whole_patches
+from export.source import IMPORTED, make_encoder
 
 LAYOUT = "sample4geo"
 _WRAPPED, _NETWORK, _SCALE = "module.", "model.", "logit_scale"
@@ -72,8 +72,7 @@ def import_sample4geo(
     state = _read_state(weights)
     network = {name.removeprefix(_NETWORK): value for name, value in state.items() if name.startswith(_NETWORK)}
     scale = _logit_scale(weights, state)
-    made = Encoder(config.model, image_px, config.data.ground_px)
-    require_whole_patches(made, image_px)
+    made = make_encoder(config.model, image_px, config.data.ground_px)
     _require_fitting(weights, network, made, image_px)
     load_exactly(made.backbone, network, str(weights))
     imported = {"layout": LAYOUT, "weights_sha256": file_digest(weights)}

@@ -101,8 +101,7 @@ def from_timm(
     config = ModelConfig(name, str(weights.absolute()) if isinstance(weights, Path) else weights, pooling)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same command gives the same bundle, and the caller's generator is left alone
-        encoder = Encoder(config, image_px)
-    require_whole_patches(encoder, image_px)
+        encoder = make_encoder(config, image_px)
     load_pretrained(encoder, config.weights)
     trained_with = str(encoder.backbone.default_cfg.get("interpolation", "bilinear"))
     preprocess = Preprocess(image_px, image_px, _INTERPOLATIONS.get(trained_with, "bilinear"))
@@ -110,12 +109,16 @@ def from_timm(
     return ExportSource(encoder.eval(), preprocess, {**origin, **package_versions()})
 
 
-def require_whole_patches(encoder: Encoder, image_px: int) -> None:
-    """Refuse a side that leaves pixels over, which the network would never see; where its patches have a known size.
+def make_encoder(config: ModelConfig, image_px: int, ground_px: tuple[int, int] | None = None) -> Encoder:
+    """A network of timm for a size that was given as --image-px; arguments as `Encoder`.
 
     Raises:
-        ConfigError: says both numbers and the nearest sides that fit.
+        ConfigError: timm has no such model, it takes no such size, or pixels of that size fall out between its patches.
     """
+    try:
+        encoder = Encoder(config, image_px, ground_px)
+    except ConfigError as error:  # in the words of training's settings
+        raise ConfigError(str(error).replace("data.image-px", "--image-px")) from error
     patch = getattr(getattr(encoder.backbone, "patch_embed", None), "patch_size", None)
     for side in patch if isinstance(patch, tuple) else (patch,):
         if isinstance(side, int) and image_px % side:
@@ -124,6 +127,7 @@ def require_whole_patches(encoder: Encoder, image_px: int) -> None:
                 f"{encoder.name} cuts images into patches of {side} px, and --image-px is {image_px}: the last "
                 f"{image_px % side} px of each side would be left out. Give {fitting}."
             )
+    return encoder
 
 
 def package_versions() -> dict[str, str]:

@@ -264,6 +264,7 @@ def test_a_size_that_leaves_pixels_over_is_refused_with_those_that_fit() -> None
         r"vit_tiny.* patches of 16 px, and --image-px is 50: the last 2 px .* Give 48 or 64\.",
         lambda: from_timm("vit_tiny_patch16_224", 50, "random"),
     )
+    refuse(ConfigError, "17 x 17 px .*choose another --image-px", lambda: from_timm("test_vit", 17, "random"))
     assert from_timm("test_convnext", 50, "random").preprocess.height_px == 50  # a convolution reads every pixel
 
 
