@@ -81,31 +81,38 @@ class BuildProgress:
 
 @contextmanager
 def held_interrupts() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets; at the end of the block the interrupt happens, and goes before an error in it.
+    """Yield an event that Ctrl-C or SIGTERM sets; the signal happens at the end of the block, before an error in it.
 
     Only the main thread hears signals, and a handler that is not Python's cannot be called: there the event is never
-    set, and an interrupt goes where it always went.
+    set, and a signal goes where it always went.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed inside.
+        KeyboardInterrupt: Ctrl-C was pressed inside, or what the previous handler raises for the signal that came.
     """
     pressed = threading.Event()
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+    came: list[int] = []
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():
         yield pressed
         return
 
     def hold(number: int, frame: FrameType | None) -> None:
+        came.append(number)
         pressed.set()
 
-    signal.signal(signal.SIGINT, hold)
+    held = [number for number, handler in previous.items() if callable(handler)]
+    for number in held:
+        signal.signal(number, hold)
     try:
         yield pressed
     except Exception:  # a build that was asked to stop ends in one
         if not pressed.is_set():
             raise
     finally:
-        signal.signal(signal.SIGINT, previous)
-    if pressed.is_set():
-        previous(signal.SIGINT, None)
+        for number in held:
+            signal.signal(number, previous[number])
+    if came:
+        handler = previous[signal.Signals(came[0])]
+        if callable(handler):
+            handler(came[0], None)
         raise KeyboardInterrupt

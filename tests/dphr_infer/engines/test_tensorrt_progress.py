@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dphr_infer.engines.tensorrt_progress import PERCENT, BuildProgress, held_interrupts
-from dphr_infer.terminal import Progress
+from dphr_infer.terminal import Progress, Terminated, raised_termination
 
 
 class Bar:
@@ -137,6 +137,14 @@ def test_an_error_inside_restores_the_handler_and_passes_through() -> None:
     with pytest.raises(ValueError, match="inside"), held_interrupts():
         raise ValueError("inside")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_sigterm_is_held_too_and_raises_what_the_program_raises_for_it() -> None:
+    reached = False
+    with pytest.raises(Terminated), raised_termination(), held_interrupts() as pressed:
+        signal.raise_signal(signal.SIGTERM)
+        reached = pressed.is_set()
+    assert reached
 
 
 def test_an_error_that_a_stop_led_to_gives_way_to_the_interrupt() -> None:
