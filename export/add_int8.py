@@ -10,8 +10,9 @@ from dphr_infer.atomic import atomic_folder
 from dphr_infer.bundle import MANIFEST_NAME, Manifest, digest_files, model_name, open_bundle
 from dphr_infer.engines.onnxrt import OnnxRuntimeEngine
 from dphr_infer.errors import ExportError
-from export.build_bundle import ExportRequest, evaluation_facts, write_int8_model
-from export.evaluation_set import read_evaluation_set, require_enough
+from export.build_bundle import ExportRequest, evaluation_facts, int8_calibration, write_int8_model
+from export.evaluation_set import read_evaluation_set
+from export.int8_model import require_recipe
 from export.parity import Gate, compare, embed_evaluation_set, say
 
 FIRST_PARITY = "fp32_parity_with_its_reference"
@@ -41,8 +42,10 @@ def add_int8(request: ExportRequest) -> Manifest:
         raise ExportError(f"{bundle} has an int8 model already. Name a bundle without one.")
     preprocess = opened.manifest.preprocess
     with atomic_folder(request.out) as folder:
+        content = paths["fp16"].read_bytes()
+        require_recipe(content, opened.manifest.encoder)
         data = read_evaluation_set(request.data, request.max_images, request.dataset)
-        require_enough(data, ["int8"])
+        calibration = int8_calibration(request, preprocess, data)
         for name in opened.manifest.files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((bundle / name).read_bytes())
@@ -52,8 +55,7 @@ def add_int8(request: ExportRequest) -> Manifest:
         half = gate.judge("fp16", paths["fp16"])
         say(half)
         half.require()
-        content = paths["fp16"].read_bytes()
-        quantisation, report = write_int8_model(folder, request, content, opened.manifest.encoder, gate)
+        quantisation, report = write_int8_model(folder, request, content, opened.manifest.encoder, gate, calibration)
         reports = {"fp32": compare("fp32", reference, reference, data), "fp16": half, "int8": report}
         first = json.dumps(dataclasses.asdict(opened.manifest.parity["fp32"]))
         manifest = dataclasses.replace(

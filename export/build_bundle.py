@@ -197,20 +197,17 @@ def write_int8_model(
     half: bytes,
     encoder: str,
     gate: Gate,
-    calibration: CalibrationSet | None = None,
+    calibration: CalibrationSet,
 ) -> tuple[Quantisation, ParityReport]:
     """Write model.int8.onnx and what its layers cost.
 
     Args:
-        calibration: of `int8_calibration`; None reads it now.
+        calibration: of `int8_calibration`.
 
     Raises:
         ExportError: it cannot be made, or passes the gate with no choice of layers.
-        DatasetError, ImageError: the calibration images cannot be read.
         EngineError: ONNX Runtime cannot run it.
     """
-    if calibration is None:
-        calibration = int8_calibration(request, gate.preprocess, gate.data)
     reports: dict[bytes, ParityReport] = {}
 
     def passes(model: bytes) -> bool:

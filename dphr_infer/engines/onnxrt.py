@@ -123,8 +123,7 @@ class OnnxRuntimeEngine:
             raise EngineError(f"{self._path} cannot be read: {error.strerror}.") from error
         if EXTERNAL_DATA_MARK in model:
             raise EngineError(
-                f"{self._path} keeps weights in other files, which no digest covers. "
-                "Export it with external_data=False."
+                f"{self._path} keeps weights in other files, which no digest covers. Export it with dphr-export."
             )
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads

@@ -147,9 +147,7 @@ def build_plan(model: bytes, options: BuildOptions, name: str, api: Api | None =
     """
     api = api if api is not None else open_tensorrt()
     if EXTERNAL_DATA_MARK in model:
-        raise EngineError(
-            f"{name} keeps weights in other files, which no digest covers. Export it with external_data=False."
-        )
+        raise EngineError(f"{name} keeps weights in other files, which no digest covers. Export it with dphr-export.")
     messages = Messages()
     logger = api.logger(messages)
     before, reset = _memory_bytes("VmRSS"), _reset_peak()

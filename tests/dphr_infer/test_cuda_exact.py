@@ -15,10 +15,9 @@ from dphr_infer import cuda
 from dphr_infer.errors import DphrError, EngineError, GalleryError, MissingPackageError
 from dphr_infer.kernels import fatbin
 from dphr_infer.kernels.operands import pad_queries
-from dphr_infer.kernels.topk import SCAN_ARGUMENTS, plan_topk
+from dphr_infer.kernels.topk import SCAN_ARGUMENTS, pack_arguments, plan_topk
 from dphr_infer.matchers import cuda_exact
 from dphr_infer.matchers.cuda_exact import CudaExactMatcher, cut_ranges, merge
-from dphr_infer.kernels.topk import pack_arguments
 from dphr_infer.matchers.numpy_exact import NumpyExactMatcher, match_by_sorting
 from dphr_infer.matchers.open import open_matcher
 from dphr_infer.types import Matches
