@@ -1,14 +1,22 @@
-"""Loads tests/cuda_on_cpu/runner.py, which runs the project's CUDA kernels on this processor."""
+"""Loads tests/cuda_on_cpu/runner.py, which runs the project's CUDA kernels on this processor.
+
+A shell that starts the tests in the background lets them ignore Ctrl-C, and every process that they start: tests of
+interrupts need what a terminal gives.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _load(name: str, path: Path) -> ModuleType:
