@@ -128,8 +128,9 @@ def plan_preprocess(frame: FrameFormat, preprocess: Preprocess, turned: bool, sh
         shared_limit: shared memory in bytes that a block may ask for (opt-in): 166,912 on sm_87, 232,448 on sm_90.
 
     Raises:
-        ImageError: one output pixel covers so many pixels of the frame that they do not fit in shared memory, or the
-            frame is so small that turning it may leave less than 16 px a side.
+        ImageError: one output pixel covers so many pixels of the frame that they do not fit in shared memory, which
+            needs a frame of more than 200 times the model's sides; or the frame is so small that turning it may
+            leave less than 16 px a side.
     """
     if not turned:
         extents = [_Extent(*picture_windows(frame.width_px, frame.height_px, preprocess))]

@@ -1,6 +1,5 @@
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -364,18 +363,9 @@ def test_a_full_disk_while_indexing_is_one_line_and_leaves_nothing(bundle, site,
 IMPORTS = "import sys, dphr_infer.cli; print(*sorted({name.split('.')[0] for name in sys.modules}))"
 
 
-def test_importing_the_commands_loads_no_torch_and_no_optional_package() -> None:
+def test_importing_the_commands_loads_the_standard_library_and_three_packages_only() -> None:
+    # Start-up time hangs on this; `bench` measures it.
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
-    assert not loaded & {"torch", "timm", "onnxruntime", "onnx", "rasterio", "pycuda", "tensorrt", "matplotlib"}
-    assert {"numpy", "PIL", "safetensors", "dphr_infer"} <= loaded
-
-
-def test_importing_the_commands_takes_less_than_half_a_second_of_cpu() -> None:
-    used = []
-    for _ in range(3):  # CPU seconds of the best of three: other work on the machine must not fail this
-        before = os.times()
-        subprocess.run([sys.executable, "-c", "import dphr_infer.cli"], check=True)
-        after = os.times()
-        used.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    assert min(used) < 0.5
+    # An editable installation's finder and an interpreter's configuration begin with an underscore.
+    loaded = {name for name in done.stdout.split() if not name.startswith("_")} - sys.stdlib_module_names
+    assert loaded == {"numpy", "PIL", "safetensors", "dphr_infer"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from preprocess_launches import ORIN_SHARED_BYTES
 
@@ -31,9 +31,12 @@ FORMATS = {
     turned=st.booleans(),
     limit=st.sampled_from(SHARED_LIMITS),
 )
+@example(4000, 4000, (20, 20), "bicubic", "rgb", False, 101_376)
+@example(4576, 4576, (23, 23), "box", "nv12", True, 101_376)
 def test_a_plan_covers_the_image_and_fits_in_shared_memory(
     width, height, model, interpolation, pixels, turned, limit
 ) -> None:
+    assume(max(width, height) <= 200 * min(model))
     plan = plan_preprocess(FORMATS[pixels](width, height), Preprocess(*model, interpolation), turned, limit)
     for tiles, side, tile in zip(plan.tiles, model[::-1], ("tile_w", "tile_h"), strict=True):
         assert (tiles - 1) * plan.sizes[tile] < side <= tiles * plan.sizes[tile]
