@@ -25,11 +25,11 @@ QUERIES_A_PASS = 256
 
 # A product of a tall matrix and few queries is bound by OpenBLAS copying the matrix for its large kernels; up to this
 # many multiplications it does not copy where it has small kernels, and never starts threads of its own. 8 queries:
-# 9 GB/s a core instead of 4; from 33 queries on, the large kernels win. With one query nothing is copied; it is cut
-# only so that our threads do the work: OpenBLAS's wait for each other at every product, which a busy core makes slow.
+# 9 GB/s a core instead of 4; from 33 queries on, the large kernels win. One query is multiplied row by row: NumPy then
+# calls the BLAS' dot product, which keeps up with memory where its matrix-vector product may not (EPYC: 29 GB/s a
+# core instead of 12), and no threads but ours wait for each other.
 _SMALL_PRODUCT = 1 << 18
 _SMALL_PRODUCT_QUERIES = 32
-_SMALL_PRODUCT_ONE_QUERY = 9216
 _SIMILARITIES_A_BLOCK = 1 << 18
 _ROWS_A_BLOCK = 1 << 14
 _ROWS_FIRST = 256
@@ -57,8 +57,8 @@ class BlockScan:
 
     Args:
         block_bytes: memory for one block's similarities and keys, of all threads together, whatever N and Q are.
-        threads: for up to 32 queries; None is every core that this process may use. More queries, and one query with
-            one thread, are left to the threads of NumPy's BLAS.
+        threads: for up to 32 queries; None is every core that this process may use. More queries are left to the
+            threads of NumPy's BLAS.
     """
 
     def __init__(self, block_bytes: int, threads: int | None) -> None:
@@ -108,7 +108,7 @@ class BlockScan:
         best = _BestKeys(len(queries), k)
         waiting = iter(blocks)  # the threads share it; each takes the next block when it is done with one
         largest_block = max(stop - start for start, stop in blocks)
-        step = _rows_a_product(len(queries), len(columns), threaded=pool is not None)
+        step = _rows_a_product(len(queries), len(columns))
 
         def scan(limit: int | None = None) -> None:
             similarity = np.empty((best.whole_groups(largest_block), len(queries)), np.float32)
@@ -208,11 +208,11 @@ class _BestKeys:
         return np.sort(self._keys, axis=1)[:, ::-1]
 
 
-def _rows_a_product(n_queries: int, dim: int, threaded: bool) -> int | None:
+def _rows_a_product(n_queries: int, dim: int) -> int | None:
     """Gallery rows that one call of the BLAS gets; None for as many as there are."""
-    if n_queries > _SMALL_PRODUCT_QUERIES or (n_queries == 1 and not threaded):
-        return None
-    return max(1, (_SMALL_PRODUCT_ONE_QUERY if n_queries == 1 else _SMALL_PRODUCT) // (n_queries * dim))
+    if n_queries == 1:
+        return 1
+    return max(1, _SMALL_PRODUCT // (n_queries * dim)) if n_queries <= _SMALL_PRODUCT_QUERIES else None
 
 
 def multiply(

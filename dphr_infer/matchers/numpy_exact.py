@@ -1,7 +1,8 @@
 """Exact search in NumPy by float32 products: the matcher of a CPU, and the reference of every other matcher.
 
-Two rows with the same content are equal only if the BLAS sums them in the same order; where it does not, their
-similarities differ in the last bit and the higher one comes first, whichever row that is.
+Two rows with the same content are equal only if the BLAS sums them in the same order, which it need not do for two
+queries or more; where it does not, their similarities differ in the last bit and the higher one comes first, whichever
+row that is.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class NumpyExactMatcher:
         widen_bytes: a float16 gallery that takes no more than this as float32 is widened once, in `__enter__`; a
             larger one in every call, which takes five times as long for one query as reading float32:
             `NumpyInt8Matcher` is for such a gallery.
-        threads: for up to 32 queries, when entered; None is every core that this process may use. More queries, and
-            one query with one thread, are left to the threads of NumPy's BLAS.
+        threads: for up to 32 queries, when entered; None is every core that this process may use. More queries are
+            left to the threads of NumPy's BLAS.
     """
 
     name = "numpy exact"

@@ -62,6 +62,22 @@ def test_match_gives_ties_to_the_lower_row() -> None:
     assert found.similarity.tolist() == [[1.0, 1.0, 0.0, 0.0, -1.0]]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dim", [7, 512])
+def test_equal_rows_of_any_values_tie_for_one_query_wherever_they_lie(dim: int, threads: int) -> None:
+    rng = np.random.default_rng(5)
+    different = random_units(rng, 400, dim)
+    which = rng.integers(0, 400, 40_000)
+    with NumpyExactMatcher(different[which], threads=threads) as matcher:
+        found = matcher.match(different[17:18], 60)
+        within = matcher.match(different[17:18], 20, [(1003, 2500), (2501, 40_000)])
+    copies = np.flatnonzero(which == 17)
+    assert found.rows[0].tolist() == copies[:60].tolist()
+    inside = [row for row in copies if 1003 <= row < 2500 or row >= 2501]
+    assert within.rows[0].tolist() == inside[:20]
+    assert np.unique(found.similarity[0]).tolist() == np.unique(within.similarity[0]).tolist()
+
+
 def test_minus_zero_ties_with_zero() -> None:
     gallery = np.array([[-0.0, 1], [0.0, 1], [0.0, -1]], np.float32)
     found = NumpyExactMatcher(gallery).match(np.array([[1, 0]], np.float32), 3)
