@@ -77,6 +77,7 @@ class BatchCase:
         ceiling: None where the engine runs elsewhere than what was measured.
     """
 
+    encoder: str
     preprocess: Preprocess
     engine: Engine
     model_path: Path
@@ -107,6 +108,10 @@ class BatchCase:
         embed_summary, locate_summary = summarise(embed), None if locate is None else summarise(locate)
         record = BatchRecord(
             batch=batch,
+            encoder=self.encoder,
+            engine=self.engine.name,
+            input_width_px=self.preprocess.width_px,
+            input_height_px=self.preprocess.height_px,
             precision=self.precision,
             threads=self.threads,
             embed=embed_summary,

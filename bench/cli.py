@@ -31,7 +31,6 @@ from bench.request import (
     SINGLE_STREAM_SHARE,
     BenchRequest,
 )
-from bench.rig import Prior
 from bench.run import run_bench
 from bench.sweep_cli import add_sweep, run_sweep
 from dphr_infer.atomic import atomic_file, check_target
@@ -40,6 +39,7 @@ from dphr_infer.engines.open import DEVICES
 from dphr_infer.errors import ConfigError
 from dphr_infer.localizer import DEFAULT_TOP_K, HEADINGS
 from dphr_infer.scoring import NEAR_M
+from dphr_infer.search_options import prior_of
 from dphr_infer.terminal import run_command
 from dphr_infer.types import GeoPoint
 
@@ -175,14 +175,6 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _prior(arguments: argparse.Namespace) -> Prior | None:
-    if arguments.near is None and arguments.within is None:
-        return None
-    if arguments.near is None or arguments.within is None or not arguments.within > 0:
-        raise ConfigError("--near and --within belong together: a place, and the radius around it above 0 m.")
-    return Prior(arguments.near, arguments.within)
-
-
 def _run(arguments: argparse.Namespace) -> int:
     outputs = [path for path in (arguments.json, arguments.markdown, arguments.html) if path is not None]
     for path in outputs:
@@ -206,7 +198,7 @@ def _run(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             top_k=arguments.top_k,
             heading=arguments.heading,
-            prior=_prior(arguments),
+            prior=prior_of(arguments.near, arguments.within),
             truth=arguments.truth,
             recall_within_m=arguments.recall_within,
             least_recall=arguments.least_recall,

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.plots import BLUE, GREY, ORANGE, RED, Plot, draw, plain_log_axis
+from bench.plots import BLUE, COLOURS, GREY, Plot, draw, plain_log_axis
 from bench.record import ENDURANCE, BenchRecord, MatchRecord
 
 if TYPE_CHECKING:
     from bench.plots import Axes
 
-_COLOURS = (BLUE, ORANGE, "#2e7d32", RED, "#6a4c93", GREY)
 _FEWEST_SIZES = 2
 _FEWEST_READINGS = 3
 _TALL_IN = 3.6
@@ -46,7 +45,7 @@ def roofline_plot(record: BenchRecord) -> Plot:
 
     def paint(axes: Axes) -> None:
         axes.plot(intensities, roof, color=GREY, label="measured ceiling")
-        for kind, colour in zip(dict.fromkeys(p[3] for p in points), _COLOURS, strict=False):
+        for kind, colour in zip(dict.fromkeys(p[3] for p in points), COLOURS, strict=False):
             mine = [p for p in points if p[3] == kind]
             axes.plot([p[1] for p in mine], [p[2] / 1e9 for p in mine], "o", color=colour, label=kind, markersize=5)
         plain_log_axis(axes, (1.0,))
@@ -68,7 +67,8 @@ def _curves(matching: tuple[MatchRecord, ...]) -> dict[str, list[MatchRecord]]:
     found: dict[str, list[MatchRecord]] = {}
     for match in matching:
         if match.prior_m is None:
-            label = f"{match.dtype}, D {match.dim}, {match.queries} q, k {match.k}"
+            threads = f", {match.threads} threads" if match.threads else ""
+            label = f"{match.dtype}, D {match.dim}, {match.queries} q, k {match.k}{threads}"
             found.setdefault(label, []).append(match)
     sized = {label: sorted(curve, key=lambda m: m.rows) for label, curve in found.items()}
     return {label: curve for label, curve in sized.items() if len({m.rows for m in curve}) >= _FEWEST_SIZES}
@@ -79,10 +79,10 @@ def gallery_size_plot(matching: tuple[MatchRecord, ...], bandwidth: float) -> Pl
     curves = _curves(matching)
     if not curves:
         return None
-    shown = dict(list(curves.items())[: len(_COLOURS)])
+    shown = dict(list(curves.items())[: len(COLOURS)])
 
     def paint(axes: Axes) -> None:
-        for (label, curve), colour in zip(shown.items(), _COLOURS, strict=False):
+        for (label, curve), colour in zip(shown.items(), COLOURS, strict=False):
             rows = [m.rows for m in curve]
             axes.plot(rows, [m.latency.p50_ms for m in curve], "o-", color=colour, label=label, markersize=4)
             axes.plot(rows, [m.limit_ms for m in curve], "--", color=colour, linewidth=0.8, alpha=0.7)
@@ -120,10 +120,10 @@ def timeline_plots(record: BenchRecord) -> list[Plot]:
             continue
         # Cores of one machine run together: the widest-ranging few tell the story.
         widest = sorted(series, key=lambda name: max(series[name][1]) - min(series[name][1]), reverse=True)
-        shown = sorted(widest[: len(_COLOURS)])
+        shown = sorted(widest[: len(COLOURS)])
 
         def paint(axes: Axes, shown: list[str] = shown, unit: str = unit, series: dict = series) -> None:  # type: ignore[type-arg]
-            for name, colour in zip(shown, _COLOURS, strict=False):
+            for name, colour in zip(shown, COLOURS, strict=False):
                 axes.plot(*series[name], color=colour, label=name, linewidth=1.2)
             axes.set_xlabel("minutes since the recording began")
             axes.set_ylabel(unit)

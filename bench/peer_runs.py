@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,24 +61,54 @@ def _records(
         )
 
 
-def match_peers(
-    embeddings: NDArray[Any], matcher: Matcher, queries: NDArray[np.float32], k: int, threads: int, seconds: float
-) -> list[PeerRecord]:
-    """Our open matcher beside every search that is installed, on float32 copies of the same rows.
+@dataclass(frozen=True, slots=True, eq=False)
+class MatchPeers:
+    """Searches opened on float32 copies of a gallery's rows.
+
+    Attributes:
+        rows, dim: of the gallery.
+        peers: ready to search.
+        left_out: {package: why it is none of them}.
+    """
+
+    rows: int
+    dim: int
+    peers: tuple[Peer, ...]
+    left_out: Mapping[str, str]
+
+
+def open_match_peers(embeddings: NDArray[Any], threads: int) -> MatchPeers:
+    """Every search that is installed, opened on these rows.
 
     Args:
         embeddings: the gallery's, float16 or float32 (N, D).
-        queries: float32 (Q, D), unit length.
         threads: of the peers that can be told.
     """
-    task = f"matching {len(embeddings):,} x {embeddings.shape[1]}, {len(queries)} q, k {k}"
     free = available_memory_bytes()
     if free and 8 * embeddings.size > free:  # their float32 rows, and as much again for what they make of them
         reason = f"{4 * embeddings.size / 1e9:.1f} GB of float32 rows, twice, do not fit in {free / 1e9:.1f} GB"
-        return [PeerRecord(task, "all", "", None, None, None, None, reason)]
+        return MatchPeers(*embeddings.shape, (), {"all": reason})
     peers, left_out = open_peers(np.ascontiguousarray(embeddings, np.float32), threads)
+    return MatchPeers(*embeddings.shape, tuple(peers), left_out)
+
+
+def match_peers(
+    opened: MatchPeers, matcher: Matcher, queries: NDArray[np.float32], k: int, seconds: float, words: str = ""
+) -> list[PeerRecord]:
+    """Our open matcher beside the peers, on the same rows.
+
+    Args:
+        opened: the peers.
+        matcher: ours, entered, on the rows that the peers were opened on.
+        queries: float32 (Q, D), unit length.
+        words: what else tells this search from others of the run.
+    """
+    task = f"matching {opened.rows:,} x {opened.dim}, {len(queries)} q, k {k}{words}"
+    left_out = [PeerRecord(task, name, "", None, None, None, None, why) for name, why in opened.left_out.items()]
+    if not opened.peers:
+        return left_out
     ours = Peer(f"{OURS} {matcher.name}", _version(), matcher.match)
-    by_name = {peer.name: peer for peer in (ours, *peers)}
+    by_name = {peer.name: peer for peer in (ours, *opened.peers)}
     calls = {name: (lambda search=peer.search: search(queries, k)) for name, peer in by_name.items()}
     true_rows = ours.search(queries, k).rows
     found = list(
@@ -89,7 +120,7 @@ def match_peers(
             lambda name: recall_of(by_name[name].search(queries, k).rows, true_rows),
         )
     )
-    return found + [PeerRecord(task, name, "", None, None, None, None, why) for name, why in left_out.items()]
+    return found + left_out
 
 
 def _torch_version() -> str:

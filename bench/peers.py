@@ -13,8 +13,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +42,9 @@ _HNSW_LEAST_RECALL = 0.95
 _HNSW_MOST_ROWS = 200_000
 _HNSW_PROBES = 50
 _HNSW_PROBE_K = 10
+_REHEARSAL = "import sys; from bench.peers import rehearse; rehearse(sys.argv[1], *map(int, sys.argv[2:]))"
+_REHEARSAL_ROWS = 200
+_REHEARSAL_SECONDS = 180
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +200,41 @@ def recall_of(rows: NDArray[np.int32], true_rows: NDArray[np.int32]) -> float:
     return sum(hits) / true_rows.size
 
 
+def rehearse(package: str, dim: int, threads: int) -> None:
+    """Open a package on a few rows and search once with one query and with several."""
+    rows = np.random.default_rng(0).standard_normal((_REHEARSAL_ROWS, dim), dtype=np.float32)
+    for peer in _OPENERS[package](rows, threads):
+        peer.search(rows[:1], 5)
+        peer.search(rows[:40], 5)
+
+
+def crash_of(package: str, dim: int, threads: int) -> str | None:
+    """How a package ends a process that uses it, in words; None where it does not, or is not installed.
+
+    It is tried in a process of its own, because nothing can be caught of an illegal instruction or a fault in memory.
+    """
+    if importlib.util.find_spec(package) is None:
+        return None
+    here = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _REHEARSAL, package, str(dim), str(threads)],
+            env=os.environ | {"PYTHONPATH": path},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_REHEARSAL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{package} did not end a search of {_REHEARSAL_ROWS} rows within {_REHEARSAL_SECONDS} s"
+    if done.returncode >= 0:  # what it raised, it will raise again where its words are seen
+        return None
+    return f"{package} ended a process that searched {_REHEARSAL_ROWS} rows: {signal.Signals(-done.returncode).name}"
+
+
 def open_peers(gallery: NDArray[np.float32], threads: int) -> tuple[list[Peer], dict[str, str]]:
-    """Every peer that is installed, and {package: why it is left out} of the others.
+    """Every peer that is installed and works, and {package: why it is left out} of the others.
 
     Args:
         gallery: float32 (N, D), C-contiguous, unit length.
@@ -200,6 +242,10 @@ def open_peers(gallery: NDArray[np.float32], threads: int) -> tuple[list[Peer], 
     """
     peers, left_out = open_numpy(gallery), {}
     for package, open_package in _OPENERS.items():
+        crash = crash_of(package, gallery.shape[1], threads)
+        if crash is not None:
+            left_out[package] = crash
+            continue
         try:
             peers += open_package(gallery, threads)
         except MissingPackageError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.record import CAMERA, MULTI_STREAM, OFFLINE, SINGLE_STREAM, BenchRecord, ScenarioRecord
-from bench.report import format_share
+from bench.report import batch_kinds, format_share
 from bench.stats import format_ms
 from dphr_infer.errors import MissingPackageError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 END_TO_END = "end to end"
 BLUE, ORANGE, GREY, RED = "#1f6fb2", "#d9730d", "#8a8f98", "#b3261e"
+COLOURS = (BLUE, ORANGE, "#2e7d32", RED, "#6a4c93", GREY)
 INK = "#a1540a"
 _SIZE_IN = (4.7, 3.1)
 _MAX_BINS = 50
@@ -133,13 +134,21 @@ def stage_plot(scenario: ScenarioRecord) -> Plot:
 
 def throughput_plot(record: BenchRecord) -> Plot:
     """Images a second by batch size."""
-    sizes = [entry.batch for entry in record.batches]
+    sizes = sorted({entry.batch for entry in record.batches})
+    curves: dict[str, list[tuple[int, float]]] = {}
+    kinds = batch_kinds(record.batches)
+    several = len(set(kinds)) > 1
+    for entry, kind in zip(record.batches, kinds, strict=True):
+        words = f" {kind}" if several else ""
+        curves.setdefault(f"embed{words}", []).append((entry.batch, entry.embed_images_per_s))
+        if entry.locate_images_per_s is not None:
+            curves.setdefault(f"locate{words}", []).append((entry.batch, entry.locate_images_per_s))
+    shown = dict(list(curves.items())[: len(COLOURS)])
 
     def paint(axes: Axes) -> None:
-        axes.plot(sizes, [b.embed_images_per_s for b in record.batches], "o-", color=BLUE, label="embed")
-        located = [(b.batch, b.locate_images_per_s) for b in record.batches if b.locate_images_per_s is not None]
-        if located:
-            axes.plot(*zip(*located, strict=True), "s-", color=ORANGE, label="locate")
+        for (label, points), colour in zip(shown.items(), COLOURS, strict=False):
+            mark = "s-" if label.startswith("locate") else "o-"
+            axes.plot(*zip(*sorted(points), strict=True), mark, color=colour, label=label)
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
@@ -150,7 +159,9 @@ def throughput_plot(record: BenchRecord) -> Plot:
         axes.set_ylabel("images/s")
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
-    return Plot("Throughput", "Images a second at the median, by batch size.", draw("throughput", paint))
+    left = len(curves) - len(shown)
+    caption = "Images a second at the median, by batch size." + (f" {left} more not drawn." if left else "")
+    return Plot("Throughput", caption, draw("throughput", paint, _SIZE_IN[1] + 0.2 * (len(shown) // 2)))
 
 
 def match_plot(record: BenchRecord) -> Plot:

@@ -99,6 +99,7 @@ class BatchRecord:
     """Throughput of one batch size.
 
     Attributes:
+        encoder, engine, input_width_px, input_height_px: what embeds, and the size that it takes.
         embed: of one batch of images at model size through the engine.
         embed_limit: of that; None where the graph could not be counted.
         locate: of `locate_many` on as many decoded photos: prepare, embed, match, estimate; None without a gallery.
@@ -106,6 +107,10 @@ class BatchRecord:
     """
 
     batch: int
+    encoder: str
+    engine: str
+    input_width_px: int
+    input_height_px: int
     precision: str
     threads: int
     embed: LatencySummary
@@ -127,6 +132,7 @@ class MatchRecord:
         limit_ms: read_bytes / measured bandwidth.
         bandwidth_share: limit_ms / p50.
         in_cache: what is read fits in the last-level cache, so that the limit does not bind.
+        threads: of the matcher; 0 takes all cores.
         prior_m: radius of the position prior; None without.
         allowed_rows: that the prior leaves.
         filter: of the search for these rows; None without a prior.
@@ -146,6 +152,7 @@ class MatchRecord:
     in_cache: bool
     samples_ms: tuple[float, ...]
     peak_memory_mb: float | None
+    threads: int = 0
     prior_m: float | None = None
     allowed_rows: int | None = None
     filter: LatencySummary | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from bench.record import BatchRecord, BenchRecord, MatchRecord
@@ -13,8 +14,9 @@ from bench.table import LATENCY_HEAD, WORDS, Table, gigabytes
 def match_label(match: MatchRecord) -> str:
     """What was matched, in a few words."""
     kind = "random" if match.generated else "gallery"
+    threads = f", {match.threads} threads" if match.threads else ""
     prior = "" if match.prior_m is None else f", prior {match.prior_m:g} m: {match.allowed_rows:,} rows"
-    return f"{match.rows:,} x {match.dim} {match.dtype}, {match.queries} q, k {match.k} ({kind}{prior})"
+    return f"{match.rows:,} x {match.dim} {match.dtype}, {match.queries} q, k {match.k}{threads} ({kind}{prior})"
 
 
 def format_share(share: float, in_cache: bool = False) -> str:
@@ -68,12 +70,24 @@ def _power_rows(record: BenchRecord) -> list[tuple[str, str]]:
     return [("sensors", f"{mean}{read}{missing}")]
 
 
+def batch_kinds(batches: Sequence[BatchRecord]) -> list[str]:
+    """What each entry measures beside its batch size: the precision, and of the rest what differs between them."""
+    parts = [
+        (b.encoder, f"{b.input_width_px}x{b.input_height_px} px", f"{b.threads or 'all'} threads") for b in batches
+    ]
+    differing = [len(set(column)) > 1 for column in zip(*parts, strict=True)]
+    # An engine's name ends in its precision.
+    engines_differ = len({b.engine for b in batches}) > len({b.precision for b in batches})
+    return [
+        ", ".join([b.engine if engines_differ else b.precision, *itertools.compress(words, differing)])
+        for b, words in zip(batches, parts, strict=True)
+    ]
+
+
 def batch_table(record: BenchRecord) -> Table:
     """Throughput by batch size, and the embedding's share of its limit."""
 
-    threads_vary = len({b.threads for b in record.batches}) > 1
-
-    def cells(b: BatchRecord) -> tuple[str, ...]:
+    def cells(b: BatchRecord, kind: str) -> tuple[str, ...]:
         limit = b.embed_limit
         limits = ("", "", "") if limit is None else (f"{limit.flops / 1e9:.2f}", format_ms(limit.floor_ms), "")
         if limit is not None:
@@ -82,13 +96,12 @@ def batch_table(record: BenchRecord) -> Table:
         if b.locate is not None and b.locate_images_per_s is not None:
             locate = (format_ms(b.locate.p50_ms), f"{b.locate_images_per_s:.1f}", str(b.locate.n))
         embed = (format_ms(b.embed.p50_ms), f"{b.embed_images_per_s:.1f}", str(b.embed.n))
-        threads = f", {b.threads or 'all'} threads" if threads_vary else ""
-        return (f"{b.batch} {b.precision}{threads}", *embed, *limits, *locate)
+        return (f"{b.batch} {kind}", *embed, *limits, *locate)
 
     return Table(
         "Throughput by batch size",
         ("batch", "embed p50 ms", "images/s", "n", "GFLOP", "limit ms", "of limit", "locate p50 ms", "images/s", "n"),
-        tuple(cells(b) for b in record.batches),
+        tuple(cells(b, kind) for b, kind in zip(record.batches, batch_kinds(record.batches), strict=True)),
         "embed is the engine alone on images at model size; locate is everything but decoding. Rates are of the p50. "
         "The limit is the later of the graph's operations at the measured rate of float32 products, and of its "
         "weights, input and output at the measured read bandwidth; the last word says which.",

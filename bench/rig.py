@@ -19,19 +19,12 @@ from dphr_infer.gallery import Gallery
 from dphr_infer.localizer import Localizer
 from dphr_infer.photo import read_photo_metadata
 from dphr_infer.preprocess import read_image
+from dphr_infer.search_options import Prior
 from dphr_infer.types import GeoPoint, LocationEstimate
 
 DECODE, PREPARE, EMBED, FILTER, MATCH, ESTIMATE = "decode", "prepare", "embed", "filter", "match", "estimate"
 STAGES = (DECODE, PREPARE, EMBED, MATCH, ESTIMATE)
 STAGES_WITH_PRIOR = (DECODE, PREPARE, EMBED, FILTER, MATCH, ESTIMATE)
-
-
-@dataclass(frozen=True, slots=True)
-class Prior:
-    """Where the photos must have been taken of: within `within_m` metres of `near`."""
-
-    near: GeoPoint
-    within_m: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,7 +20,7 @@ from bench.clock import StopRule, now_ms
 from bench.endurance import endure, find_drift
 from bench.machine import MachineProfile
 from bench.memory import peak_bytes
-from bench.peer_runs import embed_peers, match_peers
+from bench.peer_runs import embed_peers, match_peers, open_match_peers
 from bench.power import Recorder, energy_per_frame_mj
 from bench.record import (
     CAMERA,
@@ -151,6 +151,7 @@ def _batches(setup: Setup, parts: Parts) -> None:
     say(f"batches of {', '.join(map(str, request.batches))}")
     paths = setup.paths[: min(_PHOTOS_IN_MEMORY, max(request.batches))]
     case = BatchCase(
+        encoder=setup.bundle.manifest.encoder,
         preprocess=setup.bundle.manifest.preprocess,
         engine=setup.engine,
         model_path=setup.bundle.model_path(request.precision),
@@ -232,10 +233,9 @@ def _peers(setup: Setup, parts: Parts) -> None:
         parts.left_out["peers of matching"] = NO_GALLERY
     else:
         k = min(MATCH_TOP_K, len(setup.gallery))
+        opened = open_match_peers(setup.gallery.embeddings, setup.machine.cores)
         for count in MATCH_QUERIES:
-            queries = _queries(setup.rig, count)
-            rows = setup.gallery.embeddings
-            parts.peers += match_peers(rows, setup.matcher, queries, k, setup.machine.cores, request.seconds)
+            parts.peers += match_peers(opened, setup.matcher, _queries(setup.rig, count), k, request.seconds)
     if request.checkpoint is None:
         parts.left_out["peers of embedding"] = "no --checkpoint was given: torch has no weights to run"
         return

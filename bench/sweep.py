@@ -1,7 +1,7 @@
 """dphr-bench sweep: one figure over a grid of settings, a line of JSON for each point.
 
-    sweep match            gallery rows x D x dtype x queries x k x prior radius, on generated galleries
-    sweep embed BUNDLE     precision x threads x batch
+    sweep match               gallery rows x D x dtype x threads x queries x k x prior radius, on generated galleries
+    sweep embed BUNDLE...     bundle (encoder, image size) x device x precision x threads x batch
 
 Every line is a whole record of the schema with one entry in `matching` or `batches`, so that `dphr-bench compare` reads
 it. Every point is checked in the same run: matching against a plain product, embedding against the bundle's self-test.
@@ -24,13 +24,14 @@ from bench.clock import StopRule, measure_overhead_ns, sample
 from bench.generated import CENTRE, generated_gallery
 from bench.machine import MachineProfile, read_machine
 from bench.memory import reset_peak
-from bench.record import Accuracy, BatchRecord, BenchRecord, MatchRecord, Subject
+from bench.peer_runs import MatchPeers, match_peers, open_match_peers
+from bench.record import Accuracy, BatchRecord, BenchRecord, MatchRecord, PeerRecord, Subject
 from bench.roofline import measure_matmul_rate, measure_read_bandwidth
 from bench.run import CONDITIONS, flags_of
 from bench.stats import MIN_SAMPLES_P90, summarise
-from bench.steps import say
+from bench.steps import CPU, say
 from bench.validity import check_selftest, invalid_reasons
-from dphr_infer.bundle import PRECISIONS, SELFTEST_IMAGES, model_name, open_bundle
+from dphr_infer.bundle import PRECISIONS, SELFTEST_IMAGES, Bundle, model_name, open_bundle
 from dphr_infer.engines.open import open_engine
 from dphr_infer.gallery import Gallery
 from dphr_infer.matchers.base import Matcher
@@ -55,6 +56,7 @@ class Bench:
         subject: Subject,
         matching: tuple[MatchRecord, ...] = (),
         batches: tuple[BatchRecord, ...] = (),
+        peers: tuple[PeerRecord, ...] = (),
         accuracy: Accuracy | None = None,
         reasons: tuple[str, ...] = (),
     ) -> BenchRecord:
@@ -72,7 +74,7 @@ class Bench:
             scenarios=(),
             matching=matching,
             batches=batches,
-            peers=(),
+            peers=peers,
             accuracy=accuracy,
             cold_first_ms=None,
             power=None,
@@ -105,10 +107,24 @@ def _best_similarity(
     return best
 
 
-def _match_point(
-    bench: Bench, gallery: Gallery, matcher: Matcher, queries: NDArray[np.float32], k: int, prior_m: float
-) -> BenchRecord:
+@dataclass(frozen=True, slots=True, eq=False)
+class MatchCase:
+    """An open matcher on a generated gallery.
+
+    Attributes:
+        threads: of the matcher; 0 takes all cores.
+        peers: others on the same rows; None where none were asked for.
+    """
+
+    gallery: Gallery
+    matcher: Matcher
+    threads: int
+    peers: MatchPeers | None
+
+
+def _match_point(bench: Bench, case: MatchCase, queries: NDArray[np.float32], k: int, prior_m: float) -> BenchRecord:
     """One point; `prior_m` 0 searches all rows."""
+    gallery, matcher = case.gallery, case.matcher
     reset_peak()
     ranges, filter_ms = None, None
     if prior_m > 0:
@@ -127,6 +143,7 @@ def _match_point(
         generated=True,
         allowed_rows=None if ranges is None else allowed,
     )
+    record = dataclasses.replace(record, threads=case.threads)
     if filter_ms is not None:
         record = dataclasses.replace(
             record, prior_m=prior_m, filter=summarise(filter_ms), filter_samples_ms=rounded(filter_ms)
@@ -134,10 +151,15 @@ def _match_point(
     best = matcher.match(queries, k, ranges).similarity[:, 0]
     worst = float(np.abs(best - _best_similarity(gallery, queries, ranges)).max())
     reasons = () if worst <= _TOLERANCE else (f"the best similarity differs by {worst:.2g} from a plain product's",)
-    return bench.record(_match_subject(gallery, matcher, k), matching=(record,), reasons=reasons)
+    peers: list[PeerRecord] = []
+    if case.peers is not None and ranges is None:  # the others know no prior
+        words = f", {case.threads} threads" if case.threads else ""
+        peers = match_peers(case.peers, matcher, queries, k, bench.rule.seconds, words)
+    return bench.record(_match_subject(case, k), matching=(record,), peers=tuple(peers), reasons=reasons)
 
 
-def _match_subject(gallery: Gallery, matcher: Matcher, k: int) -> Subject:
+def _match_subject(case: MatchCase, k: int) -> Subject:
+    gallery, matcher = case.gallery, case.matcher
     return Subject(
         encoder=None,
         dim=gallery.dim,
@@ -145,7 +167,7 @@ def _match_subject(gallery: Gallery, matcher: Matcher, k: int) -> Subject:
         precision=None,
         engine=None,
         matcher=matcher.name,
-        threads=0,
+        threads=case.threads,
         bundle_digest=None,
         gallery_rows=len(gallery),
         gallery_dtype=str(gallery.embeddings.dtype),
@@ -160,25 +182,34 @@ def _match_subject(gallery: Gallery, matcher: Matcher, k: int) -> Subject:
 
 def match_points(arguments: argparse.Namespace, bench: Bench) -> Iterator[BenchRecord]:
     """Every point of `sweep match`, smallest galleries first."""
-    for rows, dim, stored in itertools.product(sorted(arguments.rows), arguments.dim, arguments.dtype):
+    galleries = itertools.product(sorted(arguments.rows), arguments.dim, arguments.dtype)
+    for (rows, dim, stored), threads in itertools.product(galleries, arguments.threads):
         gallery = generated_gallery(arguments.cache, rows, dim, stored)
-        with open_matcher(gallery.embeddings, scan=arguments.scan) as matcher:
+        with open_matcher(gallery.embeddings, scan=arguments.scan, threads=threads or None) as matcher:
+            peers = open_match_peers(gallery.embeddings, threads or bench.machine.cores) if arguments.peers else None
+            case = MatchCase(gallery, matcher, threads, peers)
             for count, k, prior_m in itertools.product(arguments.queries, arguments.k, arguments.prior_m):
-                say(f"{rows} x {dim} {stored}, {count} queries, k {k}" + (f", prior {prior_m:g} m" if prior_m else ""))
-                queries = generate_rows(count, dim, "float32", seed=1)
-                yield _match_point(bench, gallery, matcher, queries, k, prior_m)
+                prior = f", prior {prior_m:g} m" if prior_m else ""
+                say(f"{rows} x {dim} {stored}, {threads or 'all'} threads, {count} queries, k {k}{prior}")
+                yield _match_point(bench, case, generate_rows(count, dim, "float32", seed=1), k, prior_m)
 
 
 def embed_points(arguments: argparse.Namespace, bench: Bench) -> Iterator[BenchRecord]:
     """Every point of `sweep embed`."""
-    bundle = open_bundle(arguments.bundle)
-    manifest, paths = bundle.manifest, list_images(arguments.bundle / SELFTEST_IMAGES)
+    bundles = [open_bundle(folder) for folder in arguments.bundles]  # all, before any time is spent
+    for bundle, device in itertools.product(bundles, arguments.devices):
+        yield from _bundle_points(arguments, bench, bundle, device)
+
+
+def _bundle_points(arguments: argparse.Namespace, bench: Bench, bundle: Bundle, device: str) -> Iterator[BenchRecord]:
+    manifest, paths = bundle.manifest, list_images(bundle.folder / SELFTEST_IMAGES)
     images = [read_image(path) for path in paths]
     precisions = arguments.precisions or [p for p in PRECISIONS if model_name(p) in manifest.files]
     for precision, threads in itertools.product(precisions, arguments.threads):
-        with open_engine(bundle, precision, threads=threads) as engine:
+        with open_engine(bundle, precision, device, threads) as engine:
             accuracy = check_selftest(bundle, engine, precision)
             case = BatchCase(
+                manifest.encoder,
                 manifest.preprocess,
                 engine,
                 bundle.model_path(precision),
@@ -187,7 +218,7 @@ def embed_points(arguments: argparse.Namespace, bench: Bench) -> Iterator[BenchR
                 images,
                 [None] * len(images),
                 None,
-                bench.ceiling,
+                bench.ceiling if device == CPU else None,
             )
             subject = Subject(
                 encoder=manifest.encoder,
@@ -208,7 +239,7 @@ def embed_points(arguments: argparse.Namespace, bench: Bench) -> Iterator[BenchR
                 images_from="the bundle's self-test",
             )
             for batch in arguments.batches:
-                say(f"{precision}, {threads or 'all'} threads, batch {batch}")
+                say(f"{manifest.encoder}, {engine.name}, {threads or 'all'} threads, batch {batch}")
                 record, _ = case.measure(batch, bench.rule)
                 yield bench.record(subject, batches=(record,), accuracy=accuracy, reasons=invalid_reasons(accuracy))
 
@@ -222,4 +253,5 @@ def merge(records: list[BenchRecord]) -> BenchRecord:
         invalid_reasons=reasons,
         matching=tuple(match for record in records for match in record.matching),
         batches=tuple(batch for record in records for batch in record.batches),
+        peers=tuple(peer for record in records for peer in record.peers),
     )

@@ -15,6 +15,7 @@ from bench.steps import say
 from bench.sweep import embed_points, match_points, merge, open_bench
 from dphr_infer.atomic import atomic_file, check_target
 from dphr_infer.bundle import PRECISIONS
+from dphr_infer.engines.open import DEVICES
 from dphr_infer.errors import ConfigError
 from dphr_infer.matchers.open import SCANS
 
@@ -41,6 +42,10 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with pictures there")
 
 
+def _add_threads(parser: argparse.ArgumentParser, words: str) -> None:
+    parser.add_argument("--threads", type=int, nargs="+", default=[0], metavar="N", help=words)
+
+
 def add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser("sweep", help="one figure over a grid of settings, a line of JSON a point")
@@ -63,10 +68,19 @@ def add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--cache", type=Path, default=default_cache(), metavar="DIR", help="of generated galleries (%(default)s)"
     )
     _add_outputs(match)
-    embed = kinds.add_parser("embed", help="a bundle's models")
-    embed.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by dphr-export")
+    match.add_argument("--peers", action="store_true", help="measure others beside ours where they are installed")
+    _add_threads(match, "of the matcher; 0 takes all cores (0)")
+    embed = kinds.add_parser("embed", help="the models of bundles")
+    embed.add_argument(
+        "bundles",
+        type=Path,
+        nargs="+",
+        metavar="BUNDLE",
+        help="folders made by dphr-export; one for each image size that is to be compared",
+    )
+    embed.add_argument("--devices", nargs="+", choices=DEVICES, default=["cpu"], help="as locate --device (cpu)")
     embed.add_argument("--precisions", nargs="+", choices=PRECISIONS, metavar="P", help="default: all that it holds")
-    embed.add_argument("--threads", type=int, nargs="+", default=[0], metavar="N", help="0 takes all cores (0)")
+    _add_threads(embed, "0 takes all cores (0)")
     embed.add_argument("--batches", type=_count, nargs="+", default=DEFAULT_BATCHES, metavar="B", help="batch sizes")
     _add_outputs(embed)
 
@@ -79,6 +93,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"--seconds is {arguments.seconds:g} and --noise {arguments.noise:g}: give a finite time above 0, and a "
             "share in 0..1."
+        )
+    if min(arguments.threads) < 0:
+        raise ConfigError(
+            f"--threads {min(arguments.threads)} is below 0: give a number of threads, or 0 for all cores."
         )
     if arguments.kind == "match" and max(arguments.k) > min(arguments.rows):
         raise ConfigError(

@@ -18,6 +18,7 @@ from dphr_infer.gallery import GALLERY_DTYPES
 from dphr_infer.indexing import DEFAULT_MAX_NODATA
 from dphr_infer.listing import FORMATS
 from dphr_infer.localizer import DEFAULT_ROTATIONS, DEFAULT_TOP_K, HEADINGS, AcceptRule
+from dphr_infer.search_options import SearchOptions, prior_of
 from dphr_infer.terminal import run_command
 from dphr_infer.types import GeoPoint
 from dphr_infer.watch import DEFAULT_QUEUE, WatchRequest, run_watch
@@ -231,53 +232,40 @@ def _accept_rule(arguments: argparse.Namespace) -> AcceptRule:
     return AcceptRule(agreeing, arguments.min_similarity)
 
 
-def _watch(arguments: argparse.Namespace) -> None:
-    run_watch(
-        WatchRequest(
-            bundle=arguments.bundle,
-            gallery=arguments.gallery,
-            source=arguments.source,
-            settings=SourceSettings(arguments.rate, arguments.idle, arguments.stall, arguments.reconnects),
-            queue_length=arguments.queue,
-            top_k=arguments.top_k,
-            heading=arguments.heading,
-            rotations=arguments.rotations,
-            near=arguments.near,
-            within_m=arguments.within,
-            accept=_accept_rule(arguments),
-            refine=arguments.refine,
-            precision=arguments.precision,
-            threads=arguments.threads,
-            form=arguments.format,
-            device=arguments.device,
-            signer=arguments.signer,
-        )
+def _search_options(arguments: argparse.Namespace) -> SearchOptions:
+    return SearchOptions(
+        bundle=arguments.bundle,
+        gallery=arguments.gallery,
+        top_k=arguments.top_k,
+        heading=arguments.heading,
+        rotations=arguments.rotations,
+        prior=prior_of(arguments.near, arguments.within),
+        accept=_accept_rule(arguments),
+        refine=arguments.refine,
+        precision=arguments.precision,
+        threads=arguments.threads,
+        device=arguments.device,
+        signer=arguments.signer,
     )
+
+
+def _watch(arguments: argparse.Namespace) -> None:
+    settings = SourceSettings(arguments.rate, arguments.idle, arguments.stall, arguments.reconnects)
+    search = _search_options(arguments)
+    run_watch(WatchRequest(search, arguments.source, settings, arguments.queue, arguments.format))
 
 
 def _locate(arguments: argparse.Namespace) -> None:
     commands.locate(
         commands.LocateRequest(
-            bundle=arguments.bundle,
-            gallery=arguments.gallery,
+            search=_search_options(arguments),
             photos=tuple(arguments.photos),
-            top_k=arguments.top_k,
-            heading=arguments.heading,
-            rotations=arguments.rotations,
-            near=arguments.near,
-            within_m=arguments.within,
-            accept=_accept_rule(arguments),
-            refine=arguments.refine,
-            precision=arguments.precision,
-            threads=arguments.threads,
             form=arguments.format,
             out=arguments.out,
             truth=arguments.truth,
             summary=arguments.summary,
             picture=arguments.picture,
             map=arguments.map,
-            device=arguments.device,
-            signer=arguments.signer,
         )
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,49 +15,32 @@ from dphr_infer.errors import ConfigError, ImageError
 from dphr_infer.gallery import Gallery, GalleryDtype, open_gallery
 from dphr_infer.indexing import index_map
 from dphr_infer.listing import Format, summary_lines, to_text
-from dphr_infer.localizer import AcceptRule, Heading, Localizer
+from dphr_infer.localizer import Localizer
 from dphr_infer.mapping import MapRaster
-from dphr_infer.open_localizer import open_localizer
 from dphr_infer.outputs import MAP_PICTURE, check_outputs, picture_names
 from dphr_infer.photo import read_photo_metadata
 from dphr_infer.picture import draw_map, draw_matches
 from dphr_infer.preprocess import list_images, read_image
 from dphr_infer.scoring import LocatedPhoto, LocateSummary, summarise
+from dphr_infer.search_options import SearchOptions
 from dphr_infer.terminal import Progress, printable
 from dphr_infer.truth import Truth, check_truths, read_truth, truth_of
-from dphr_infer.types import GeoPoint
 
 
 @dataclass(frozen=True, slots=True)
 class LocateRequest:
-    """What `locate` was asked for. See `Localizer` for the meaning of its part."""
+    """What `locate` was asked for."""
 
-    bundle: Path
-    gallery: Path
+    search: SearchOptions
     photos: tuple[Path, ...]
-    top_k: int
-    heading: Heading
-    rotations: int
-    near: GeoPoint | None
-    within_m: float | None
-    accept: AcceptRule
-    refine: bool
-    precision: Precision
-    threads: int
     form: Format
     out: Path | None
     truth: Path | None
     summary: Path | None
     picture: Path | None
     map: Path | None
-    device: str = "cpu"
-    signer: Path | None = None
 
     def __post_init__(self) -> None:
-        if (self.near is None) != (self.within_m is None):
-            raise ConfigError("--near and --within belong together: a place, and the radius around it in metres.")
-        if self.within_m is not None and not 0 < self.within_m < math.inf:
-            raise ConfigError(f"--within is {self.within_m:g} m; a radius above 0 is needed.")
         if self.picture is not None and self.map is None:
             raise ConfigError("--picture needs --map, the map that the gallery was made from.")
 
@@ -111,7 +93,8 @@ def locate(request: LocateRequest) -> None:
         GalleryError: no tile lies within the prior.
         StorageError: an output cannot be written.
     """
-    bundle, gallery = open_bundle(request.bundle, request.signer), open_gallery(request.gallery)
+    search = request.search
+    bundle, gallery = search.open_files()
     truths = {} if request.truth is None else read_truth(request.truth)
     paths = _list_photos(request.photos)
     _check_outputs(request, paths)
@@ -119,26 +102,13 @@ def locate(request: LocateRequest) -> None:
         check_truths(truths, request.truth, paths, gallery)
     if request.map is not None:
         _check_map(request.map, gallery)
-    if request.near is not None and request.within_m is not None:
-        gallery.allowed_rows(request.near, request.within_m)  # refused here, before the model is opened
-    if request.top_k > len(gallery):
+    if search.top_k > len(gallery):
         print(
-            f"{request.gallery} has {len(gallery)} tiles, fewer than --top-k {request.top_k}: all are looked at.",
+            f"{search.gallery} has {len(gallery)} tiles, fewer than --top-k {search.top_k}: all are looked at.",
             file=sys.stderr,
         )
-    with open_localizer(
-        bundle,
-        gallery,
-        request.precision,
-        request.device,
-        request.threads,
-        top_k=request.top_k,
-        heading=request.heading,
-        rotations=request.rotations,
-        accept=request.accept,
-        refine=request.refine,
-    ) as localizer:
-        photos = list(_locate_each(localizer, paths, truths, request))
+    with search.open(bundle, gallery) as localizer:
+        photos = list(_locate_each(localizer, paths, truths, search))
     summary = summarise(photos, gallery.origin.tile_m, len(truths.keys() - {path.name for path in paths}))
     if photos:
         _deliver(photos, summary, request)
@@ -153,22 +123,22 @@ def _check_outputs(request: LocateRequest, photos: Sequence[Path]) -> None:
     if request.picture is not None:
         for name in (*picture_names(photos).values(), MAP_PICTURE):
             outputs[f"--picture ({name})"] = request.picture / name
-    inputs: dict[str, Path | Sequence[Path]] = {"the gallery": request.gallery, "a photo": photos}
+    inputs: dict[str, Path | Sequence[Path]] = {"the gallery": request.search.gallery, "a photo": photos}
     if request.truth is not None:
         inputs["the truth"] = request.truth
     if request.map is not None:
         inputs["the map"] = request.map
-    check_outputs(outputs, inputs, request.bundle)
+    check_outputs(outputs, inputs, request.search.bundle)
 
 
 def _locate_each(
-    localizer: Localizer, paths: Sequence[Path], truths: dict[str, Truth], request: LocateRequest
+    localizer: Localizer, paths: Sequence[Path], truths: dict[str, Truth], search: SearchOptions
 ) -> Iterator[LocatedPhoto]:
     with Progress("photos", len(paths), "photos") as progress:
         for path in paths:
             try:
                 metadata = read_photo_metadata(path)
-                estimate = localizer.locate(read_image(path), metadata.yaw_deg, request.near, request.within_m)
+                estimate = search.locate(localizer, read_image(path), metadata.yaw_deg)
                 yield LocatedPhoto(path, metadata, estimate, truth_of(path, metadata, truths))
             except ImageError as error:
                 text = str(error)
@@ -214,7 +184,9 @@ def _draw(photos: Sequence[LocatedPhoto], gallery: Gallery, request: LocateReque
     with MapRaster(map_path) as raster, Progress("pictures", len(photos) + 1, "pictures") as progress:
         for photo in photos:
             image = read_image(photo.path)
-            draw_matches(photo, image, raster, gallery.origin.tile_m, request.heading, folder / names[photo.path])
+            draw_matches(
+                photo, image, raster, gallery.origin.tile_m, request.search.heading, folder / names[photo.path]
+            )
             progress.advance()
         draw_map(photos, raster, folder / MAP_PICTURE)
         progress.advance()

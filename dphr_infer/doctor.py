@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dphr_infer.bundle import PRECISIONS, Bundle, Precision, model_name, open_bundle
+from dphr_infer.bundle import open_bundle
 from dphr_infer.cuda import open_cuda
-from dphr_infer.embedder import Embedder
 from dphr_infer.engines.engine_cache import default_folder
 from dphr_infer.engines.onnxrt import onnxruntime_version
-from dphr_infer.engines.open import open_engine, present_devices
 from dphr_infer.engines.tensorrt_api import open_tensorrt
-from dphr_infer.errors import BundleError, ConfigError, DphrError, EngineError, MissingPackageError
+from dphr_infer.errors import ConfigError, DphrError, EngineError, MissingPackageError
 from dphr_infer.frame_sources import opencv_version
 from dphr_infer.gpu import Gpu, find_gpu
 from dphr_infer.jetson import Machine, read_machine
 from dphr_infer.kernels.fatbin import FOLDER, KERNELS, find_nvcc, load_fatbin, nvcc_version
 from dphr_infer.mapping import rasterio_version
+from dphr_infer.self_test import self_test
 from dphr_infer.terminal import printable
 
-# Below the export's gate for each, since another release of an engine may round in another way.
-MIN_COSINE: dict[Precision, float] = {"fp32": 0.999, "fp16": 0.999, "int8": 0.95}
 # A plan is about as large as its model, and the builder writes it beside the old one.
 MIN_FREE_BYTES = 1 << 30
 
@@ -61,29 +56,6 @@ class Finding:
         """For people."""
         state = f"unusable: {self.problem}" if self.problem else self.version or f"missing: {self.mend}"
         return printable(f"{self.name:<12} {state.rstrip('.')}  ({self.purpose})")
-
-
-@dataclass(frozen=True, slots=True)
-class SelfTest:
-    """How near an engine comes to torch's embeddings of the bundle's own pictures.
-
-    Attributes:
-        engine: engine, device and precision.
-        n_images: pictures that it embedded; 0 where it could not.
-        min_cosine: between its embeddings and the shipped ones; nan where it could not embed them.
-        problem: why it must not fly; empty where it may.
-    """
-
-    engine: str
-    n_images: int
-    min_cosine: float
-    problem: str = ""
-
-    def line(self) -> str:
-        """For people."""
-        measured = f"min cosine {self.min_cosine:.6f} over {self.n_images} images, " if self.n_images else ""
-        state = f"FAILED: {self.problem}" if self.problem else "good"
-        return printable(f"self-test    {self.engine}: {measured}{state}")
 
 
 def _module_version(module: str, *distributions: str) -> str:
@@ -253,53 +225,6 @@ def _cache_finding(folder: Path) -> Finding:
         )
         return Finding("engine cache", "", purpose, mend, False, problem)
     return Finding("engine cache", f"{folder}, {free_bytes / 1e9:.0f} GB free", purpose, mend, False)
-
-
-def self_test(bundle: Bundle) -> Iterator[SelfTest]:
-    """Run the bundle's own pictures through every engine and precision that are present, whatever the others do.
-
-    Raises:
-        BundleError: before the first, the bundle's self-test is unreadable; after the last, an engine came less near
-            than MIN_COSINE.
-        EngineError: after the last, an engine could not run the model. Both name every engine that failed.
-    """
-    images, expected = bundle.read_selftest()
-    precisions: list[Precision] = [p for p in PRECISIONS if model_name(p) in bundle.manifest.files]
-    if not precisions:
-        raise BundleError(f"{bundle.folder} holds no model, so there is nothing to test. Export the bundle again.")
-    results = []
-    for device in present_devices():
-        for precision in precisions:
-            results.append(_test_engine(bundle, precision, device, images, expected))
-            yield results[-1]
-    failed = [result for result in results if result.problem]
-    if failed:
-        kind = BundleError if any(result.n_images for result in failed) else EngineError
-        names = "; ".join(f"{result.engine}: {result.problem.rstrip('.')}" for result in failed)
-        raise kind(
-            f"{len(failed)} of {len(results)} engines failed the self-test, so do not fly with them ({names}). Mend "
-            "what is named, or export the bundle again."
-        )
-
-
-def _test_engine(
-    bundle: Bundle, precision: Precision, device: str, images: NDArray[np.uint8], expected: NDArray[np.float32]
-) -> SelfTest:
-    name = f"{device} {precision}"
-    try:
-        engine = open_engine(bundle, precision, device)
-        name = engine.name
-        with engine:
-            found = Embedder(bundle.manifest.preprocess, engine).embed_prepared(images)
-    except DphrError as error:
-        return SelfTest(name, 0, math.nan, str(error))
-    if found.shape != expected.shape:
-        problem = f"it gave embeddings {found.shape}, the bundle's self-test holds {expected.shape}."
-        return SelfTest(name, len(images), math.nan, problem)
-    worst, needed = float(np.sum(found * expected, axis=1).min()), MIN_COSINE[precision]
-    # A cosine that is no number is not near either.
-    problem = "" if worst >= needed else f"a cosine of {worst:.5f}, at least {needed} is needed."
-    return SelfTest(name, len(images), worst, problem)
 
 
 def diagnose(bundle: Path | None, signer: Path | None = None) -> None:

@@ -5,8 +5,9 @@
 The stages share one stream and hand over device memory: the network writes its embeddings where the scan reads its
 queries. The graph of a frame size is captured at its second frame; then a frame costs a copy into pinned memory, one
 launch and one wait. The copy to the device runs in a stream of its own: with `submit` and `collect` the next frame's
-hides behind this one's work. A GPU that shares the host's memory copies nothing. Proven against `Preprocess`, ONNX
-Runtime and the plain matcher by running the kernels on a CPU.
+hides behind this one's work. A GPU that shares the host's memory reads the frame in the pinned memory, and whoever
+makes the frame can write it there (`frame_memory`): then nothing copies it. Proven against `Preprocess`, ONNX Runtime
+and the plain matcher by running the kernels on a CPU.
 """
 
 from __future__ import annotations
@@ -198,10 +199,8 @@ class GpuPipeline:
                 f"{k} matches in {len(ranges)} ranges were asked for; this pipeline was opened for 1..{self._max_k} "
                 f"matches and takes at most {MAX_RANGES} ranges: ask for fewer."
             )
-        if len(self._flights) == FRAMES_IN_FLIGHT:
-            raise EngineError(f"{FRAMES_IN_FLIGHT} submitted frames are on their way: collect one first.")
+        slot = self._free_slot()
         layout = frame if frame is not None else rgb_frames(image.shape[1], image.shape[0])
-        slot = 1 - self._flights[-1].slot if self._flights else 0
         with self._one, cuda.active():
             opened = self._open_format(cuda, _Format(layout, clockwise_deg is not None, slot))
             opened.stage([image], None if clockwise_deg is None else [clockwise_deg])
@@ -218,6 +217,28 @@ class GpuPipeline:
             allowed = sum(stop - start for start, stop in ranges)
             self._graphs.run((slot, layout, clockwise_deg is not None, k, len(ranges), allowed), work)
             self._flights.append(_Flight(slot, k, cuda.record()))
+
+    def frame_memory(self, frame: FrameFormat, turned: bool = False) -> NDArray[np.uint8]:
+        """Pinned memory for the next frame, for a camera or decoder to write into; `submit` and `match` then copy none.
+
+        Write the whole frame, then give this array, or the (H, W, 3) that it is reshaped to, to the next `submit` or
+        `match`; from then on it is the GPU's until that frame is collected. Ask again for every frame.
+
+        Args:
+            frame: what the bytes will mean.
+            turned: whether the frame will be submitted with an angle.
+
+        Returns:
+            uint8 (frame.padded_bytes,).
+
+        Raises:
+            ImageError: as of `match`.
+            EngineError: not open, two frames are on their way, or more than 8 frame formats.
+        """
+        cuda = self._opened()
+        slot = self._free_slot()
+        with self._one, cuda.active():
+            return self._open_format(cuda, _Format(frame, turned, slot)).frame_memory()
 
     def collect(self) -> Matches:
         """Wait for the oldest submitted frame; its matches.
@@ -276,6 +297,11 @@ class GpuPipeline:
         if self._cuda is None:
             raise EngineError("The GPU's pipeline is not open: use it inside a with statement.")
         return self._cuda
+
+    def _free_slot(self) -> int:
+        if len(self._flights) == FRAMES_IN_FLIGHT:
+            raise EngineError(f"{FRAMES_IN_FLIGHT} submitted frames are on their way: collect one first.")
+        return 1 - self._flights[-1].slot if self._flights else 0
 
     def _open_format(self, cuda: Cuda, key: _Format) -> DevicePreprocess:
         if (opened := self._formats.get(key)) is not None:

@@ -56,7 +56,16 @@ def rotate_square(image: NDArray[np.uint8], clockwise_deg: float, model_side_px:
     quarters, rest = divmod(clockwise_deg % 360.0, 90.0)
     if rest == 0.0:
         turned = np.rot90(np.asarray(picture), -int(quarters))
-    else:
-        turned = np.asarray(picture.rotate(-clockwise_deg, Image.Resampling.BICUBIC))
-    top, left = (turned.shape[0] - side_px) // 2, (turned.shape[1] - side_px) // 2
-    return np.ascontiguousarray(turned[top : top + side_px, left : left + side_px])
+        top, left = (turned.shape[0] - side_px) // 2, (turned.shape[1] - side_px) // 2
+        return np.ascontiguousarray(turned[top : top + side_px, left : left + side_px])
+    return np.array(_turn(picture, clockwise_deg, side_px))
+
+
+def _turn(picture: Image.Image, clockwise_deg: float, side_px: int) -> Image.Image:
+    """The centred square of what `picture.rotate` gives, but for rounding: only its pixels are computed."""
+    angle = math.radians(clockwise_deg)
+    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)  # as Pillow rounds them
+    width, height = picture.size
+    x, y = (width - side_px) // 2 - width / 2, (height - side_px) // 2 - height / 2
+    matrix = (cos, sin, cos * x + sin * y + width / 2, -sin, cos, cos * y - sin * x + height / 2)
+    return picture.transform((side_px, side_px), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)

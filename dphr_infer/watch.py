@@ -20,21 +20,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from dphr_infer.bundle import Precision, open_bundle
 from dphr_infer.errors import ConfigError, ImageError
 from dphr_infer.frame_lines import FrameLines
 from dphr_infer.frame_queue import FrameQueue, Reader
 from dphr_infer.frame_sources import open_source
 from dphr_infer.frames import Frame, FrameSource, Notices, SourceSettings
-from dphr_infer.gallery import open_gallery
 from dphr_infer.listing import Format
-from dphr_infer.localizer import AcceptRule, Heading
-from dphr_infer.open_localizer import open_localizer
-from dphr_infer.types import GeoPoint, LocationEstimate
+from dphr_infer.search_options import SearchOptions
+from dphr_infer.types import LocationEstimate
 
 DEFAULT_QUEUE = 1
 KEPT_DURATIONS = 10_000
@@ -193,31 +189,13 @@ def _summarise(tally: _Tally, queue: FrameQueue, notices: Notices, seconds: floa
 
 @dataclass(frozen=True, slots=True)
 class WatchRequest:
-    """What `dphr-infer watch` was asked for. See `Localizer` and `SourceSettings` for the meaning of their parts."""
+    """What `dphr-infer watch` was asked for. See `SourceSettings` for the meaning of its parts."""
 
-    bundle: Path
-    gallery: Path
+    search: SearchOptions
     source: str
     settings: SourceSettings
     queue_length: int
-    top_k: int
-    heading: Heading
-    rotations: int
-    near: GeoPoint | None
-    within_m: float | None
-    accept: AcceptRule
-    refine: bool
-    precision: Precision
-    threads: int
     form: Format
-    device: str = "cpu"
-    signer: Path | None = None
-
-    def __post_init__(self) -> None:
-        if (self.near is None) != (self.within_m is None):
-            raise ConfigError("--near and --within belong together: a place, and the radius around it in metres.")
-        if self.within_m is not None and not 0 < self.within_m < math.inf:
-            raise ConfigError(f"--within is {self.within_m:g} m; a radius above 0 is needed.")
 
 
 def run_watch(request: WatchRequest) -> WatchSummary:
@@ -229,29 +207,17 @@ def run_watch(request: WatchRequest) -> WatchSummary:
         BundleError, GalleryError, EngineError, MissingPackageError: as `dphr-infer locate`.
     """
     source = open_source(request.source, request.settings)
-    if request.heading == "north" and not source.has_yaw:
+    if request.search.heading == "north" and not source.has_yaw:
         raise ConfigError(
             f'{source.name} tells no yaw, which --heading north turns frames by. Use --heading search, or "as-is" '
             "where the camera already looks north."
         )
-    bundle, gallery = open_bundle(request.bundle, request.signer), open_gallery(request.gallery)
-    if request.near is not None and request.within_m is not None:
-        gallery.allowed_rows(request.near, request.within_m)  # refused here, before the model is opened
-    with open_localizer(
-        bundle,
-        gallery,
-        request.precision,
-        request.device,
-        request.threads,
-        top_k=request.top_k,
-        heading=request.heading,
-        rotations=request.rotations,
-        accept=request.accept,
-        refine=request.refine,
-    ) as localizer:
+    search = request.search
+    bundle, gallery = search.open_files()
+    with search.open(bundle, gallery) as localizer:
 
         def locate(frame: Frame) -> LocationEstimate:
-            return localizer.locate(frame.image, frame.metadata.yaw_deg, request.near, request.within_m)
+            return search.locate(localizer, frame.image, frame.metadata.yaw_deg)
 
         with stop_on_signals() as stop:
             summary = watch(source, locate, request.form, queue_length=request.queue_length, stop=stop)

@@ -111,9 +111,16 @@ class DevicePreprocess:
         self._check_run(len(frames), clockwise_deg)
         flat = [check_frame(one, self.plan.frame) for one in frames]
         for row, values in zip(self._staged, flat, strict=False):
-            row[: values.size] = values
+            if values.ctypes.data != row.ctypes.data:  # else it was written into `frame_memory`
+                row[: values.size] = values
         if clockwise_deg is not None:
             self._stage_tables(clockwise_deg)
+
+    def frame_memory(self) -> NDArray[np.uint8]:
+        """Pinned memory of the first frame: what is written there, `stage` does not copy. uint8 (padded_bytes,)."""
+        if self._staged is None:
+            raise EngineError("This launcher was opened for frames on the device: open it with uploads=True.")
+        return self._staged[0, : self.plan.frame.padded_bytes]
 
     def enqueue(self, n_frames: int) -> int:
         """The part of `run` that is the GPU's: copy what was staged and launch. It can be captured as a graph."""

@@ -19,7 +19,10 @@ SCANS: tuple[Scan, ...] = ("rows", "int8")
 
 
 def open_matcher(
-    embeddings: NDArray[np.float16] | NDArray[np.float32], device: str = "cpu", scan: Scan = "rows"
+    embeddings: NDArray[np.float16] | NDArray[np.float32],
+    device: str = "cpu",
+    scan: Scan = "rows",
+    threads: int | None = None,
 ) -> Matcher:
     """The exact matcher of a device, opened on gallery rows; enter it before use.
 
@@ -28,6 +31,7 @@ def open_matcher(
         device: "cpu" is NumPy; "cuda" the first GPU, by float16 rows, for at most 64 queries a launch and k up to 32.
         scan: "rows" reads the rows; "int8" reads codes made from them, one more byte a value in memory, and proves the
             same answers. On a CPU that pays where a float16 gallery takes more than 1 GiB as float32.
+        threads: of a CPU's matcher, as of `NumpyExactMatcher`.
 
     Raises:
         EngineError: the device or the scan is unknown. Entering the GPU's matcher raises what `CudaExactMatcher` says;
@@ -43,4 +47,6 @@ def open_matcher(
         raise EngineError(f"Scan {scan!r} is unknown: choose {' or '.join(SCANS)}.")
     if device == "cuda":
         return CudaExactMatcher(embeddings, scan="int8" if scan == "int8" else "fp16")
-    return NumpyInt8Matcher(embeddings) if scan == "int8" else NumpyExactMatcher(embeddings)
+    if scan == "int8":
+        return NumpyInt8Matcher(embeddings, threads=threads)
+    return NumpyExactMatcher(embeddings, threads=threads)

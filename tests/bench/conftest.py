@@ -136,8 +136,26 @@ def record() -> BenchRecord:
         subject=SUBJECT,
         scenarios=SCENARIOS_MADE,
         batches=(
-            BatchRecord(1, "fp32", 0, part, 333.3, LIMIT, (3.0,), whole, 100.0, (10.0,), None),
-            BatchRecord(2, "fp32", 0, part, 666.7, None, (3.0,), None, None, (), None),
+            BatchRecord(
+                1,
+                "tiny",
+                "onnxruntime CPU fp32",
+                48,
+                32,
+                "fp32",
+                0,
+                part,
+                333.3,
+                LIMIT,
+                (3.0,),
+                whole,
+                100.0,
+                (10.0,),
+                None,
+            ),
+            BatchRecord(
+                2, "tiny", "onnxruntime CPU fp32", 48, 32, "fp32", 0, part, 666.7, None, (3.0,), None, None, (), None
+            ),
         ),
         matching=(make_match(0.9, in_cache=False, rows=100_000), make_match(0.004, in_cache=True)),
         peers=(
@@ -289,8 +307,19 @@ _SCENARIO = {
     "stage_samples_ms": dict,
     "extra": dict,
 }
-_MATCH = {"rows": int, "dim": int, "dtype": str, "queries": int, "k": int, "latency": dict, "samples_ms": list}
-_BATCH = {"batch": int, "precision": str, "embed": dict, "embed_limit": (dict, None), "locate": (dict, None)}
+_MATCH = {
+    "rows": int,
+    "dim": int,
+    "dtype": str,
+    "queries": int,
+    "k": int,
+    "threads": int,
+    "latency": dict,
+    "samples_ms": list,
+}
+_BATCH_SETTINGS = {"batch": int, "encoder": str, "engine": str, "precision": str, "threads": int}
+_BATCH_SETTINGS |= {"input_width_px": int, "input_height_px": int}
+_BATCH = {**_BATCH_SETTINGS, "embed": dict, "embed_limit": (dict, None), "locate": (dict, None)}
 _READING = {"t_s": float, "temperature_c": dict, "clock_mhz": dict, "power_w": dict, "throttled": (bool, None)}
 _STARTUP = {"cold": float, "warm": dict, "samples_ms": list, "exit_p50": float, "peak_memory_bytes": int}
 

@@ -61,6 +61,7 @@ def test_without_a_gallery_a_batch_measures_embedding_alone(bundle: Bundle) -> N
     image = np.full((32, 48, 3), 90, np.uint8)
     with open_engine(bundle) as engine:
         case = BatchCase(
+            "tiny",
             bundle.manifest.preprocess,
             engine,
             Path(bundle.model_path("fp32")),

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import builtins
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +107,28 @@ def test_a_peer_that_cannot_be_opened_is_left_out_with_its_words(monkeypatch: py
     monkeypatch.setitem(peers._OPENERS, "faiss", broken)
     _, left_out = open_peers(np.eye(4, dtype=np.float32), 1)
     assert left_out["faiss"] == "faiss could not be opened: OSError: libgomp is missing"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("import os; os.abort()", "faiss ended a process that searched 200 rows: SIGABRT"),
+        ("import time; time.sleep(60)", "faiss did not end a search of 200 rows within 2 s"),
+        ("raise OSError('no libgomp')", "faiss could not be opened: OSError: no libgomp"),
+    ],
+)
+def test_a_peer_that_would_end_or_hold_the_process_is_left_out_and_this_one_lives(
+    body: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "faiss.py").write_text(body + "\n")
+    monkeypatch.setattr(peers, "_OPENERS", {"faiss": peers.open_faiss})
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(peers, "_REHEARSAL_SECONDS", 2)
+    opened, left_out = open_peers(np.eye(4, dtype=np.float32), 1)
+    assert left_out["faiss"] == words
+    assert [peer.name for peer in opened] == ["numpy product and argpartition"]
 
 
 def test_a_run_states_shares_ratios_and_agreement_from_its_own_samples(without_peers: None) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from bench import peer_runs, peers, roofline
 from bench.cli import main
-from bench.peer_runs import embed_peers, match_peers
+from bench.peer_runs import embed_peers, match_peers, open_match_peers
 from bench.peers import Peer
 from dphr_infer.bundle import Bundle
 from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
@@ -44,7 +44,8 @@ def only_numpy_and_two_bad_ones(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_searches_are_compared_in_turns_and_one_that_crashes_keeps_its_row(only_numpy_and_two_bad_ones: None) -> None:
     gallery = unit_rows(300, 0).astype(np.float16)
     with NumpyExactMatcher(gallery) as matcher:
-        found = match_peers(gallery, matcher, unit_rows(3, 1), 5, threads=1, seconds=0)
+        opened = open_match_peers(gallery, threads=1)
+        found = match_peers(opened, matcher, unit_rows(3, 1), 5, seconds=0)
     by_name = {record.name: record for record in found}
     assert list(by_name) == ["dphr numpy exact", "numpy product and argpartition", "blind", "crashing"]
     ours = by_name["dphr numpy exact"]
@@ -60,7 +61,7 @@ def test_a_gallery_that_does_not_fit_as_float32_is_left_to_ours_alone(monkeypatc
     monkeypatch.setattr(peer_runs, "available_memory_bytes", lambda: 30_000)
     gallery = unit_rows(300, 0)
     with NumpyExactMatcher(gallery) as matcher:
-        (record,) = match_peers(gallery, matcher, unit_rows(1, 1), 5, threads=1, seconds=0)
+        (record,) = match_peers(open_match_peers(gallery, 1), matcher, unit_rows(1, 1), 5, seconds=0)
     assert "do not fit in 0.0 GB" in record.failure
 
 

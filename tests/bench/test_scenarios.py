@@ -14,7 +14,7 @@ from bench.camera import camera
 from bench.clock import MIN_CALLS, WARM_UP_CALLS, StopRule
 from bench.endurance import WINDOWS, endure, find_drift
 from bench.power import PowerSample
-from bench.rig import STAGES, STAGES_WITH_PRIOR, Prior, Rig, with_filter_timed
+from bench.rig import STAGES, STAGES_WITH_PRIOR, Rig, with_filter_timed
 from bench.scenarios import Raw, multi_stream, offline, single_stream, throttled_samples, to_record
 from dphr_infer.bundle import SELFTEST_IMAGES, Bundle
 from dphr_infer.engines.open import open_engine
@@ -23,6 +23,7 @@ from dphr_infer.gallery import open_gallery
 from dphr_infer.localizer import Localizer
 from dphr_infer.matchers.open import open_matcher
 from dphr_infer.preprocess import list_images, read_image
+from dphr_infer.search_options import Prior
 from dphr_infer.types import GeoPoint, LocationEstimate
 
 NEAR = Prior(GeoPoint(46.01, 8.0), 300.0)

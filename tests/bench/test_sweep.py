@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import generated, roofline, sweep
+from bench import generated, peers, roofline, sweep
 from bench.cli import main
 from bench.generated import CENTRE, STRIDE_M, generated_gallery
 from dphr_infer.bundle import Bundle
@@ -69,6 +70,22 @@ def test_a_sweep_of_matching_writes_a_valid_line_for_each_point(
     assert "400 x 8 float16, 2 q, k 4 (random, prior 30 m: 4 rows)" in capsys.readouterr().out
 
 
+def test_a_sweep_of_matching_crosses_threads_and_has_peers_where_all_rows_are_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peers, "_OPENERS", {})
+    words = ["sweep", "match", "--rows", "300", "--dim", "8", "--threads", "1", "2", "--prior-m", "0", "30", "--peers"]
+    files = ["--json", str(tmp_path / "s.jsonl"), "--html", str(tmp_path / "s.html")]
+    assert main([*words, "--k", "5", "--seconds", "0.01", "--cache", str(tmp_path / "c"), *files]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [(line["matching"][0]["threads"], len(line["peers"])) for line in lines] == [(1, 2), (1, 0), (2, 2), (2, 0)]
+    assert [peer["recall"] for peer in lines[0]["peers"]] == [1, 1]
+    said = capsys.readouterr().out
+    assert "300 x 8 float16, 1 q, k 5, 2 threads (random)" in said
+    assert "matching 300 x 8, 1 q, k 5, 2 threads: numpy product and argpartition" in said
+    assert "numpy product and argpartition" in (tmp_path / "s.html").read_text()
+
+
 def test_a_matcher_that_answers_wrongly_makes_the_sweep_invalid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +112,24 @@ def test_a_sweep_of_embedding_crosses_threads_and_batches(
     assert all(line["accuracy"]["selftest_min_cosine"] > 0.9999 for line in lines)
 
 
+def test_a_sweep_of_embedding_compares_bundles_and_tells_them_apart(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(bundle.folder, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(manifest | {"encoder": "another"}))
+    words = ["sweep", "embed", str(bundle.folder), str(other), "--batches", "2", "--seconds", "0.01"]
+    assert main([*words, "--html", str(tmp_path / "e.html")]) == 0
+    said = capsys.readouterr().out
+    assert "2 fp32, tiny " in said and "2 fp32, another " in said
+
+
+def test_a_sweep_on_a_device_that_is_not_there_says_so(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "embed", str(bundle.folder), "--devices", "cuda", "--seconds", "0.01"]) == 2
+    assert "dphr" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_an_interrupted_sweep_keeps_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = sweep.generate_rows, []
 
@@ -115,6 +150,7 @@ def test_an_interrupted_sweep_keeps_its_points(tmp_path: Path, monkeypatch: pyte
     [
         (["match", "--rows", "5", "--k", "6"], "--k 6 is above --rows 5"),
         (["match", "--seconds", "0"], "--seconds is 0"),
+        (["match", "--threads", "-1"], "--threads -1 is below 0"),
         (["embed", "nowhere"], "nowhere"),
     ],
 )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,8 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import save_file
 
+from dphr_infer import cuda, cuda_graph
 from dphr_infer.bundle import Bundle, Manifest, Parity, digest_files, open_bundle
+from dphr_infer.engines import trt
+from dphr_infer.engines.tensorrt_api import Api, Capabilities
+from dphr_infer.engines.tensorrt_cached import CachedPlan
 from dphr_infer.preprocess import Preprocess
+
+KERNELS = Path(__file__).resolve().parents[2] / "dphr_infer" / "kernels"
 
 SIDE_PX = 32
 GRID = 4
@@ -181,3 +191,54 @@ def with_model(bundle: Bundle, tmp_path: Path) -> Callable[..., Bundle]:
         return open_bundle(folder)
 
     return build
+
+
+def _load(name: str) -> ModuleType:
+    """A stand-in of this folder, fresh for each test."""
+    spec = importlib.util.spec_from_file_location(f"{name}_stand_in", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def kernels_on_cpu(cuda_on_cpu: Any) -> Any:
+    """preprocess.cu and topk.cu on this processor."""
+    devices = [cuda_on_cpu.build(KERNELS / f"{stem}.cu") for stem in ("preprocess", "topk")]
+    kernels = {name: kinds for device in devices for name, kinds in device.kernels.items()}
+
+    def launch(kernel: str, *arguments: Any, **options: Any) -> Any:
+        return next(device for device in devices if kernel in device.kernels).launch(kernel, *arguments, **options)
+
+    return SimpleNamespace(kernels=kernels, launch=launch)
+
+
+@pytest.fixture
+def gpu_stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A function: stand-ins for the driver, its graphs and TensorRT's runtime; plans are the ONNX files themselves."""
+
+    def make(max_batch: int, cpu: Any = None) -> Any:
+        pycuda, tensorrt = _load("fake_pycuda"), _load("fake_tensorrt")
+        driver = pycuda.FakeDriver(cpu=cpu)
+        plain, streams = driver.Stream, []
+
+        def stream(flags: int) -> Any:
+            streams.append(plain(flags))
+            driver.stream = streams[(len(streams) - 1) // 2 * 2]  # of the two that a GPU opens, the one for work
+            return streams[-1]
+
+        driver.Stream = stream
+        monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
+        monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+        monkeypatch.setattr(cuda, "pop_released_context", driver.raw_stack.pop)
+        driver.graphs = tensorrt.FakeGraphs(driver)
+        monkeypatch.setattr(cuda_graph, "load_driver", lambda: driver.graphs)
+        api = Api("TensorRT", "10.3.0.30", tensorrt.fake_module(driver, max_batch), Capabilities(True, True, False))
+        monkeypatch.setattr(trt, "open_tensorrt", lambda: api)
+        driver.plan = None
+        monkeypatch.setattr(trt, "cached_plan", lambda api, model, *rest: CachedPlan(Any, driver.plan or model, None))
+        return driver
+
+    return make

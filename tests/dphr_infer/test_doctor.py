@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from dphr_infer import doctor
+from dphr_infer import self_test as self_test_module
 from dphr_infer.bundle import Quantisation, digest_files, open_bundle
-from dphr_infer.doctor import Finding, SelfTest, diagnose, examine, self_test
+from dphr_infer.doctor import Finding, diagnose, examine
 from dphr_infer.errors import BundleError, EngineError
 from dphr_infer.gpu import Gpu, find_gpu
+from dphr_infer.self_test import SelfTest, self_test
 
 ORIN = Gpu("Orin", (8, 7), 8, (12, 6))
 DRIVER = """
@@ -153,7 +155,7 @@ def test_too_little_room_for_plans_is_said_with_both_sizes(tmp_path: Path, monke
 
 def test_every_engine_is_tested_though_others_fail_and_the_end_names_them(with_model, monkeypatch) -> None:
     """A bundle whose fp32 model is good, whose fp16 file is no model, and whose int8 model is another one."""
-    monkeypatch.setattr(doctor, "present_devices", lambda: ("cpu",))
+    monkeypatch.setattr(self_test_module, "present_devices", lambda: ("cpu",))
     good, other = with_model(), with_model(bias=500.0)
     (good.folder / "model.fp16.onnx").write_bytes(b"no model")
     shutil.copy(other.folder / "model.fp32.onnx", good.folder / "model.int8.onnx")
@@ -178,7 +180,7 @@ def test_every_engine_is_tested_though_others_fail_and_the_end_names_them(with_m
 
 
 def test_an_engine_that_cannot_run_at_all_is_an_engine_error(with_model, monkeypatch) -> None:
-    monkeypatch.setattr(doctor, "present_devices", lambda: ("cpu",))
+    monkeypatch.setattr(self_test_module, "present_devices", lambda: ("cpu",))
     bundle = with_model()
     (bundle.folder / "model.fp32.onnx").write_bytes(b"no model")
     manifest = dataclasses.replace(bundle.manifest, files=digest_files(bundle.folder))
@@ -189,7 +191,7 @@ def test_an_engine_that_cannot_run_at_all_is_an_engine_error(with_model, monkeyp
 
 def test_a_cosine_that_is_no_number_is_not_near(bundle) -> None:
     images, expected = bundle.read_selftest()
-    result = doctor._test_engine(bundle, "fp32", "cpu", images, expected * np.float32("nan"))
+    result = self_test_module._test_engine(bundle, "fp32", "cpu", images, expected * np.float32("nan"))
     assert result.line().endswith("min cosine nan over 3 images, FAILED: a cosine of nan, at least 0.999 is needed.")
 
 

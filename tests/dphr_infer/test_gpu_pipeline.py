@@ -5,82 +5,36 @@ What the frames become is compared with the CPU's path: Preprocess, rotate_squar
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dphr_infer import cuda, cuda_graph, gpu_pipeline
+from dphr_infer import gpu_pipeline
 from dphr_infer import open_localizer as open_localizer_module
 from dphr_infer.embedder import Embedder
-from dphr_infer.engines import trt
 from dphr_infer.engines.open import open_engine
-from dphr_infer.engines.tensorrt_api import Api, Capabilities
-from dphr_infer.engines.tensorrt_cached import CachedPlan
 from dphr_infer.errors import EngineError, GalleryError, ImageError
 from dphr_infer.gallery import open_gallery
 from dphr_infer.gpu_pipeline import GpuPipeline
 from dphr_infer.indexing import index_map
 from dphr_infer.matchers import cuda_exact
 from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
-from dphr_infer.nv12 import nv12_frames, to_rgb
+from dphr_infer.nv12 import nv12_frames, rgb_frames, to_rgb
 from dphr_infer.open_localizer import open_localizer
 from dphr_infer.rotation import rotate_square
 from dphr_infer.types import Matches
 
-FOLDER = Path(__file__).resolve().parent
-KERNELS = FOLDER.parent.parent / "dphr_infer" / "kernels"
 RANGES = [(3, 40), (40, 41), (77, 120)]
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{name}_of_pipeline", FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def both_kernels(cuda_on_cpu: Any) -> Any:
-    """preprocess.cu and topk.cu on this processor."""
-    devices = [cuda_on_cpu.build(KERNELS / f"{stem}.cu") for stem in ("preprocess", "topk")]
-    kernels = {name: kinds for device in devices for name, kinds in device.kernels.items()}
-
-    def launch(kernel: str, *arguments: Any, **options: Any) -> Any:
-        return next(device for device in devices if kernel in device.kernels).launch(kernel, *arguments, **options)
-
-    return SimpleNamespace(kernels=kernels, launch=launch)
-
-
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, both_kernels: Any) -> Any:
-    pycuda, tensorrt = load("fake_pycuda"), load("fake_tensorrt")
-    driver = pycuda.FakeDriver(cpu=both_kernels)
-    plain, streams = driver.Stream, []
-
-    def stream(flags: int) -> Any:
-        streams.append(plain(flags))
-        driver.stream = streams[(len(streams) - 1) // 2 * 2]  # of the two that a GPU opens, the one for work
-        return streams[-1]
-
-    driver.Stream = stream
-    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
-    monkeypatch.setattr(cuda, "pop_released_context", driver.raw_stack.pop)
-    driver.graphs = tensorrt.FakeGraphs(driver)
-    monkeypatch.setattr(cuda_graph, "load_driver", lambda: driver.graphs)
-    api = Api("TensorRT", "10.3.0.30", tensorrt.fake_module(driver, 1), Capabilities(True, True, False))
-    monkeypatch.setattr(trt, "open_tensorrt", lambda: api)
-    monkeypatch.setattr(trt, "cached_plan", lambda api, model, *rest: CachedPlan(Any, model, None))
+def gpu(gpu_stand_in: Any, kernels_on_cpu: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(gpu_pipeline, "load_fatbin", lambda capability, version, stem="topk": b"image")
-    return driver
+    return gpu_stand_in(max_batch=1, cpu=kernels_on_cpu)
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +143,51 @@ def test_two_frames_on_their_way_come_back_in_order_whatever_their_size_prior_an
         with pytest.raises(EngineError, match="2 submitted frames are on their way: collect one first"):
             pipeline.submit(*jobs[2])
     assert gpu.graphs.launches > 0 and not gpu.device_memory and gpu.retained == 0
+
+
+def test_frames_written_into_the_pipelines_memory_are_not_copied_on_the_host(
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any
+) -> None:
+    layout = rgb_frames(90, 70)
+    first, second, third = (texture(70, 90, seed) for seed in (300, 301, 302))
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline:
+
+        def submit_without_a_copy(memory: np.ndarray, *arguments: Any) -> None:
+            for opened in pipeline._formats.values():
+                opened._staged.flags.writeable = False  # a copy would raise
+            pipeline.submit(memory, *arguments)
+            for opened in pipeline._formats.values():
+                opened._staged.flags.writeable = True
+
+        one = pipeline.frame_memory(layout)
+        one[:] = first.reshape(-1)
+        submit_without_a_copy(one.reshape(70, 90, 3), 3)
+        other = pipeline.frame_memory(layout)
+        assert not np.shares_memory(one, other)  # the first frame's is the GPU's now
+        other[:] = second.reshape(-1)
+        submit_without_a_copy(other, 3, None, None, layout)
+        with pytest.raises(EngineError, match="2 submitted frames are on their way"):
+            pipeline.frame_memory(layout)
+        assert_agree(pipeline.collect(), expected(first, 3))
+        assert_agree(pipeline.collect(), expected(second, 3))
+        # A frame from elsewhere goes into the same memory, and memory of an earlier frame is one like any other.
+        assert_agree(pipeline.match(third, 3), expected(third, 3))
+        assert_agree(pipeline.match(other.reshape(70, 90, 3), 3), expected(second, 3))
+
+
+def test_on_a_gpu_that_shares_memory_nothing_copies_a_frame_written_there(
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any
+) -> None:
+    gpu.integrated = True
+    layout = rgb_frames(90, 70)
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline:
+        for seed in range(310, 314):
+            gpu.calls.clear()
+            image = texture(70, 90, seed)
+            memory = pipeline.frame_memory(layout)
+            memory[:] = image.reshape(-1)
+            assert_agree(pipeline.match(memory, 3, frame=layout), expected(image, 3))
+        assert "memcpy_htod_async" not in gpu.calls and "event synchronize" in gpu.calls
 
 
 def test_the_next_frames_copy_does_not_wait_for_this_ones_work(

@@ -2,6 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from dphr_infer.errors import ImageError
 from dphr_infer.rotation import inscribed_side_px, rotate_square
@@ -39,6 +42,26 @@ def test_turning_there_and_back_gives_the_middle_of_the_picture(texture) -> None
     top = (200 - len(back)) // 2
     difference = back.astype(int) - image[top : top + len(back), top : top + len(back)]
     assert np.abs(difference)[2:-2, 2:-2].mean() < 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(24, 150),
+    height=st.integers(24, 150),
+    clockwise_deg=st.floats(-720, 720).filter(lambda degrees: degrees % 90 != 0),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_the_square_is_the_middle_of_the_whole_picture_turned_by_pillow(
+    width: int, height: int, clockwise_deg: float, seed: int
+) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    found = rotate_square(image, clockwise_deg, 150)
+    side = len(found)
+    assert side == int(inscribed_side_px(width, height, clockwise_deg) + 1e-6)
+    whole = np.asarray(Image.fromarray(image).rotate(-clockwise_deg, Image.Resampling.BICUBIC))
+    top, left = (height - side) // 2, (width - side) // 2
+    expected = whole[top : top + side, left : left + side]
+    assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 def test_a_large_photo_is_reduced_to_no_less_than_twice_the_models_side() -> None:

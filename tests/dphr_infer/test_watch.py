@@ -24,6 +24,7 @@ from dphr_infer.indexing import index_map
 from dphr_infer.localizer import AcceptRule, Localizer
 from dphr_infer.mapping import MapRaster
 from dphr_infer.matchers.open import open_matcher
+from dphr_infer.search_options import SearchOptions
 from dphr_infer.types import GeoPoint, LocationEstimate, Place
 from dphr_infer.watch import WatchRequest, percentile_ms, run_watch, watch
 
@@ -56,24 +57,21 @@ def request_for(bundle, site) -> Callable[..., WatchRequest]:
     """A function that asks to watch a source on the site's gallery."""
 
     def ask(source: object, **changed: object) -> WatchRequest:
-        words: dict = {
+        asked: dict = {"settings": SourceSettings(idle_s=0.0), "queue_length": 1, "form": "table"}
+        search: dict = {
             "bundle": bundle.folder,
             "gallery": site / "g",
-            "source": str(source),
-            "settings": SourceSettings(idle_s=0.0),
-            "queue_length": 1,
             "top_k": 5,
             "heading": "as-is",
             "rotations": 8,
-            "near": None,
-            "within_m": None,
+            "prior": None,
             "accept": AcceptRule(),
             "refine": False,
             "precision": "fp32",
             "threads": 1,
-            "form": "table",
         }
-        return WatchRequest(**{**words, **changed})
+        search |= {name: changed.pop(name) for name in search.keys() & changed.keys()}
+        return WatchRequest(search=SearchOptions(**search), source=str(source), **(asked | changed))
 
     return ask
 
@@ -235,8 +233,6 @@ def test_a_folder_is_located_as_locate_does(request_for, site, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"near": GeoPoint(46.9, 9.0)}, "--near and --within belong together"),
-        ({"near": GeoPoint(46.9, 9.0), "within_m": 0.0}, "--within is 0 m"),
         ({"queue_length": 0}, "0 frames long"),
         ({"source": "rtsp://camera/1", "heading": "north"}, "rtsp://camera/1 tells no yaw"),
     ],
@@ -257,12 +253,13 @@ import sys
 from pathlib import Path
 from dphr_infer.frames import SourceSettings
 from dphr_infer.localizer import AcceptRule
+from dphr_infer.search_options import SearchOptions
 from dphr_infer.terminal import run_command
 from dphr_infer.watch import WatchRequest, run_watch
 
 bundle, gallery, source = map(Path, sys.argv[1:])
-request = WatchRequest(bundle, gallery, str(source), SourceSettings(), 1, 5, "as-is", 8, None, None, AcceptRule(),
-                       False, "fp32", 1, "csv")
+search = SearchOptions(bundle, gallery, 5, "as-is", 8, None, AcceptRule(), False, "fp32", 1)
+request = WatchRequest(search, str(source), SourceSettings(), 1, "csv")
 sys.exit(run_command("dphr-infer", lambda: run_watch(request)))
 """
 

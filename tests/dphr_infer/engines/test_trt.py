@@ -1,58 +1,22 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dphr_infer import cuda, cuda_graph
 from dphr_infer.engines import trt
 from dphr_infer.engines.engine_cache import EngineCache
 from dphr_infer.engines.onnxrt import Shape
-from dphr_infer.engines.tensorrt_api import Api, Capabilities
-from dphr_infer.engines.tensorrt_cached import CachedPlan
 from dphr_infer.errors import BundleError, EngineError
 
-FOLDER = Path(__file__).resolve().parent.parent
 SHAPE = Shape(32, 32, 48)
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{name}_of_trt", FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A stand-in for the driver, its graphs and TensorRT's runtime; plans are the ONNX files themselves."""
-    pycuda, tensorrt = load("fake_pycuda"), load("fake_tensorrt")
-    driver = pycuda.FakeDriver()
-    plain, streams = driver.Stream, []
-
-    def stream(flags: int) -> Any:
-        streams.append(plain(flags))
-        driver.stream = streams[(len(streams) - 1) // 2 * 2]  # of the two that a GPU opens, the one for work
-        return streams[-1]
-
-    driver.Stream = stream
-    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
-    monkeypatch.setattr(cuda, "pop_released_context", driver.raw_stack.pop)
-    driver.graphs = tensorrt.FakeGraphs(driver)
-    monkeypatch.setattr(cuda_graph, "load_driver", lambda: driver.graphs)
-    api = Api("TensorRT", "10.3.0.30", tensorrt.fake_module(driver, 4), Capabilities(True, True, False))
-    monkeypatch.setattr(trt, "open_tensorrt", lambda: api)
-    driver.plan = None
-    monkeypatch.setattr(trt, "cached_plan", lambda api, model, *rest: CachedPlan(Any, driver.plan or model, None))
-    return driver
+def gpu(gpu_stand_in: Any) -> Any:
+    return gpu_stand_in(max_batch=4)
 
 
 def engine(bundle: Any, **options: Any) -> trt.TensorRtEngine:

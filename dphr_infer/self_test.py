@@ -1,0 +1,138 @@
+"""The bundle's self-test: do the engines of this machine give what torch gave when the bundle was made?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dphr_infer.bundle import PRECISIONS, Bundle, Precision, model_name
+from dphr_infer.embedder import Embedder
+from dphr_infer.engines.open import matcher_device, open_engine, present_devices
+from dphr_infer.errors import BundleError, DphrError, EngineError
+from dphr_infer.gpu_pipeline import GpuPipeline
+from dphr_infer.matchers.open import open_matcher
+from dphr_infer.open_localizer import takes_one_launch
+from dphr_infer.terminal import printable
+from dphr_infer.types import Matches
+
+# Below the export's gate for each, since another release of an engine may round in another way.
+MIN_COSINE: dict[Precision, float] = {"fp32": 0.999, "fp16": 0.999, "int8": 0.95}
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """How near an engine comes to torch's embeddings of the bundle's own pictures.
+
+    Attributes:
+        engine: engine, device and precision.
+        n_images: pictures that it embedded; 0 where it could not.
+        min_cosine: between its embeddings and the shipped ones; nan where it could not embed them.
+        problem: why it must not fly; empty where it may.
+    """
+
+    engine: str
+    n_images: int
+    min_cosine: float
+    problem: str = ""
+
+    def line(self) -> str:
+        """For people."""
+        measured = f"min cosine {self.min_cosine:.6f} over {self.n_images} images, " if self.n_images else ""
+        state = f"FAILED: {self.problem}" if self.problem else "good"
+        return printable(f"self-test    {self.engine}: {measured}{state}")
+
+
+def self_test(bundle: Bundle) -> Iterator[SelfTest]:
+    """Run the bundle's own pictures through every engine and precision that are present, whatever the others do.
+
+    On a GPU each must also find its own embedding among all of them: by the matcher alone, and with TensorRT from frame
+    to match in one launch, as `--device cuda` locates a photo.
+
+    Raises:
+        BundleError: before the first, the bundle's self-test is unreadable; after the last, an engine came less near
+            than MIN_COSINE.
+        EngineError: after the last, an engine could not run the model. Both name every engine that failed.
+    """
+    images, expected = bundle.read_selftest()
+    precisions: list[Precision] = [p for p in PRECISIONS if model_name(p) in bundle.manifest.files]
+    if not precisions:
+        raise BundleError(f"{bundle.folder} holds no model, so there is nothing to test. Export the bundle again.")
+    results = []
+    devices = present_devices()
+    if any(matcher_device(device) == "cuda" for device in devices):
+        results.append(_test_matcher(expected))
+        yield results[-1]
+    for device in devices:
+        for precision in precisions:
+            results.append(_test_engine(bundle, precision, device, images, expected))
+            yield results[-1]
+            if takes_one_launch(bundle, device, "as-is"):
+                results.append(_test_one_launch(bundle, precision, images, expected))
+                yield results[-1]
+    failed = [result for result in results if result.problem]
+    if failed:
+        kind = BundleError if any(result.n_images for result in failed) else EngineError
+        names = "; ".join(f"{result.engine}: {result.problem.rstrip('.')}" for result in failed)
+        raise kind(
+            f"{len(failed)} of {len(results)} engines failed the self-test, so do not fly with them ({names}). Mend "
+            "what is named, or export the bundle again."
+        )
+
+
+def _test_engine(
+    bundle: Bundle, precision: Precision, device: str, images: NDArray[np.uint8], expected: NDArray[np.float32]
+) -> SelfTest:
+    name = f"{device} {precision}"
+    try:
+        engine = open_engine(bundle, precision, device)
+        name = engine.name
+        with engine:
+            found = Embedder(bundle.manifest.preprocess, engine).embed_prepared(images)
+    except DphrError as error:
+        return SelfTest(name, 0, math.nan, str(error))
+    if found.shape != expected.shape:
+        problem = f"it gave embeddings {found.shape}, the bundle's self-test holds {expected.shape}."
+        return SelfTest(name, len(images), math.nan, problem)
+    worst, needed = float(np.sum(found * expected, axis=1).min()), MIN_COSINE[precision]
+    # A cosine that is no number is not near either.
+    problem = "" if worst >= needed else f"a cosine of {worst:.5f}, at least {needed} is needed."
+    return SelfTest(name, len(images), worst, problem)
+
+
+def _test_one_launch(
+    bundle: Bundle, precision: Precision, images: NDArray[np.uint8], expected: NDArray[np.float32]
+) -> SelfTest:
+    """Preprocessing, network and matcher on the GPU at once, on a gallery of the shipped embeddings."""
+    name = f"one launch from frame to match, {precision}"
+    try:
+        with GpuPipeline(bundle, expected, precision, max_k=1) as pipeline:
+            found = [pipeline.match(image, 1) for image in images]
+    except DphrError as error:
+        return SelfTest(name, 0, math.nan, str(error))
+    return _test_matches(name, found, expected, MIN_COSINE[precision])
+
+
+def _test_matcher(expected: NDArray[np.float32]) -> SelfTest:
+    """The GPU's matcher alone, on the shipped embeddings."""
+    name = "matcher on the GPU"
+    try:
+        with open_matcher(expected, "cuda") as matcher:
+            found = [matcher.match(row[None], 1) for row in expected]
+    except DphrError as error:
+        return SelfTest(name, 0, math.nan, str(error))
+    return _test_matches(name, found, expected, MIN_COSINE["fp16"])
+
+
+def _test_matches(name: str, found: list[Matches], expected: NDArray[np.float32], needed: float) -> SelfTest:
+    """Whether each picture's best match is itself, or one whose embedding is as near."""
+    worst = min(float(matches.similarity[0, 0]) for matches in found)
+    nearest = expected[[int(matches.rows[0, 0]) for matches in found]]
+    strangers = int(np.sum(~(np.sum(nearest * expected, axis=1) >= needed)))
+    problem = "" if worst >= needed else f"a similarity of {worst:.5f} to itself, at least {needed} is needed."
+    if strangers:
+        problem = f"{strangers} of the pictures found another one than themselves."
+    return SelfTest(name, len(found), worst, problem)
