@@ -15,9 +15,10 @@ from pathlib import Path
 
 from bench.compare import compare_files, parse_share
 from bench.history import plot_history
-from bench.page import to_html
+from bench.page import all_plots, to_html
+from bench.plots import check_drawing, write_sheet
 from bench.record import SCENARIOS
-from bench.report import to_markdown, to_text
+from bench.report import headline, to_markdown, to_text
 from bench.request import (
     DEFAULT_BATCHES,
     DEFAULT_MATCH_ROWS,
@@ -91,6 +92,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure and sample there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with pictures there")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="write the pictures alone there, on one sheet")
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
@@ -176,9 +178,12 @@ def _write(path: Path, text: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    outputs = [path for path in (arguments.json, arguments.markdown, arguments.html) if path is not None]
+    written = (arguments.json, arguments.markdown, arguments.html, arguments.png)
+    outputs = [path for path in written if path is not None]
     for path in outputs:
         check_target(path)
+    if arguments.html is not None or arguments.png is not None:
+        check_drawing()
     record = run_bench(
         BenchRequest(
             bundle=arguments.bundle,
@@ -213,6 +218,10 @@ def _run(arguments: argparse.Namespace) -> int:
         _write(arguments.markdown, to_markdown(record))
     if arguments.html is not None:
         _write(arguments.html, to_html(record))
+    if arguments.png is not None:
+        write_sheet(arguments.png, headline(record), all_plots(record))
+    if record.failure:
+        raise ConfigError(f"The run ended early, and holds what was measured until then: {record.failure}")
     if record.interrupted:
         return EXIT_INTERRUPTED
     return 0 if record.valid else EXIT_INVALID

@@ -41,6 +41,7 @@ from dphr_infer.errors import ConfigError
 BATCHES = 10
 # Six samples a batch, and MLPerf's least count for a p90.
 MIN_SAMPLES = 64
+TOO_FEW = f"n<{MIN_SAMPLES}"
 CONFIDENCE = 0.95
 FLOOR = 0.01
 STRETCHES = 2
@@ -89,6 +90,11 @@ class Change:
     not_judged: str
 
     @property
+    def lost_its_samples(self) -> bool:
+        """The baseline has enough samples, the candidate too few."""
+        return self.not_judged == TOO_FEW and self.n[0] >= MIN_SAMPLES > self.n[1]
+
+    @property
     def verdict(self) -> str:
         """ "slower", "faster", "no change found", or why there is none."""
         if self.low is None or self.high is None:
@@ -114,8 +120,12 @@ class Comparison:
     invalid: bool
 
     def offending(self, fail_above: float) -> tuple[Change, ...]:
-        """Metrics that are slower beyond noise, by more than `fail_above`."""
-        return tuple(change for change in self.changes if (change.low or 0) > 1 and change.ratio > 1 + fail_above)
+        """Metrics slower by more than `fail_above`: beyond noise, or with so few samples that it cannot be judged.
+
+        The latter counts where the baseline had enough of them: a case of limited time makes fewer as it gets slower.
+        """
+        slower = (change for change in self.changes if change.ratio > 1 + fail_above)
+        return tuple(change for change in slower if (change.low or 0) > 1 or change.lost_its_samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +160,9 @@ class ComparisonReport:
             limit = f"{100 * self.fail_above:g} %"
             blocks.append("\n".join([f"FAILED: slower by more than {limit}, or invalid", *lines]) if lines else "")
             if not lines:
-                blocks[-1] = f"Passed: nothing is slower by more than {limit} beyond noise."
+                unknown = sum(bool(change.not_judged) for item in self.comparisons for change in item.changes)
+                left = f" {unknown} metrics could not be judged." if unknown else ""
+                blocks[-1] = f"Passed: nothing is slower by more than {limit} beyond noise.{left}"
         return "\n\n".join(blocks)
 
 
@@ -206,7 +218,7 @@ def _obstacle(a: Series, b: Series, busy: bool) -> str:
         return "no samples"
     if min(a.samples_ms.min(), b.samples_ms.min()) == 0:
         return "durations of 0 ms"
-    return f"n<{MIN_SAMPLES}" if min(a.n, b.n) < MIN_SAMPLES else ""
+    return TOO_FEW if min(a.n, b.n) < MIN_SAMPLES else ""
 
 
 def _judge(a: Series, b: Series, n_metrics: int, obstacle: str) -> Change:
@@ -230,7 +242,7 @@ def make_report(name: str, records: Sequence[Mapping[str, Any]]) -> Report:
     for record in records:
         for key, found in metrics(name, record).items():
             if key in series:
-                raise ConfigError(f"{name} holds {key!r} twice, of two runs: give each run in a file of its own.")
+                raise ConfigError(f"{name} holds {key!r} twice, as of two runs: give each run in a file of its own.")
             series[key] = found
     doubted = [record for record in records if record.get("valid") is not True]
     reasons = ["; ".join(map(str, record.get("invalid_reasons") or ("no reason is stated",))) for record in doubted]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.plots import BLUE, COLOURS, GREY, Plot, draw, plain_log_axis
+from bench.plots import BLUE, COLOURS, GREY, Plot, plain_log_axis
 from bench.record import ENDURANCE, BenchRecord, MatchRecord
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def roofline_plot(record: BenchRecord) -> Plot:
         f"Ceilings as measured: {record.bandwidth_bytes_per_s / 1e9:.1f} GB/s read, "
         f"{record.matmul_flops_per_s / 1e9:.0f} GFLOP/s in float32 products. What the cache holds may lie above."
     )
-    return Plot("Roofline", caption, draw("roofline", paint, _TALL_IN))
+    return Plot("Roofline", caption, "roofline", paint, _TALL_IN)
 
 
 def _curves(matching: tuple[MatchRecord, ...]) -> dict[str, list[MatchRecord]]:
@@ -96,7 +96,7 @@ def gallery_size_plot(matching: tuple[MatchRecord, ...], bandwidth: float) -> Pl
 
     left = len(curves) - len(shown)
     caption = f"Dashed: one read of the rows at {bandwidth / 1e9:.1f} GB/s." + (f" {left} more not drawn." * bool(left))
-    return Plot("Matching by gallery size", caption, draw("gallery-size", paint, _TALL_IN))
+    return Plot("Matching by gallery size", caption, "gallery-size", paint, _TALL_IN)
 
 
 def _readings(timeline: tuple[dict[str, Any], ...], key: str) -> dict[str, tuple[list[float], list[float]]]:
@@ -132,7 +132,7 @@ def timeline_plots(record: BenchRecord) -> list[Plot]:
 
         left = len(series) - len(shown)
         caption = f"{len(record.timeline)} readings." + (f" {left} of {len(series)} not drawn." if left else "")
-        found.append(Plot(title, caption, draw(f"timeline-{key}", paint)))
+        found.append(Plot(title, caption, f"timeline-{key}", paint))
     return found
 
 
@@ -153,7 +153,7 @@ def endurance_plot(record: BenchRecord) -> Plot | None:
         axes.grid(axis="y")
 
     caption = f"Median of each of {len(windows)} windows of the endurance scenario."
-    return Plot("Latency over time", caption, draw("endurance", paint))
+    return Plot("Latency over time", caption, "endurance", paint)
 
 
 def curve_plots(record: BenchRecord) -> list[Plot]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from dphr_infer.errors import GalleryError
+from dphr_infer.errors import ConfigError, GalleryError
 from dphr_infer.gallery import Gallery, GalleryDtype, GalleryOrigin, GalleryWriter, open_gallery
 from dphr_infer.terminal import Progress
 from dphr_infer.types import GeoPoint
@@ -44,6 +45,17 @@ def grid_places(rows: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarra
     return CENTRE.latitude_deg + north_m / _METRES_PER_DEGREE, CENTRE.longitude_deg + east_m / east_degree_m
 
 
+def _check_room(path: Path, rows: int, dim: int, stored: Stored) -> None:
+    """The writer needs twice the size while it orders the rows."""
+    folder = next(part for part in path.absolute().parents if part.exists())
+    needed, free = 2 * rows * dim * np.dtype(stored).itemsize, shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigError(
+            f"A generated gallery of {rows} rows of {dim} {stored} values needs {needed / 1e9:.1f} GB while it is "
+            f"written, and {folder} has {free / 1e9:.1f} GB free: ask for fewer rows, or another --cache."
+        )
+
+
 def _write(path: Path, rows: int, dim: int, stored: Stored) -> None:
     origin = GalleryOrigin(ORIGIN, STRIDE_M, STRIDE_M, "", "", "EPSG:4326", "fp32")
     generator = np.random.default_rng(0)
@@ -60,6 +72,7 @@ def generated_gallery(cache: Path, rows: int, dim: int, stored: Stored) -> Galle
     """The gallery of these sizes, made if the cache lacks it or holds a damaged one.
 
     Raises:
+        ConfigError: the disk has no room for it.
         StorageError: it cannot be written.
     """
     path = cache / f"random-{rows}x{dim}-{stored}.gallery"
@@ -71,5 +84,6 @@ def generated_gallery(cache: Path, rows: int, dim: int, stored: Stored) -> Galle
         else:
             if (len(found), found.dim, str(found.embeddings.dtype), found.bundle_digest) == (rows, dim, stored, ORIGIN):
                 return found
+    _check_room(path, rows, dim, stored)
     _write(path, rows, dim, stored)
     return open_gallery(path)

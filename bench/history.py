@@ -149,7 +149,9 @@ def read_history(folder: Path) -> History:
             points += found
             if not found:
                 why = "no scenario with a latency and a date" if is_record(value) else "no report of this version"
-                skipped.append(f"{path.name}: {why}")
+                line = f"{path.name}: {why}"
+                if line not in skipped:  # a sweep has many records
+                    skipped.append(line)
     if not points:
         raise ConfigError(
             f"{folder} holds {len(files)} JSON files and no report of schema version {SCHEMA_VERSION} with a scenario: "

@@ -58,8 +58,13 @@ def _verdict(line: str) -> str:
 
 
 def _figure(plot: Plot) -> str:
-    svg = plot.svg.replace("<svg", f'<svg role="img" aria-label="{escape(plot.title)}"', 1)
+    svg = plot.to_svg().replace("<svg", f'<svg role="img" aria-label="{escape(plot.title)}"', 1)
     return f"<figure><figcaption><b>{escape(plot.title)}</b>{escape(plot.caption)}</figcaption>{svg}</figure>"
+
+
+def all_plots(record: BenchRecord) -> list[Plot]:
+    """Every picture that the record has figures for, in reading order."""
+    return [*run_plots(record), *curve_plots(record)]
 
 
 def to_html(record: BenchRecord) -> str:
@@ -81,6 +86,6 @@ def to_html(record: BenchRecord) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
         f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>{"".join(map(_verdict, verdict(record)))}'
-        f'<div class="plots">{"".join(map(_figure, [*run_plots(record), *curve_plots(record)]))}</div>'
+        f'<div class="plots">{"".join(map(_figure, all_plots(record)))}</div>'
         f"{''.join(map(_table, measured))}{_table(facts)}</body></html>\n"
     )

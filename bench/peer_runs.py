@@ -48,6 +48,11 @@ def _records(
         if name in turns.failed:
             yield PeerRecord(task, name, versions[name], None, None, None, None, turns.failed[name])
             continue
+        try:
+            share = None if recall is None else recall(name)
+        except Exception as error:  # whatever a stranger's package raises, or answers of another shape
+            yield PeerRecord(task, name, versions[name], None, None, None, None, describe(error))
+            continue
         samples = turns.samples_ms[name]
         ratios = samples / turns.samples_ms[ours]
         yield PeerRecord(
@@ -57,7 +62,7 @@ def _records(
             latency=summarise(samples),
             times_ours=percentile(ratios, 50),
             times_ours_quartiles=(percentile(ratios, 25), percentile(ratios, 75)),
-            recall=None if recall is None else recall(name),
+            recall=share,
         )
 
 
@@ -66,13 +71,14 @@ class MatchPeers:
     """Searches opened on float32 copies of a gallery's rows.
 
     Attributes:
-        rows, dim: of the gallery.
+        rows, dim, dtype: of the gallery.
         peers: ready to search.
         left_out: {package: why it is none of them}.
     """
 
     rows: int
     dim: int
+    dtype: str
     peers: tuple[Peer, ...]
     left_out: Mapping[str, str]
 
@@ -87,9 +93,9 @@ def open_match_peers(embeddings: NDArray[Any], threads: int) -> MatchPeers:
     free = available_memory_bytes()
     if free and 8 * embeddings.size > free:  # their float32 rows, and as much again for what they make of them
         reason = f"{4 * embeddings.size / 1e9:.1f} GB of float32 rows, twice, do not fit in {free / 1e9:.1f} GB"
-        return MatchPeers(*embeddings.shape, (), {"all": reason})
+        return MatchPeers(*embeddings.shape, str(embeddings.dtype), (), {"all": reason})
     peers, left_out = open_peers(np.ascontiguousarray(embeddings, np.float32), threads)
-    return MatchPeers(*embeddings.shape, tuple(peers), left_out)
+    return MatchPeers(*embeddings.shape, str(embeddings.dtype), tuple(peers), left_out)
 
 
 def match_peers(
@@ -103,7 +109,7 @@ def match_peers(
         queries: float32 (Q, D), unit length.
         words: what else tells this search from others of the run.
     """
-    task = f"matching {opened.rows:,} x {opened.dim}, {len(queries)} q, k {k}{words}"
+    task = f"matching {opened.rows:,} x {opened.dim} {opened.dtype}, {len(queries)} q, k {k}{words}"
     left_out = [PeerRecord(task, name, "", None, None, None, None, why) for name, why in opened.left_out.items()]
     if not opened.peers:
         return left_out

@@ -11,6 +11,8 @@ None promises an order among equal similarities.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -30,7 +32,6 @@ from bench.turns import describe
 from dphr_infer.errors import MissingPackageError
 from dphr_infer.types import Matches
 
-_EXTRA = "peers"
 _PURPOSE = "Comparing ours with it"
 # Measured where it happens to be installed and never needed: imported by name, because no package here may depend on
 # it for this.
@@ -86,7 +87,7 @@ def open_faiss(gallery: NDArray[np.float32], threads: int) -> list[Peer]:
     try:
         import faiss
     except ImportError as error:
-        raise MissingPackageError("faiss-cpu", _EXTRA, _PURPOSE) from error
+        raise MissingPackageError("faiss-cpu", "faiss", _PURPOSE) from error
     faiss.omp_set_num_threads(threads)
     default_threshold = faiss.cvar.distance_compute_blas_threshold
 
@@ -115,7 +116,7 @@ def open_usearch(gallery: NDArray[np.float32], threads: int) -> list[Peer]:
         from usearch.index import MetricKind
         from usearch.index import search as search_exactly
     except ImportError as error:
-        raise MissingPackageError("usearch", _EXTRA, _PURPOSE) from error
+        raise MissingPackageError("usearch", "usearch", _PURPOSE) from error
 
     def search(queries: NDArray[np.float32], k: int) -> Matches:
         found: Any = search_exactly(gallery, queries, k, MetricKind.IP, exact=True, threads=threads)
@@ -168,7 +169,7 @@ def open_hnswlib(gallery: NDArray[np.float32], threads: int) -> list[Peer]:
     try:
         import hnswlib
     except ImportError as error:
-        raise MissingPackageError("hnswlib", _EXTRA, _PURPOSE) from error
+        raise MissingPackageError("hnswlib", "hnswlib", _PURPOSE) from error
     index = hnswlib.Index(space="ip", dim=gallery.shape[1])
     index.init_index(len(gallery), ef_construction=_HNSW_EFFORT_BUILDING, M=_HNSW_LINKS, random_seed=0)
     index.set_num_threads(threads)
@@ -201,13 +202,15 @@ def recall_of(rows: NDArray[np.int32], true_rows: NDArray[np.int32]) -> float:
 
 
 def rehearse(package: str, dim: int, threads: int) -> None:
-    """Open a package on a few rows and search once with one query and with several."""
+    """Open a package on a few rows and search once with one query and with several; what it raises is no crash."""
     rows = np.random.default_rng(0).standard_normal((_REHEARSAL_ROWS, dim), dtype=np.float32)
-    for peer in _OPENERS[package](rows, threads):
-        peer.search(rows[:1], 5)
-        peer.search(rows[:40], 5)
+    with contextlib.suppress(Exception):  # raised again where its words are seen
+        for peer in _OPENERS[package](rows, threads):
+            peer.search(rows[:1], 5)
+            peer.search(rows[:40], 5)
 
 
+@functools.cache
 def crash_of(package: str, dim: int, threads: int) -> str | None:
     """How a package ends a process that uses it, in words; None where it does not, or is not installed.
 
@@ -228,9 +231,11 @@ def crash_of(package: str, dim: int, threads: int) -> str | None:
         )
     except subprocess.TimeoutExpired:
         return f"{package} did not end a search of {_REHEARSAL_ROWS} rows within {_REHEARSAL_SECONDS} s"
-    if done.returncode >= 0:  # what it raised, it will raise again where its words are seen
+    if done.returncode == 0:
         return None
-    return f"{package} ended a process that searched {_REHEARSAL_ROWS} rows: {signal.Signals(-done.returncode).name}"
+    names = {-number: number.name for number in signal.Signals}
+    how = names.get(done.returncode, f"exit code {done.returncode}")
+    return f"{package} ended a process that searched {_REHEARSAL_ROWS} rows: {how}"
 
 
 def open_peers(gallery: NDArray[np.float32], threads: int) -> tuple[list[Peer], dict[str, str]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import numpy as np
 from bench.record import CAMERA, MULTI_STREAM, OFFLINE, SINGLE_STREAM, BenchRecord, ScenarioRecord
 from bench.report import batch_kinds, format_share
 from bench.stats import format_ms
-from dphr_infer.errors import MissingPackageError
+from dphr_infer.atomic import atomic_file
+from dphr_infer.errors import ConfigError, MissingPackageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +25,9 @@ BLUE, ORANGE, GREY, RED = "#1f6fb2", "#d9730d", "#8a8f98", "#b3261e"
 COLOURS = (BLUE, ORANGE, "#2e7d32", RED, "#6a4c93", GREY)
 INK = "#a1540a"
 _SIZE_IN = (4.7, 3.1)
+_SHEET_COLUMNS = 2
+_SHEET_DPI = 110
+_TITLE_IN = 0.35
 _MAX_BINS = 50
 _SKEWED = 4.0
 _HEADROOM = 1.15
@@ -38,33 +43,81 @@ _STYLE: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plot:
-    """A picture with its caption and what it shows in words, for those who cannot see it."""
+    """A picture.
+
+    Attributes:
+        title, caption: what it shows, also for those who cannot see it.
+        name: of the picture among others of a page.
+        paint: puts it on axes.
+        height_in: inches; the width is the same for all.
+    """
 
     title: str
     caption: str
-    svg: str
+    name: str
+    paint: Callable[[Axes], None]
+    height_in: float = _SIZE_IN[1]
+
+    def to_svg(self) -> str:
+        """As SVG; the same each time.
+
+        Raises:
+            MissingPackageError: matplotlib is not installed.
+        """
+        check_drawing()
+        import matplotlib
+        from matplotlib.figure import Figure
+
+        with matplotlib.rc_context({**_STYLE, "svg.hashsalt": self.name}):
+            figure = Figure(figsize=(_SIZE_IN[0], self.height_in), layout="constrained")
+            self.paint(figure.subplots())
+            text = io.StringIO()
+            figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        svg = text.getvalue()
+        return svg[svg.index("<svg") :]
 
 
-def draw(name: str, paint: Callable[[Axes], None], height_in: float = _SIZE_IN[1]) -> str:
-    """What `paint` paints, as SVG; the same each time.
+def check_drawing() -> None:
+    """Whether pictures can be drawn.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
     try:
-        import matplotlib
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingPackageError("matplotlib", "bench", "Drawing the latency page") from error
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(_SIZE_IN[0], height_in), layout="constrained")
-        paint(figure.subplots())
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+        raise MissingPackageError("matplotlib", "bench", "Drawing the pictures") from error
+
+
+def write_sheet(path: Path, title: str, plots: Sequence[Plot]) -> None:
+    """All plots on one sheet, as PNG.
+
+    Raises:
+        ConfigError: there is no plot.
+        MissingPackageError: matplotlib is not installed.
+        StorageError: it cannot be written.
+    """
+    if not plots:
+        raise ConfigError(f"{path} would be an empty sheet: nothing with a picture was measured.")
+    check_drawing()
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    columns = min(_SHEET_COLUMNS, len(plots))
+    lines = [plots[first : first + columns] for first in range(0, len(plots), columns)]
+    heights = [max(plot.height_in for plot in line) + _TITLE_IN for line in lines]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(columns * _SIZE_IN[0], sum(heights) + _TITLE_IN), layout="constrained")
+        figure.suptitle(title, fontsize=12)
+        cells = figure.subfigures(len(lines), columns, squeeze=False, height_ratios=heights)
+        for line, row in zip(lines, cells, strict=True):
+            for plot, cell in zip(line, row, strict=False):
+                cell.suptitle(plot.title, fontsize=10.5, fontweight="bold")
+                plot.paint(cell.subplots())
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=_SHEET_DPI, metadata={"Software": None})
 
 
 def plain_log_axis(axes: Axes, steps: tuple[float, ...], along: str = "x") -> None:
@@ -112,7 +165,7 @@ def distribution_plot(scenario: ScenarioRecord) -> Plot:
         axes.set_ylabel("samples")
 
     caption = f"{summary.n} samples of {what}."
-    return Plot(f"Latency distribution, {scenario.name}", caption, draw(f"distribution-{scenario.name}", paint))
+    return Plot(f"Latency distribution, {scenario.name}", caption, f"distribution-{scenario.name}", paint)
 
 
 def stage_plot(scenario: ScenarioRecord) -> Plot:
@@ -129,7 +182,7 @@ def stage_plot(scenario: ScenarioRecord) -> Plot:
         axes.set_xlabel("p50, ms")
 
     caption = "Median of each stage; the difference to end to end is stated in the table."
-    return Plot("Stages", caption, draw("stages", paint))
+    return Plot("Stages", caption, "stages", paint)
 
 
 def throughput_plot(record: BenchRecord) -> Plot:
@@ -161,7 +214,7 @@ def throughput_plot(record: BenchRecord) -> Plot:
 
     left = len(curves) - len(shown)
     caption = "Images a second at the median, by batch size." + (f" {left} more not drawn." if left else "")
-    return Plot("Throughput", caption, draw("throughput", paint, _SIZE_IN[1] + 0.2 * (len(shown) // 2)))
+    return Plot("Throughput", caption, "throughput", paint, _SIZE_IN[1] + 0.2 * (len(shown) // 2))
 
 
 def match_plot(record: BenchRecord) -> Plot:
@@ -190,7 +243,7 @@ def match_plot(record: BenchRecord) -> Plot:
     caption = "p50 beside one read of the gallery; the figure is the share of the measured bandwidth."
     if any(match.in_cache for match in matching):
         caption += " * In cache: the limit does not bind."
-    return Plot("Matching against its limit", caption, draw("match", paint, max(_SIZE_IN[1], 0.55 * len(matching))))
+    return Plot("Matching against its limit", caption, "match", paint, max(_SIZE_IN[1], 0.55 * len(matching)))
 
 
 def run_plots(record: BenchRecord) -> list[Plot]:

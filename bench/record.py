@@ -26,23 +26,24 @@ SCENARIOS = (SINGLE_STREAM, MULTI_STREAM, OFFLINE, CAMERA, ENDURANCE)
 class Subject:
     """What was measured. Sizes of images are of the first; `views` are embedded for each photo.
 
-    What is None was not there: a gallery, or, in a sweep over generated galleries, a bundle.
+    What is None was not there: a gallery, or, in a sweep over generated galleries, a bundle; or it differs between the
+    points of a sweep that are shown together.
     """
 
     encoder: str | None
-    dim: int
+    dim: int | None
     input_px: tuple[int, int] | None
     precision: str | None
     engine: str | None
     matcher: str | None
-    threads: int
+    threads: int | None
     bundle_digest: str | None
     gallery_rows: int | None
     gallery_dtype: str | None
-    top_k: int
+    top_k: int | None
     heading: str | None
-    views: int
-    n_images: int
+    views: int | None
+    n_images: int | None
     image_px: tuple[int, int] | None
     images_from: str | None
     prior: str | None = None
@@ -215,6 +216,7 @@ class BenchRecord:
         conditions: how the figures were taken, in words.
         valid, invalid_reasons: whether the figures may be believed, and why not.
         interrupted: the run was ended early; it holds what was measured until then.
+        failure: the error that ended it early, in words; empty where none did.
         flags: what a reader must know of the machine's state, such as a battery or throttling.
         left_out: {what was asked for: why it was not measured}.
         accuracy: None where the bundle was not checked (a sweep without one).
@@ -233,6 +235,7 @@ class BenchRecord:
     invalid_reasons: tuple[str, ...]
     interrupted: bool
     flags: tuple[str, ...]
+    failure: str
     left_out: dict[str, str]
     machine: MachineProfile
     subject: Subject

@@ -10,6 +10,9 @@ from bench.scenario_report import accuracy_table, endurance_table, scenario_tabl
 from bench.stats import LatencySummary, format_ms, format_summary
 from bench.table import LATENCY_HEAD, WORDS, Table, gigabytes
 
+_PEAK = "peak MB"
+_EMBED_HEAD = ("embed p50 ms", "images/s", "n")
+
 
 def match_label(match: MatchRecord) -> str:
     """What was matched, in a few words."""
@@ -22,6 +25,10 @@ def match_label(match: MatchRecord) -> str:
 def format_share(share: float, in_cache: bool = False) -> str:
     """Share of a measured limit; a star where the gallery fits in the cache."""
     return f"{share:.{0 if share >= 0.1 else 1}%}" + ("*" if in_cache else "")
+
+
+def _megabytes(size_mb: float | None) -> str:
+    return "" if size_mb is None else f"{size_mb:.0f}"
 
 
 def machine_table(record: BenchRecord) -> Table:
@@ -40,18 +47,20 @@ def machine_table(record: BenchRecord) -> Table:
         ("software", f"{m.system}; Python {m.python}, NumPy {m.numpy}, ONNX Runtime {m.onnxruntime}"),
     ]
     if s.encoder is not None and s.input_px is not None:
+        precision = s.precision or "in several precisions"
         rows += [
-            ("model", f"{s.encoder} {s.precision}, input {s.input_px[1]}x{s.input_px[0]} px, {s.dim} dimensions"),
+            ("model", f"{s.encoder} {precision}, input {s.input_px[1]}x{s.input_px[0]} px, {s.dim} dimensions"),
             ("bundle", str(s.bundle_digest)),
-            ("engine", f"{s.engine}, {s.threads or 'all'} threads"),
         ]
+        if s.engine is not None:
+            rows.append(("engine", f"{s.engine}, {'several' if s.threads is None else s.threads or 'all'} threads"))
     if s.gallery_rows is not None:
         rows.append(("gallery", f"{s.gallery_rows:,} rows, {s.gallery_dtype}; matcher {s.matcher}, top {s.top_k}"))
     if s.prior is not None:
         rows.append(("prior", s.prior))
     if s.image_px is not None:
         photos = f"{s.n_images} of {s.image_px[1]}x{s.image_px[0]} px, from {s.images_from}"
-        rows.append(("photos", f"{photos}; heading {s.heading}, {s.views} view{'s' if s.views > 1 else ''} a photo"))
+        rows.append(("photos", f"{photos}; heading {s.heading}, {s.views} view{'s' if s.views != 1 else ''} a photo"))
     if record.peak_memory_bytes is not None:
         rows.append(("peak memory", f"{gigabytes(record.peak_memory_bytes)} of this process while measuring"))
     rows += _power_rows(record)
@@ -96,11 +105,11 @@ def batch_table(record: BenchRecord) -> Table:
         if b.locate is not None and b.locate_images_per_s is not None:
             locate = (format_ms(b.locate.p50_ms), f"{b.locate_images_per_s:.1f}", str(b.locate.n))
         embed = (format_ms(b.embed.p50_ms), f"{b.embed_images_per_s:.1f}", str(b.embed.n))
-        return (f"{b.batch} {kind}", *embed, *limits, *locate)
+        return (f"{b.batch} {kind}", *embed, *limits, *locate, _megabytes(b.peak_memory_mb))
 
     return Table(
         "Throughput by batch size",
-        ("batch", "embed p50 ms", "images/s", "n", "GFLOP", "limit ms", "of limit", "locate p50 ms", "images/s", "n"),
+        ("batch", *_EMBED_HEAD, "GFLOP", "limit ms", "of limit", "locate p50 ms", "images/s", "n", _PEAK),
         tuple(cells(b, kind) for b, kind in zip(record.batches, batch_kinds(record.batches), strict=True)),
         "embed is the engine alone on images at model size; locate is everything but decoding. Rates are of the p50. "
         "The limit is the later of the graph's operations at the measured rate of float32 products, and of its "
@@ -117,6 +126,7 @@ def match_table(record: BenchRecord) -> Table:
             f"{m.read_bytes / 1e6:.1f}",
             format_ms(m.limit_ms),
             format_share(m.bandwidth_share, m.in_cache),
+            _megabytes(m.peak_memory_mb),
         )
         for m in record.matching
     ]
@@ -127,7 +137,8 @@ def match_table(record: BenchRecord) -> Table:
     )
     if any(match.in_cache for match in record.matching):
         note += " * What is read fits in the last-level cache, where this limit does not bind."
-    return Table("Matching alone", ("case", *LATENCY_HEAD, "MB read", "limit ms", "of bandwidth"), tuple(rows), note)
+    head = ("case", *LATENCY_HEAD, "MB read", "limit ms", "of bandwidth", _PEAK)
+    return Table("Matching alone", head, tuple(rows), note)
 
 
 def startup_table(record: BenchRecord) -> Table | None:
@@ -202,6 +213,8 @@ def verdict(record: BenchRecord) -> list[str]:
     lines = [f"INVALID: {reason}." for reason in record.invalid_reasons]
     if record.interrupted:
         lines.append("INTERRUPTED: the run was ended early; what was measured until then follows.")
+    if record.failure:
+        lines.append(f"ENDED EARLY: {record.failure} What was measured until then follows.")
     return lines + [f"NOTE: {flag}" for flag in record.flags]
 
 

@@ -26,6 +26,7 @@ DEFAULT_RATE_HZ = 10.0
 DEFAULT_MINUTES = 30.0
 DEFAULT_STARTUPS = 5
 DEFAULT_MATCH_ROWS = 100_000
+MATCH_TOP_K = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,13 @@ class BenchRequest:
             raise ConfigError(
                 f"--least-recall is {self.least_recall:g} within {self.recall_within_m:g} m: give a share in 0..1 "
                 "and a distance above 0 m."
+            )
+        if self.checkpoint is not None and not self.peers:
+            raise ConfigError("--checkpoint is of the peers' model, and --peers was not given: add it.")
+        if any(rows < MATCH_TOP_K for rows in self.match_rows):
+            raise ConfigError(
+                f"--match-rows is {min(self.match_rows)}, but {MATCH_TOP_K} matches are asked for: give at least "
+                f"{MATCH_TOP_K} rows."
             )
         if self.gallery is None and (self.truth is not None or self.prior is not None):
             raise ConfigError("--truth and --near need a gallery: without one no photo is located.")

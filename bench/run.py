@@ -38,8 +38,9 @@ CONDITIONS = (
     f"{WARM_UP_CALLS} warm-up calls before each case are not counted (2 of batches of photos); at least {MIN_CALLS} "
     f"calls; garbage collection is off while timing; clock {CLOCK}; percentiles are nearest-rank, p90 from 64 samples "
     "on, p99 from 662 and p99.9 from 6636. Warm: engine, matcher and files have been used before, except where a "
-    "figure is called cold. Samples taken while the machine was throttled are discarded and counted."
+    "figure is called cold."
 )
+_THROTTLED = " Samples of scenarios taken while the machine was throttled are discarded and counted."
 
 
 def _subject(setup: Setup) -> Subject:
@@ -171,10 +172,11 @@ def _to_record(setup: Setup, parts: Parts, reader: PowerReader, overhead_ns: flo
         reasons = invalid_reasons(parts.accuracy)
     return BenchRecord(
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        conditions=CONDITIONS,
+        conditions=CONDITIONS + _THROTTLED,
         valid=not reasons,
         invalid_reasons=reasons,
         interrupted=parts.interrupted,
+        failure=parts.failure,
         flags=flags_of(setup.machine, parts.scenarios),
         left_out=parts.left_out,
         machine=setup.machine,

@@ -127,7 +127,7 @@ def scenario_name(scenario: Mapping[str, Any]) -> str:
 
 
 def metrics(where: str, record: Mapping[str, Any]) -> dict[str, Series]:
-    """{name: series} of everything with a latency: scenarios, their stages, matching and batches.
+    """{name: series} of everything with a latency: scenarios, their stages, start-up, matching and batches.
 
     Args:
         where: the record in words, for errors.
@@ -142,6 +142,9 @@ def metrics(where: str, record: Mapping[str, Any]) -> dict[str, Series]:
         stage_samples = scenario.get("stage_samples_ms") or {}
         for stage, summary in (scenario.get("stages") or {}).items():
             found += _series(where, f"{name}: {stage}", summary, stage_samples.get(stage))
+    start = record.get("startup_ms")
+    if isinstance(start, Mapping):
+        found += _series(where, "start-up", start.get("warm"), start.get("samples_ms"))
     for kind in ("matching", "batches"):
         for row in record.get(kind) or ():
             for key, summary in row.items():

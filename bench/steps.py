@@ -34,7 +34,7 @@ from bench.record import (
     PeerRecord,
     ScenarioRecord,
 )
-from bench.request import BenchRequest
+from bench.request import MATCH_TOP_K, BenchRequest
 from bench.rig import Rig
 from bench.scenarios import Raw, multi_stream, offline, single_stream, to_record
 from bench.startup import measure_startup
@@ -43,6 +43,7 @@ from bench.validity import RecallGate, check_recall, check_selftest
 from dphr_infer.bundle import MANIFEST_NAME, Bundle
 from dphr_infer.embedder import Embedder
 from dphr_infer.engines.base import Engine
+from dphr_infer.errors import DphrError
 from dphr_infer.gallery import Gallery
 from dphr_infer.localizer import AcceptRule
 from dphr_infer.matchers.base import Matcher
@@ -50,7 +51,6 @@ from dphr_infer.photo import read_photo_metadata
 from dphr_infer.preprocess import read_image
 from dphr_infer.truth import read_truth
 
-MATCH_TOP_K = 10
 _PHOTOS_IN_MEMORY = 32
 CPU = "cpu"
 NO_GALLERY = "no gallery was given: embedding alone is measured"
@@ -86,6 +86,7 @@ class Parts:
     peak_memory_bytes: int | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    failure: str = ""
 
 
 def say(text: str) -> None:
@@ -229,7 +230,9 @@ def _peers(setup: Setup, parts: Parts) -> None:
         return
     say("peers: matching" + (", embedding" if request.checkpoint else ""))
     threads = request.threads or setup.machine.cores
-    if setup.gallery is None or setup.matcher is None or setup.rig is None:
+    if request.device != CPU:
+        parts.left_out["peers of matching"] = "those here run on the CPU: make gpu-bench has the GPU's"
+    elif setup.gallery is None or setup.matcher is None or setup.rig is None:
         parts.left_out["peers of matching"] = NO_GALLERY
     else:
         k = min(MATCH_TOP_K, len(setup.gallery))
@@ -255,13 +258,17 @@ def _steps(setup: Setup, parts: Parts) -> list[Callable[[], None]]:
 
 
 def measure(setup: Setup) -> Parts:
+    """Take every step; an interrupt or an error keeps what was measured before it, and is raised where nothing was."""
     parts = Parts()
     try:
         for step in _steps(setup, parts):
             step()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, DphrError) as end:
         if not (parts.scenarios or parts.batches):
             raise
-        parts.interrupted = True
-        say("interrupted: what was measured until now is kept")
+        if isinstance(end, DphrError):
+            parts.failure = str(end)
+        else:
+            parts.interrupted = True
+            say("interrupted: what was measured until now is kept")
     return parts

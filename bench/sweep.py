@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +36,14 @@ from bench.steps import CPU, say
 from bench.validity import check_selftest, invalid_reasons
 from dphr_infer.bundle import PRECISIONS, SELFTEST_IMAGES, Bundle, model_name, open_bundle
 from dphr_infer.engines.open import open_engine
+from dphr_infer.errors import ConfigError
 from dphr_infer.gallery import Gallery
 from dphr_infer.matchers.base import Matcher
 from dphr_infer.matchers.open import open_matcher
 from dphr_infer.preprocess import list_images, read_image
 
 _TOLERANCE = 1e-4
+Item = TypeVar("Item")
 _CHECKED_ROWS_AT_ONCE = 65536
 
 
@@ -59,6 +64,7 @@ class Bench:
         peers: tuple[PeerRecord, ...] = (),
         accuracy: Accuracy | None = None,
         reasons: tuple[str, ...] = (),
+        left_out: Mapping[str, str] = MappingProxyType({}),
     ) -> BenchRecord:
         """A record of one point."""
         return BenchRecord(
@@ -67,8 +73,9 @@ class Bench:
             valid=not reasons,
             invalid_reasons=reasons,
             interrupted=False,
+            failure="",
             flags=flags_of(self.machine, ()),
-            left_out={},
+            left_out=dict(left_out),
             machine=self.machine,
             subject=subject,
             scenarios=(),
@@ -122,16 +129,21 @@ class MatchCase:
     peers: MatchPeers | None
 
 
-def _match_point(bench: Bench, case: MatchCase, queries: NDArray[np.float32], k: int, prior_m: float) -> BenchRecord:
-    """One point; `prior_m` 0 searches all rows."""
+def _match_point(
+    bench: Bench,
+    case: MatchCase,
+    queries: NDArray[np.float32],
+    k: int,
+    prior_m: float,
+    ranges: tuple[tuple[int, int], ...] | None,
+) -> BenchRecord:
+    """One point; `ranges` are the rows that the prior allows, None all of them."""
     gallery, matcher = case.gallery, case.matcher
     reset_peak()
-    ranges, filter_ms = None, None
-    if prior_m > 0:
+    filter_ms = None
+    if ranges is not None:
         filter_ms = sample(lambda: gallery.allowed_rows(CENTRE, prior_m), bench.rule).duration_ms
-        ranges = gallery.allowed_rows(CENTRE, prior_m)
     allowed = len(gallery) if ranges is None else sum(stop - start for start, stop in ranges)
-    k = min(k, allowed)
     found = sample(lambda: matcher.match(queries, k, ranges), bench.rule)
     record = match_record(
         gallery.embeddings,
@@ -143,7 +155,10 @@ def _match_point(bench: Bench, case: MatchCase, queries: NDArray[np.float32], k:
         generated=True,
         allowed_rows=None if ranges is None else allowed,
     )
-    record = dataclasses.replace(record, threads=case.threads)
+    # The peers' copies of the gallery would count as ours.
+    record = dataclasses.replace(
+        record, threads=case.threads, peak_memory_mb=None if case.peers is not None else record.peak_memory_mb
+    )
     if filter_ms is not None:
         record = dataclasses.replace(
             record, prior_m=prior_m, filter=summarise(filter_ms), filter_samples_ms=rounded(filter_ms)
@@ -182,30 +197,45 @@ def _match_subject(case: MatchCase, k: int) -> Subject:
 
 def match_points(arguments: argparse.Namespace, bench: Bench) -> Iterator[BenchRecord]:
     """Every point of `sweep match`, smallest galleries first."""
-    galleries = itertools.product(sorted(arguments.rows), arguments.dim, arguments.dtype)
-    for (rows, dim, stored), threads in itertools.product(galleries, arguments.threads):
+    galleries = itertools.product(sorted(set(arguments.rows)), unique(arguments.dim), unique(arguments.dtype))
+    for (rows, dim, stored), threads in itertools.product(galleries, unique(arguments.threads)):
         gallery = generated_gallery(arguments.cache, rows, dim, stored)
         with open_matcher(gallery.embeddings, scan=arguments.scan, threads=threads or None) as matcher:
             peers = open_match_peers(gallery.embeddings, threads or bench.machine.cores) if arguments.peers else None
             case = MatchCase(gallery, matcher, threads, peers)
-            for count, k, prior_m in itertools.product(arguments.queries, arguments.k, arguments.prior_m):
-                prior = f", prior {prior_m:g} m" if prior_m else ""
-                say(f"{rows} x {dim} {stored}, {threads or 'all'} threads, {count} queries, k {k}{prior}")
-                yield _match_point(bench, case, generate_rows(count, dim, "float32", seed=1), k, prior_m)
+            for count, prior_m in itertools.product(unique(arguments.queries), unique(arguments.prior_m)):
+                queries = generate_rows(count, dim, "float32", seed=1)
+                ranges = gallery.allowed_rows(CENTRE, prior_m) if prior_m else None
+                allowed = rows if ranges is None else sum(stop - start for start, stop in ranges)
+                for k in unique([min(k, allowed) for k in arguments.k]):
+                    prior = f", prior {prior_m:g} m" if prior_m else ""
+                    say(f"{rows} x {dim} {stored}, {threads or 'all'} threads, {count} queries, k {k}{prior}")
+                    yield _match_point(bench, case, queries, k, prior_m, ranges)
+            case = peers = None  # the next gallery needs their memory
 
 
 def embed_points(arguments: argparse.Namespace, bench: Bench) -> Iterator[BenchRecord]:
     """Every point of `sweep embed`."""
     bundles = [open_bundle(folder) for folder in arguments.bundles]  # all, before any time is spent
-    for bundle, device in itertools.product(bundles, arguments.devices):
+    names: dict[str, Path] = {}
+    for bundle in bundles:
+        size = bundle.manifest.preprocess
+        name = f"{bundle.manifest.encoder} at {size.width_px}x{size.height_px} px"
+        if name in names:
+            raise ConfigError(
+                f"{names[name]} and {bundle.folder} are both {name}, and their rows could not be told apart: sweep "
+                "each in a run of its own, and compare the reports."
+            )
+        names[name] = bundle.folder
+    for bundle, device in itertools.product(bundles, unique(arguments.devices)):
         yield from _bundle_points(arguments, bench, bundle, device)
 
 
 def _bundle_points(arguments: argparse.Namespace, bench: Bench, bundle: Bundle, device: str) -> Iterator[BenchRecord]:
     manifest, paths = bundle.manifest, list_images(bundle.folder / SELFTEST_IMAGES)
     images = [read_image(path) for path in paths]
-    precisions = arguments.precisions or [p for p in PRECISIONS if model_name(p) in manifest.files]
-    for precision, threads in itertools.product(precisions, arguments.threads):
+    precisions = unique(arguments.precisions or []) or [p for p in PRECISIONS if model_name(p) in manifest.files]
+    for precision, threads in itertools.product(precisions, unique(arguments.threads)):
         with open_engine(bundle, precision, device, threads) as engine:
             accuracy = check_selftest(bundle, engine, precision)
             case = BatchCase(
@@ -238,20 +268,43 @@ def _bundle_points(arguments: argparse.Namespace, bench: Bench, bundle: Bundle, 
                 image_px=images[0].shape[:2],
                 images_from="the bundle's self-test",
             )
-            for batch in arguments.batches:
+            for batch in unique(arguments.batches):
                 say(f"{manifest.encoder}, {engine.name}, {threads or 'all'} threads, batch {batch}")
-                record, _ = case.measure(batch, bench.rule)
-                yield bench.record(subject, batches=(record,), accuracy=accuracy, reasons=invalid_reasons(accuracy))
+                record, reason = case.measure(batch, bench.rule)
+                left_out = {f"share of the embedding's limit, {engine.name}": reason} if reason else {}
+                reasons = invalid_reasons(accuracy)
+                yield bench.record(subject, batches=(record,), accuracy=accuracy, reasons=reasons, left_out=left_out)
+
+
+def unique(values: Iterable[Item]) -> list[Item]:
+    """Each value once, in order: a point measured twice could not be told from itself."""
+    return list(dict.fromkeys(values))
+
+
+def _common(subjects: list[Subject]) -> Subject:
+    """What is the same for all; None where they differ."""
+    first, *others = (dataclasses.asdict(subject) for subject in subjects)
+    differing = {name: None for name, value in first.items() if any(other[name] != value for other in others)}
+    return dataclasses.replace(subjects[0], **differing)
 
 
 def merge(records: list[BenchRecord]) -> BenchRecord:
-    """All points in one record, for tables and pictures; it is valid where all are."""
+    """All points in one record, for tables and pictures; it is valid where all are, and as near as the least near."""
     reasons = tuple(dict.fromkeys(reason for record in records for reason in record.invalid_reasons))
     return dataclasses.replace(
         records[0],
         valid=not reasons,
         invalid_reasons=reasons,
+        interrupted=any(record.interrupted for record in records),
+        failure=records[-1].failure,
         matching=tuple(match for record in records for match in record.matching),
+        subject=_common([record.subject for record in records]),
+        accuracy=min(
+            (record.accuracy for record in records if record.accuracy is not None),
+            key=lambda accuracy: accuracy.selftest_min_cosine - accuracy.selftest_least_cosine,
+            default=None,
+        ),
+        left_out={name: why for record in records for name, why in record.left_out.items()},
         batches=tuple(batch for record in records for batch in record.batches),
         peers=tuple(peer for record in records for peer in record.peers),
     )

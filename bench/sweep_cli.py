@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.generated import default_cache
-from bench.page import to_html
+from bench.page import all_plots, to_html
+from bench.plots import check_drawing, write_sheet
 from bench.record import BenchRecord
-from bench.report import to_text
+from bench.report import headline, to_text
 from bench.request import DEFAULT_BATCHES, DEFAULT_NOISE, MAX_BATCH
 from bench.steps import say
 from bench.sweep import embed_points, match_points, merge, open_bench
 from dphr_infer.atomic import atomic_file, check_target
 from dphr_infer.bundle import PRECISIONS
 from dphr_infer.engines.open import DEVICES
-from dphr_infer.errors import ConfigError
+from dphr_infer.errors import ConfigError, DphrError
 from dphr_infer.matchers.open import SCANS
 
 EXIT_INVALID = 1
@@ -30,7 +33,7 @@ def _count(text: str) -> int:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (value >= 1 and value == int(value)):
+    if not (1 <= value < math.inf and value == int(value)):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on, such as 10000 or 1e4")
     return int(value)
 
@@ -40,6 +43,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noise", type=float, default=DEFAULT_NOISE, metavar="SHARE", help="as in run (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a line of JSON a point there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with pictures there")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="write the pictures alone there, on one sheet")
 
 
 def _add_threads(parser: argparse.ArgumentParser, words: str) -> None:
@@ -86,9 +90,11 @@ def add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for path in (arguments.json, arguments.html):
+    for path in (arguments.json, arguments.html, arguments.png):
         if path is not None:
             check_target(path)
+    if arguments.html is not None or arguments.png is not None:
+        check_drawing()
     if not 0 < arguments.seconds < math.inf or not 0 <= arguments.noise < 1:
         raise ConfigError(
             f"--seconds is {arguments.seconds:g} and --noise {arguments.noise:g}: give a finite time above 0, and a "
@@ -98,6 +104,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"--threads {min(arguments.threads)} is below 0: give a number of threads, or 0 for all cores."
         )
+    if arguments.kind == "match" and not all(0 <= prior_m < math.inf for prior_m in arguments.prior_m):
+        raise ConfigError(f"--prior-m {arguments.prior_m} holds no radius: give finite metres, or 0 for no prior.")
     if arguments.kind == "match" and max(arguments.k) > min(arguments.rows):
         raise ConfigError(
             f"--k {max(arguments.k)} is above --rows {min(arguments.rows)}: give more rows or a smaller k."
@@ -107,20 +115,31 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:
-    """Measure every point, print the table, write what was asked for; an interrupt keeps the points until then."""
+    """Measure every point, print the table, write what was asked for; an interrupt or error keeps the points so far."""
     _check(arguments)
     bench = open_bench(arguments.seconds, arguments.noise)
     records: list[BenchRecord] = []
-    interrupted = False
     try:
         for record in (match_points if arguments.kind == "match" else embed_points)(arguments, bench):
             records.append(record)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, DphrError) as end:
         if not records:
             raise
-        interrupted = True
-        say(f"interrupted: {len(records)} points are kept")
+        if isinstance(end, DphrError):
+            records[-1] = dataclasses.replace(records[-1], failure=str(end))
+        else:
+            records[-1] = dataclasses.replace(records[-1], interrupted=True)
+            say(f"interrupted: {len(records)} points are kept")
     whole = merge(records)
+    _write(arguments, whole, records)
+    if whole.failure:
+        raise ConfigError(f"The sweep ended early; {len(records)} points are kept: {whole.failure}")
+    if whole.interrupted:
+        return EXIT_INTERRUPTED
+    return 0 if whole.valid else EXIT_INVALID
+
+
+def _write(arguments: argparse.Namespace, whole: BenchRecord, records: Sequence[BenchRecord]) -> None:
     print(to_text(whole), end="")
     if arguments.json is not None:
         with atomic_file(arguments.json) as temporary:
@@ -128,6 +147,5 @@ def run_sweep(arguments: argparse.Namespace) -> int:
     if arguments.html is not None:
         with atomic_file(arguments.html) as temporary:
             temporary.write_text(to_html(whole), encoding="utf-8")
-    if interrupted:
-        return EXIT_INTERRUPTED
-    return 0 if whole.valid else EXIT_INVALID
+    if arguments.png is not None:
+        write_sheet(arguments.png, headline(whole), all_plots(whole))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import cases, roofline
+from bench import cases, roofline, steps
 from bench.cli import main
 from dphr_infer.bundle import SELFTEST_IMAGES, Bundle
 from dphr_infer.engines.open import open_engine
@@ -142,6 +142,28 @@ def test_an_interrupted_run_keeps_what_was_measured(
     assert "INTERRUPTED" in capsys.readouterr().out
 
 
+def test_an_error_late_in_a_run_keeps_what_was_measured_and_is_told(
+    bundle: Bundle,
+    gallery: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise EngineError("dphr-infer locate ended with exit code 3.")
+
+    monkeypatch.setattr(steps, "measure_startup", fail)
+    options = ["--batches", "1", "--match-rows", "--scenarios", "single-stream", "--seconds", "0.01"]
+    outputs = ["--json", str(tmp_path / "b.json"), "--png", str(tmp_path / "b.png")]
+    assert main([str(bundle.folder), str(gallery), *options, "--startups", "1", *outputs]) == 2
+    said = capsys.readouterr()
+    assert "ENDED EARLY: dphr-infer locate ended with exit code 3." in said.out
+    assert "holds what was measured until then: dphr-infer locate ended" in said.err.splitlines()[-1]
+    record = json.loads((tmp_path / "b.json").read_text())
+    assert record["failure"] and record["scenarios"] and record["batches"] and not record["interrupted"]
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_graph_that_cannot_be_counted_leaves_the_limit_out_with_the_reason(
     bundle: Bundle, gallery: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +187,8 @@ def test_a_graph_that_cannot_be_counted_leaves_the_limit_out_with_the_reason(
         (["--near", "0,0", "--within", "5"], "No tile of the gallery lies within 5 m"),
         (["--least-recall", "50%"], "--truth and --least-recall belong together"),
         (["--streams", "0"], "--streams is 0"),
+        (["--match-rows", "5"], "--match-rows is 5, but 10 matches are asked for"),
+        (["--checkpoint", "last.safetensors"], "--peers was not given"),
         (["--rate-hz", "0.001", "--scenarios", "camera"], "takes no frame in"),
     ],
 )

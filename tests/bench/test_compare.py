@@ -184,6 +184,25 @@ def test_too_few_samples_are_not_judged_and_say_so() -> None:
     assert "single-stream" in report_of(a, b).text
 
 
+def test_a_slowdown_that_costs_the_candidate_its_samples_fails_all_the_same() -> None:
+    a, b = make_record(0, n=MIN_SAMPLES + 6), make_record(1, {"embed": 2.0}, n=MIN_SAMPLES + 6)
+    scenario = b["scenarios"][0]
+    scenario["stage_samples_ms"]["embed"] = scenario["stage_samples_ms"]["embed"][: MIN_SAMPLES // 2]
+    report = report_of(a, b, 0.05)
+    assert [c.name for c in report.comparisons[0].offending(0.05) if c.not_judged] == ["single-stream: embed"]
+    assert report.failed and "single-stream: embed" in report.text.split("FAILED")[1]
+    assert "single-stream: embed" not in {c.name for c in report_of(b, a, 0.05).comparisons[0].offending(0.05)}
+
+
+def test_a_verdict_of_passed_says_what_could_not_be_judged() -> None:
+    a, b = make_record(0), make_record(1)
+    for record in (a, b):
+        record["startup_ms"] = {"warm": {"n": 5, "p50_ms": 500.0}, "samples_ms": [500.0] * 5}
+    report = report_of(a, b, 0.5)
+    assert verdicts(report)["start-up"] == "not judged: n<64"
+    assert report.text.endswith("beyond noise. 1 metrics could not be judged.")
+
+
 def test_a_summary_without_samples_gives_its_ratio_and_no_verdict() -> None:
     a, b = make_record(0), make_record(1)
     for record, median in ((a, 2.0), (b, 3.0)):

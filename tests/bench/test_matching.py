@@ -113,6 +113,8 @@ def test_a_peer_that_cannot_be_opened_is_left_out_with_its_words(monkeypatch: py
     ("body", "words"),
     [
         ("import os; os.abort()", "faiss ended a process that searched 200 rows: SIGABRT"),
+        ("import os; os._exit(3)", "faiss ended a process that searched 200 rows: exit code 3"),
+        ("raise SystemExit(4)", "faiss ended a process that searched 200 rows: exit code 4"),
         ("import time; time.sleep(60)", "faiss did not end a search of 200 rows within 2 s"),
         ("raise OSError('no libgomp')", "faiss could not be opened: OSError: no libgomp"),
     ],
@@ -126,7 +128,9 @@ def test_a_peer_that_would_end_or_hold_the_process_is_left_out_and_this_one_live
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(peers, "_REHEARSAL_SECONDS", 2)
+    peers.crash_of.cache_clear()
     opened, left_out = open_peers(np.eye(4, dtype=np.float32), 1)
+    peers.crash_of.cache_clear()
     assert left_out["faiss"] == words
     assert [peer.name for peer in opened] == ["numpy product and argpartition"]
 

@@ -54,7 +54,26 @@ def test_searches_are_compared_in_turns_and_one_that_crashes_keeps_its_row(only_
     assert by_name["blind"].recall == pytest.approx(0.8)
     assert by_name["blind"].latency is not None and by_name["blind"].latency.n == ours.latency.n
     assert (by_name["crashing"].latency, by_name["crashing"].failure) == (None, "MemoryError: no room")
-    assert {record.task for record in found} == {"matching 300 x 16, 3 q, k 5"}
+    assert {record.task for record in found} == {"matching 300 x 16 float16, 3 q, k 5"}
+
+
+def test_a_peer_that_answers_in_another_shape_keeps_its_row_and_the_others_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def open_short(gallery: np.ndarray, threads: int) -> list[Peer]:
+        def search(queries: np.ndarray, k: int) -> Matches:
+            found = peers.open_numpy(gallery)[0].search(queries, k)
+            return Matches(found.rows[:1], found.similarity[:1])
+
+        return [Peer("short", "1", search)]
+
+    monkeypatch.setattr(peers, "_OPENERS", {"short": open_short})
+    gallery = unit_rows(300, 0)
+    with NumpyExactMatcher(gallery) as matcher:
+        found = match_peers(open_match_peers(gallery, 1), matcher, unit_rows(3, 1), 5, seconds=0)
+    by_name = {record.name: record for record in found}
+    assert "ValueError" in by_name["short"].failure
+    assert by_name["numpy product and argpartition"].recall == 1
 
 
 def test_a_gallery_that_does_not_fit_as_float32_is_left_to_ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bench import generated, peers, roofline, sweep
 from bench.cli import main
@@ -75,15 +76,17 @@ def test_a_sweep_of_matching_crosses_threads_and_has_peers_where_all_rows_are_se
 ) -> None:
     monkeypatch.setattr(peers, "_OPENERS", {})
     words = ["sweep", "match", "--rows", "300", "--dim", "8", "--threads", "1", "2", "--prior-m", "0", "30", "--peers"]
-    files = ["--json", str(tmp_path / "s.jsonl"), "--html", str(tmp_path / "s.html")]
+    files = ["--json", str(tmp_path / "s.jsonl"), "--html", str(tmp_path / "s.html"), "--png", str(tmp_path / "s.png")]
     assert main([*words, "--k", "5", "--seconds", "0.01", "--cache", str(tmp_path / "c"), *files]) == 0
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [(line["matching"][0]["threads"], len(line["peers"])) for line in lines] == [(1, 2), (1, 0), (2, 2), (2, 0)]
     assert [peer["recall"] for peer in lines[0]["peers"]] == [1, 1]
     said = capsys.readouterr().out
     assert "300 x 8 float16, 1 q, k 5, 2 threads (random)" in said
-    assert "matching 300 x 8, 1 q, k 5, 2 threads: numpy product and argpartition" in said
+    assert "matching 300 x 8 float16, 1 q, k 5, 2 threads: numpy product and argpartition" in said
     assert "numpy product and argpartition" in (tmp_path / "s.html").read_text()
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size[0] > 900 and len(np.unique(np.asarray(sheet.convert("L")))) > 20
 
 
 def test_a_matcher_that_answers_wrongly_makes_the_sweep_invalid(
@@ -142,7 +145,42 @@ def test_an_interrupted_sweep_keeps_its_points(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(sweep, "generate_rows", interrupted)
     words = ["sweep", "match", "--rows", "100", "--dim", "4", "8", "16", "--k", "5", "--seconds", "0.01"]
     assert main([*words, "--cache", str(tmp_path), "--json", str(tmp_path / "s.jsonl")]) == 130
-    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 2
+    lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [line["interrupted"] for line in lines] == [False, True]
+
+
+def test_an_error_keeps_the_points_before_it_and_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sweep", "match", "--rows", "400", "--dim", "8", "--k", "5", "--seconds", "0.01", "--prior-m", "0", "10"]
+    assert main([*words, "--cache", str(tmp_path), "--json", str(tmp_path / "s.jsonl")]) == 2
+    lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [line["matching"][0]["prior_m"] for line in lines] == [None]
+    assert "No tile" in lines[0]["failure"] or "28" in lines[0]["failure"]
+    said = capsys.readouterr()
+    assert "ENDED EARLY: " in said.out and "1 points are kept" in said.err.splitlines()[-1]
+
+
+def test_values_given_twice_and_ks_that_a_prior_makes_equal_are_measured_once(tmp_path: Path) -> None:
+    words = ["sweep", "match", "--rows", "400", "400", "--dim", "8", "--queries", "1", "1", "--k", "5", "20", "20"]
+    outputs = ["--seconds", "0.01", "--cache", str(tmp_path), "--json", str(tmp_path / "s.jsonl")]
+    assert main([*words, "--prior-m", "0", "30", *outputs]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [(p["matching"][0]["prior_m"], p["matching"][0]["k"]) for p in lines] == [(None, 5), (None, 20), (30.0, 4)]
+
+
+def test_two_bundles_that_could_not_be_told_apart_are_refused(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(bundle.folder, tmp_path / "copy")
+    assert main(["sweep", "embed", str(bundle.folder), str(tmp_path / "copy"), "--seconds", "0.01"]) == 2
+    assert "are both tiny at 48x32 px" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_gallery_that_the_disk_has_no_room_for_is_refused_before_it_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", "match", "--rows", "1e12", "--seconds", "0.01", "--cache", str(tmp_path / "c")]) == 2
+    assert "needs 2048000.0 GB while it is written" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize(
@@ -150,6 +188,8 @@ def test_an_interrupted_sweep_keeps_its_points(tmp_path: Path, monkeypatch: pyte
     [
         (["match", "--rows", "5", "--k", "6"], "--k 6 is above --rows 5"),
         (["match", "--seconds", "0"], "--seconds is 0"),
+        (["match", "--prior-m", "-5"], "--prior-m [-5.0] holds no radius"),
+        (["match", "--prior-m", "nan"], "holds no radius"),
         (["match", "--threads", "-1"], "--threads -1 is below 0"),
         (["embed", "nowhere"], "nowhere"),
     ],
