@@ -17,6 +17,7 @@ from export import commands
 PROGRAM = "dphr-export"
 # Kept in words that load nothing: export.evaluation_set and export.int8_model have the numbers.
 _MAX_IMAGES, _CALIBRATION_IMAGES = 2000, 256
+_DATASETS = ", ".join(get_args(DatasetName))
 _WORDS = """\
 commands (dphr-export COMMAND --help):
   add-int8            give a bundle an int8 model, calibrated and judged on images of your own
@@ -33,7 +34,7 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         choices=get_args(DatasetName),
         default="university1652",
-        help="its layout (%(default)s, as dphr-train cities writes it)",
+        help=f"its layout: {_DATASETS} (%(default)s, as dphr-train cities writes it)",
         metavar="NAME",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to make; it must not exist")
@@ -68,9 +69,9 @@ def _export_parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", nargs="?", help="checkpoint of a training run, or the run's folder")
     parser.add_argument("--encoder", metavar="NAME", help="a timm network instead of a checkpoint")
     parser.add_argument(
-        "--weights", metavar="FILE", help="its weights: a file, embedded (tf_efficientnet_lite0) or random"
+        "--weights", metavar="FILE", help="its weights, needed: a file, embedded (tf_efficientnet_lite0) or random"
     )
-    parser.add_argument("--image-px", type=int, metavar="N", help="side of its input")
+    parser.add_argument("--image-px", type=int, metavar="N", help="side of its input, needed")
     parser.add_argument(
         "--pooling", choices=("average", "gem"), help="of its features, in place of a checkpoint's (average)"
     )
@@ -138,7 +139,7 @@ def _export(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             "No --data was given. The parity gate compares the exported models with torch on real drone and satellite "
             "images, and the bundle's self-test is taken from them: name a data set with a test split, such as the "
-            "one of the training run."
+            "one of the training run, or one that dphr-train cities writes."
         )
     precisions, optional = tuple(arguments.precisions), tuple(arguments.optional)
     commands.export(_source(arguments), _judging(arguments, precisions), precisions, optional, arguments.opset)
@@ -204,9 +205,15 @@ def _import_parser() -> argparse.ArgumentParser:
     parser.add_argument("weights", type=Path, metavar="WEIGHTS.pth", help="a state dict; also .safetensors")
     parser.add_argument("--encoder", required=True, metavar="NAME", help="timm name of the network")
     parser.add_argument("--image-px", type=int, required=True, metavar="N", help="side of the square images")
-    parser.add_argument("--dataset", choices=get_args(DatasetName), default="university1652", metavar="NAME")
     parser.add_argument(
-        "--ground-px", type=int, nargs=2, metavar=("H", "W"), help="panoramas, if not the authors' size"
+        "--dataset",
+        choices=get_args(DatasetName),
+        default="university1652",
+        metavar="NAME",
+        help=f"what they were trained on: {_DATASETS} (%(default)s)",
+    )
+    parser.add_argument(
+        "--ground-px", type=int, nargs=2, metavar=("H", "W"), help="size of the panoramas, if not the authors'"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT", help="file to write")
     return parser

@@ -93,8 +93,8 @@ def from_timm(
     """
     if weights is None:
         raise ExportError(
-            f"No weights were named for {name}, and nothing is downloaded: give a .safetensors or .pth file of timm's "
-            f'{name}. To try an export out without any, ask for weights "{RANDOM_WEIGHTS}": an untrained network '
+            f"No weights were named for {name}, and nothing is downloaded: give --weights FILE, a .safetensors or .pth "
+            f"file of timm's {name}. --weights {RANDOM_WEIGHTS} tries an export out without any: an untrained network "
             "passes the gate and finds no place."
         )
     # A file may be called "random": with its folder it is no longer taken for the word.

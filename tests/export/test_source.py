@@ -191,7 +191,7 @@ def test_the_embedded_weights_are_read_and_named_by_their_package() -> None:
 def test_random_weights_are_taken_only_where_they_are_asked_for_and_are_the_same_each_time() -> None:
     refuse(
         ExportError,
-        'No weights were named for test_resnet, .* ask for weights "random"',
+        "No weights were named for test_resnet, .* give --weights FILE, .* --weights random tries",
         lambda: from_timm("test_resnet", PX, None),
     )
     first = from_timm("test_resnet", PX, "random").encoder.state_dict()
