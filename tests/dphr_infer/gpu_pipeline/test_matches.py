@@ -5,66 +5,21 @@ What the frames become is compared with the CPU's path: Preprocess, rotate_squar
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from dphr_infer import gpu_pipeline
-from dphr_infer import open_localizer as open_localizer_module
-from dphr_infer.embedder import Embedder
-from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import EngineError, GalleryError, ImageError
-from dphr_infer.gallery import open_gallery
 from dphr_infer.gpu_pipeline import GpuPipeline
-from dphr_infer.indexing import index_map
-from dphr_infer.matchers import cuda_exact
-from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
 from dphr_infer.nv12 import nv12_frames, rgb_frames, to_rgb
-from dphr_infer.open_localizer import open_localizer
-from dphr_infer.rotation import rotate_square
-from dphr_infer.types import Matches
 
 RANGES = [(3, 40), (40, 41), (77, 120)]
 
 
-@pytest.fixture
-def gpu(gpu_stand_in: Any, kernels_on_cpu: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(gpu_pipeline, "load_fatbin", lambda capability, version, stem="topk": b"image")
-    return gpu_stand_in(max_batch=1, cpu=kernels_on_cpu)
-
-
-@pytest.fixture(scope="module")
-def gallery(bundle: Any, texture: Any) -> np.ndarray:
-    """float16 (120, 48): embeddings of random pictures."""
-    images = [texture(32, 32, seed) for seed in range(120)]
-    with open_engine(bundle) as engine:
-        return Embedder(bundle.manifest.preprocess, engine).embed_images(images).astype(np.float16)
-
-
-@pytest.fixture
-def expected(bundle: Any, gallery: np.ndarray) -> Any:
-    """A function: the CPU's answer for an RGB image."""
-
-    def find(image: np.ndarray, k: int, clockwise_deg: float | None = None, ranges: Any = None) -> Matches:
-        if clockwise_deg is not None:
-            image = rotate_square(image, clockwise_deg, 32)
-        with open_engine(bundle) as engine, NumpyExactMatcher(gallery) as matcher:
-            return matcher.match(Embedder(bundle.manifest.preprocess, engine).embed_images([image]), k, ranges)
-
-    return find
-
-
-def assert_agree(found: Matches, expected: Matches) -> None:
-    np.testing.assert_array_equal(found.rows, expected.rows)
-    np.testing.assert_allclose(found.similarity, expected.similarity, atol=2e-6)
-
-
 def test_frames_of_two_sizes_turned_or_not_become_the_cpus_matches_directly_and_by_graph(
-    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any, assert_agree: Any
 ) -> None:
     with GpuPipeline(bundle, gallery, "fp32") as pipeline:
         for seed in range(3):
@@ -78,7 +33,7 @@ def test_frames_of_two_sizes_turned_or_not_become_the_cpus_matches_directly_and_
 
 
 def test_a_prior_and_a_large_k_reach_the_scan(
-    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any, assert_agree: Any
 ) -> None:
     with GpuPipeline(bundle, gallery, "fp32") as pipeline:
         for seed in range(3):
@@ -88,7 +43,9 @@ def test_a_prior_and_a_large_k_reach_the_scan(
             assert_agree(pipeline.match(image, 3, row_ranges=moved), expected(image, 3, ranges=moved))
 
 
-def test_an_nv12_frame_is_matched_as_its_rgb(gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any) -> None:
+def test_an_nv12_frame_is_matched_as_its_rgb(
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, assert_agree: Any
+) -> None:
     layout = nv12_frames(96, 80, matrix="bt709", colour_range="full")
     frame = np.random.default_rng(3).integers(0, 256, layout.frame_bytes, np.uint8)
     with GpuPipeline(bundle, gallery, "fp32") as pipeline:
@@ -109,7 +66,7 @@ def test_a_frame_allocates_nothing_once_its_size_is_known(
 
 
 def test_two_frames_on_their_way_come_back_in_order_whatever_their_size_prior_and_angle(
-    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any, assert_agree: Any
 ) -> None:
     jobs = [
         (texture(*shape, seed), 3 + seed % 2, degrees, ranges)
@@ -146,7 +103,7 @@ def test_two_frames_on_their_way_come_back_in_order_whatever_their_size_prior_an
 
 
 def test_frames_written_into_the_pipelines_memory_are_not_copied_on_the_host(
-    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any, assert_agree: Any
 ) -> None:
     layout = rgb_frames(90, 70)
     first, second, third = (texture(70, 90, seed) for seed in (300, 301, 302))
@@ -173,10 +130,30 @@ def test_frames_written_into_the_pipelines_memory_are_not_copied_on_the_host(
         # A frame from elsewhere goes into the same memory, and memory of an earlier frame is one like any other.
         assert_agree(pipeline.match(third, 3), expected(third, 3))
         assert_agree(pipeline.match(other.reshape(70, 90, 3), 3), expected(second, 3))
+        # What was lent before a frame was collected is where the next one goes.
+        pipeline.submit(third, 3)
+        late = pipeline.frame_memory(layout)
+        late[:] = first.reshape(-1)
+        assert_agree(pipeline.collect(), expected(third, 3))
+        submit_without_a_copy(late, 3, None, None, layout)
+        assert_agree(pipeline.collect(), expected(first, 3))
+
+
+def test_bytes_without_their_meaning_are_refused(
+    gpu: Any, bundle: Any, gallery: np.ndarray, texture: Any, assert_agree: Any
+) -> None:
+    layout, image = rgb_frames(90, 70), texture(70, 90)
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline:
+        memory = pipeline.frame_memory(layout)
+        memory[:] = image.reshape(-1)
+        for call in (pipeline.match, pipeline.submit, pipeline.stage_ms):
+            with pytest.raises(ImageError, match=r"an array \(18900,\), not a picture \(H, W, 3\): give frame="):
+                call(memory, 3)
+        assert_agree(pipeline.match(memory, 3, frame=layout), pipeline.match(image, 3))
 
 
 def test_on_a_gpu_that_shares_memory_nothing_copies_a_frame_written_there(
-    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any, assert_agree: Any
 ) -> None:
     gpu.integrated = True
     layout = rgb_frames(90, 70)
@@ -214,26 +191,8 @@ def test_the_stages_are_timed_by_events(gpu: Any, bundle: Any, gallery: np.ndarr
         assert pipeline.stage_ms(texture(50, 50), 2) == dict.fromkeys(gpu_pipeline.STAGES, 0.25)
 
 
-def test_a_second_thread_is_refused_while_a_call_runs_and_not_after(
-    gpu: Any, bundle: Any, gallery: np.ndarray, texture: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = texture(50, 50)
-    with GpuPipeline(bundle, gallery, "fp32") as pipeline, ThreadPoolExecutor(1) as pool:
-        collect = pipeline._scan.collect
-
-        def while_waiting(launch: Any) -> Any:
-            with pytest.raises(EngineError, match="in use by another thread"):
-                pool.submit(pipeline.match, image, 1).result()
-            return collect(launch)
-
-        monkeypatch.setattr(pipeline._scan, "collect", while_waiting)
-        first = pipeline.match(image, 1)
-        monkeypatch.setattr(pipeline._scan, "collect", collect)
-        assert_agree(pool.submit(pipeline.match, image, 1).result(), first)
-
-
 def test_two_pipelines_live_side_by_side(
-    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any, assert_agree: Any
 ) -> None:
     first, second = texture(70, 90, 1), texture(60, 60, 2)
     with GpuPipeline(bundle, gallery, "fp32") as one:
@@ -243,51 +202,6 @@ def test_two_pipelines_live_side_by_side(
         gpu.stream = stream
         assert_agree(one.match(first, 2), expected(first, 2))
     assert not gpu.device_memory and gpu.retained == 0
-
-
-@pytest.mark.parametrize("heading", ["as-is", "north"])
-def test_a_localizer_on_the_gpu_says_what_the_cpus_says(
-    gpu: Any, bundle: Any, texture: Any, tmp_path: Path, heading: Any
-) -> None:
-    rasterio = pytest.importorskip("rasterio")
-    image = texture(300, 400, 5)
-    profile = {"driver": "GTiff", "height": 300, "width": 400, "count": 3, "dtype": "uint8", "crs": "EPSG:32632"}
-    place = rasterio.transform.Affine(0.5, 0, 5e5, 0, -0.5, 5.2e6)
-    with rasterio.open(tmp_path / "map.tif", "w", transform=place, **profile) as dataset:
-        dataset.write(np.moveaxis(image, 2, 0))
-    index_map(bundle, tmp_path / "map.tif", tmp_path / "g", tile_m=50.0, stride_m=25.0)
-    map_gallery = open_gallery(tmp_path / "g")
-    with (
-        open_localizer(bundle, map_gallery, heading=heading) as on_cpu,
-        open_localizer(bundle, map_gallery, device="cuda", heading=heading) as on_gpu,
-    ):
-        for left in (0, 60, 200, 90):
-            photo = np.ascontiguousarray(image[50:150, left : left + 120])
-            for prior in ((), (map_gallery.point(10), 60.0)):
-                expected, found = on_cpu.locate(photo, 10.0, *prior), on_gpu.locate(photo, 10.0, *prior)
-                assert [p.row for p in found.places] == [p.row for p in expected.places]
-                assert found.similarity == pytest.approx(expected.similarity, abs=2e-6)
-                assert (found.point, found.rotation_deg) == (expected.point, expected.rotation_deg)
-        photos = [np.ascontiguousarray(image[50:150, left : left + 120]) for left in (0, 60, 200)]
-        many = on_gpu.locate_many(photos, [10.0, 20.0, 30.0])
-        expected = on_cpu.locate_many(photos, [10.0, 20.0, 30.0])
-        assert [found.point for found in many] == [found.point for found in expected]
-        with pytest.raises(ImageError, match="The image is 8x8 px"):
-            on_gpu.locate_many([photos[0], np.zeros((8, 8, 3), np.uint8)], [0.0, 0.0])
-        assert on_gpu.locate(photos[2], 30.0).point == expected[2].point != expected[0].point
-    assert gpu.graphs.launches >= 5 and not gpu.device_memory and gpu.retained == 0
-
-
-def test_a_search_over_headings_embeds_and_matches_apart(
-    gpu: Any, monkeypatch: pytest.MonkeyPatch, bundle: Any
-) -> None:
-    entered = []
-    monkeypatch.setattr(open_localizer_module, "GpuPipeline", lambda *_: entered.append("pipeline"))
-    map_gallery = SimpleNamespace(embeddings=np.eye(48, dtype=np.float16), check_bundle=lambda _: None)
-    monkeypatch.setattr(cuda_exact, "load_fatbin", lambda capability, version: b"image")
-    with open_localizer(bundle, map_gallery, device="cuda", heading="search"):
-        assert entered == [] and gpu.retained == 2  # the engine and the matcher
-    assert gpu.retained == 0
 
 
 @pytest.mark.parametrize(
@@ -302,11 +216,27 @@ def test_what_no_scan_can_answer_is_refused(
     assert gpu.retained == 0
 
 
+@pytest.mark.parametrize("max_k", [0, 1025, 2000])
+def test_more_matches_than_a_kernel_keeps_are_refused_before_the_gpu_is_touched(
+    gpu: Any, bundle: Any, gallery: np.ndarray, max_k: int
+) -> None:
+    with pytest.raises(EngineError, match=f"max_k is {max_k}; the GPU's kernels take 1..1024"):
+        GpuPipeline(bundle, gallery, "fp32", max_k)
+    assert gpu.calls == []
+
+
+def test_the_stages_take_no_more_matches_than_the_pipeline_was_opened_for(
+    gpu: Any, bundle: Any, gallery: np.ndarray, texture: Any
+) -> None:
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline, pytest.raises(GalleryError, match=r"opened for 1..32"):
+        pipeline.stage_ms(texture(50, 50), 33)
+
+
 def test_a_ninth_frame_size_is_refused(gpu: Any, bundle: Any, gallery: np.ndarray, texture: Any) -> None:
     with GpuPipeline(bundle, gallery, "fp32") as pipeline:
         for side in range(40, 48):
             pipeline.match(texture(side, side), 1)
-        with pytest.raises(EngineError, match="Frames of 8 sizes have come, and one of 48x48 px"):
+        with pytest.raises(EngineError, match=r"Frames of 8 formats have come .*, and one of 48x48 px"):
             pipeline.match(texture(48, 48), 1)
 
 
