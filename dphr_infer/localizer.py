@@ -84,7 +84,10 @@ class FramePipeline(Protocol):
 
 
 class Localizer:
-    """Locates photos on one gallery.
+    """Locates photos on one gallery. It takes what the caller entered; `open_localizer` opens all of it on a device.
+
+    Threads: on a CPU, calls of several threads may run at once. On a GPU they take turns: a call while another thread's
+    runs is refused with EngineError. Open one a thread to have them at once.
 
     Args:
         bundle: whose model made the gallery.

@@ -34,22 +34,27 @@ def open_localizer(
 ) -> Iterator[Localizer]:
     """A localizer with everything that it needs, given back when the block ends, also after an error.
 
-    On "cuda" a photo goes from pixels to matches in one launch (`GpuPipeline`), but for heading "search" and for
-    embeddings whose length is no multiple of 8: these embed and match apart, on the same GPU.
+    This, not `Localizer`, takes a device. On "cuda" a photo goes from pixels to matches in one launch (`GpuPipeline`),
+    but for heading "search" and for embeddings whose length is no multiple of 8: these embed and match apart, on the
+    same GPU.
+
+    Threads: as `Localizer`; enter and leave the block in one thread.
 
     Args:
-        precision, device, threads: as for `open_engine`.
+        precision, device: as for `open_engine`.
+        threads: on a CPU, of the engine and of the matcher each; 0 takes all cores.
         top_k, heading, rotations, accept, refine: as for `Localizer`.
 
     Raises:
         EngineError, BundleError, GalleryError, ConfigError, MissingPackageError: as the parts; there is no fallback.
     """
     engine = open_engine(bundle, precision, device, threads)
-    matcher = open_matcher(gallery.embeddings, matcher_device(device))
+    most = min(max(top_k, 1), len(gallery.embeddings))  # `Localizer` refuses a top_k below 1 in its own words
+    matcher = open_matcher(gallery.embeddings, matcher_device(device), threads=threads or None, max_k=most)
     with ExitStack() as stack:
         pipeline = None
         if takes_one_launch(bundle, device, heading):
-            pipeline = stack.enter_context(GpuPipeline(bundle, gallery.embeddings, precision, top_k))
+            pipeline = stack.enter_context(GpuPipeline(bundle, gallery.embeddings, precision, most))
         else:
             stack.enter_context(engine)
             stack.enter_context(matcher)

@@ -17,7 +17,15 @@ def inscribed_side_px(width_px: int, height_px: int, clockwise_deg: float) -> fl
 
     The square, seen from the photo, is turned by the angle; it is side * (|cos| + |sin|) wide and high, and that must
     not exceed the photo's shorter side.
+
+    Raises:
+        ImageError: the angle is not finite.
     """
+    if not math.isfinite(clockwise_deg):
+        raise ImageError(
+            f"The photo is to be turned by {clockwise_deg} degrees, which is no angle: give a finite yaw, or take "
+            'another heading than "north".'
+        )
     angle = math.radians(clockwise_deg)
     return min(width_px, height_px) / (abs(math.cos(angle)) + abs(math.sin(angle)))
 
@@ -38,7 +46,7 @@ def rotate_square(image: NDArray[np.uint8], clockwise_deg: float, model_side_px:
         uint8 (S, S, 3).
 
     Raises:
-        ImageError: the square is below 16 px a side.
+        ImageError: the square is below 16 px a side, or the angle is not finite.
     """
     height, width = image.shape[:2]
     side = inscribed_side_px(width, height, clockwise_deg)

@@ -27,7 +27,7 @@ class Prior:
 
     def __post_init__(self) -> None:
         if not 0 < self.within_m < math.inf:
-            raise ConfigError(f"--within is {self.within_m:g} m; a radius above 0 is needed.")
+            raise ConfigError(f"--within is {self.within_m:g} m; a radius above 0 and finite is needed.")
 
 
 def prior_of(near: GeoPoint | None, within_m: float | None) -> Prior | None:

@@ -98,7 +98,8 @@ class DevicePreprocess:
             Address of uint8 (len(frames), height_px, width_px, 3) on the device.
 
         Raises:
-            ImageError: a frame of another size or format, or truncated; more frames than max_frames, or none.
+            ImageError: a frame of another size or format, or truncated; more frames than max_frames, or none; an angle
+                that is not finite.
             EngineError: angles given where frames are not turned, or the reverse.
         """
         self.stage(frames, clockwise_deg)

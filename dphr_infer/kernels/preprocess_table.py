@@ -49,7 +49,7 @@ class Turn:
 
 
 def turn_of(width: int, height: int, clockwise_deg: float, model_side_px: int) -> Turn:
-    """`rotate_square`'s geometry for a frame of this size."""
+    """`rotate_square`'s geometry for a frame of this size; an angle that is not finite raises ImageError."""
     factor = max(1, int(inscribed_side_px(width, height, clockwise_deg) // (2 * model_side_px)))
     width, height = -(-width // factor), -(-height // factor)
     side = int(inscribed_side_px(width, height, clockwise_deg) + 1e-6)

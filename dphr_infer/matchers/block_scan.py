@@ -19,14 +19,14 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.errors import GalleryError
+from dphr_infer.errors import EngineError, GalleryError
 
 QUERIES_A_PASS = 256
 
 # A product of a tall matrix and few queries is bound by OpenBLAS copying the matrix for its large kernels; up to this
 # many multiplications it does not copy where it has small kernels, and never starts threads of its own. 8 queries:
 # 9 GB/s a core instead of 4; from 33 queries on, the large kernels win. One query is multiplied row by row: NumPy then
-# calls the BLAS' dot product, which keeps up with memory where its matrix-vector product may not (EPYC: 29 GB/s a
+# calls the BLAS' dot product, which keeps up with memory where its matrix-vector product may not (EPYC: 27 GB/s a
 # core instead of 12), and no threads but ours wait for each other.
 _SMALL_PRODUCT = 1 << 18
 _SMALL_PRODUCT_QUERIES = 32
@@ -59,9 +59,14 @@ class BlockScan:
         block_bytes: memory for one block's similarities and keys, of all threads together, whatever N and Q are.
         threads: for up to 32 queries; None is every core that this process may use. More queries are left to the
             threads of NumPy's BLAS.
+
+    Raises:
+        EngineError: fewer than one thread.
     """
 
     def __init__(self, block_bytes: int, threads: int | None) -> None:
+        if threads is not None and threads < 1:
+            raise EngineError(f"threads is {threads}; give None for all cores, or a count of at least 1.")
         self._block_bytes = block_bytes
         self._threads = usable_cores() if threads is None else threads
         self._pool: ThreadPoolExecutor | None = None

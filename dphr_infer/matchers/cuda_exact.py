@@ -30,6 +30,7 @@ from dphr_infer.one_at_a_time import OneAtATime
 from dphr_infer.types import Matches
 
 DEFAULT_STREAM_BYTES = 256 << 20
+DEFAULT_MAX_K = 32
 _FEWEST_CANDIDATES = 32
 
 Ranges = tuple[tuple[int, int], ...]
@@ -64,7 +65,7 @@ class CudaExactMatcher:
         self,
         gallery: NDArray[np.float16] | NDArray[np.float32],
         max_queries: int = 64,
-        max_k: int = 32,
+        max_k: int = DEFAULT_MAX_K,
         scan: ScanDtype = "fp16",
         stream: bool = False,
         stream_bytes: int = DEFAULT_STREAM_BYTES,

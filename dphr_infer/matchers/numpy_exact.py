@@ -54,6 +54,10 @@ class NumpyExactMatcher:
             `NumpyInt8Matcher` is for such a gallery.
         threads: for up to 32 queries, when entered; None is every core that this process may use. More queries are
             left to the threads of NumPy's BLAS.
+
+    Raises:
+        GalleryError: another dtype or shape.
+        EngineError: fewer than one thread.
     """
 
     name = "numpy exact"

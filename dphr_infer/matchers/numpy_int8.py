@@ -40,6 +40,9 @@ class NumpyInt8Matcher:
     Attributes:
         widened: scans repeated with more candidates, since `__enter__`.
         rescanned: queries that were scanned by the stored rows because int8 could not prove them, since `__enter__`.
+
+    Raises:
+        GalleryError, EngineError: as of `NumpyExactMatcher`.
     """
 
     name = "numpy int8"

@@ -69,6 +69,12 @@ def test_a_large_photo_is_reduced_to_no_less_than_twice_the_models_side() -> Non
     assert 2 * 160 <= side < 4 * 160
 
 
+@pytest.mark.parametrize("clockwise_deg", [math.nan, math.inf, -math.inf])
+def test_an_angle_that_is_none_is_refused(clockwise_deg: float) -> None:
+    with pytest.raises(ImageError, match=f"turned by {clockwise_deg} degrees, which is no angle"):
+        rotate_square(np.zeros((50, 50, 3), np.uint8), clockwise_deg, 32)
+
+
 def test_a_photo_too_small_to_turn_is_refused() -> None:
     with pytest.raises(ImageError, match="14 px a side"):
         rotate_square(np.zeros((20, 20, 3), np.uint8), 45.0, 32)

@@ -22,5 +22,5 @@ def test_one_without_the_other_is_refused(near: GeoPoint | None, within_m: float
 
 @pytest.mark.parametrize("within_m", [0.0, -1.0, math.inf, math.nan])
 def test_a_radius_that_is_none_is_refused(within_m: float) -> None:
-    with pytest.raises(ConfigError, match=f"--within is {within_m:g} m; a radius above 0 is needed"):
+    with pytest.raises(ConfigError, match=f"--within is {within_m:g} m; a radius above 0 and finite is needed"):
         prior_of(HERE, within_m)

@@ -5,6 +5,7 @@ What the frames become is compared with the CPU's path: Preprocess, rotate_squar
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -230,6 +231,17 @@ def test_the_stages_take_no_more_matches_than_the_pipeline_was_opened_for(
 ) -> None:
     with GpuPipeline(bundle, gallery, "fp32") as pipeline, pytest.raises(GalleryError, match=r"opened for 1..32"):
         pipeline.stage_ms(texture(50, 50), 33)
+
+
+@pytest.mark.parametrize("degrees", [math.nan, math.inf])
+def test_an_angle_that_is_none_is_refused_and_the_next_frame_is_matched(
+    gpu: Any, bundle: Any, gallery: np.ndarray, expected: Any, texture: Any, assert_agree: Any, degrees: float
+) -> None:
+    image = texture(70, 90)
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline:
+        with pytest.raises(ImageError, match=f"turned by {degrees} degrees, which is no angle"):
+            pipeline.match(image, 3, degrees)
+        assert_agree(pipeline.match(image, 3, 20.0), expected(image, 3, 20.0))
 
 
 def test_a_ninth_frame_size_is_refused(gpu: Any, bundle: Any, gallery: np.ndarray, texture: Any) -> None:
