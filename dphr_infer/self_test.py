@@ -25,23 +25,27 @@ MIN_COSINE: dict[Precision, float] = {"fp32": 0.999, "fp16": 0.999, "int8": 0.95
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """How near an engine comes to torch's embeddings of the bundle's own pictures.
+    """What an engine, or a GPU's way from embedding or frame to match, made of the bundle's own pictures.
 
     Attributes:
-        engine: engine, device and precision.
-        n_images: pictures that it embedded; 0 where it could not.
-        min_cosine: between its embeddings and the shipped ones; nan where it could not embed them.
+        engine: engine, device and precision; or what matched.
+        n_images: pictures that it embedded or matched; 0 where it could not.
+        min_cosine: the least of all pictures, between its embedding and the shipped one; where `matches`, the
+            similarity of its best match. nan where there is none.
         problem: why it must not fly; empty where it may.
+        matches: it looked the pictures up among the shipped embeddings: what fails is this machine's, not the bundle's.
     """
 
     engine: str
     n_images: int
     min_cosine: float
     problem: str = ""
+    matches: bool = False
 
     def line(self) -> str:
         """For people."""
-        measured = f"min cosine {self.min_cosine:.6f} over {self.n_images} images, " if self.n_images else ""
+        what = "similarity" if self.matches else "cosine"
+        measured = f"min {what} {self.min_cosine:.6f} over {self.n_images} images, " if self.n_images else ""
         state = f"FAILED: {self.problem}" if self.problem else "good"
         return printable(f"self-test    {self.engine}: {measured}{state}")
 
@@ -55,7 +59,8 @@ def self_test(bundle: Bundle) -> Iterator[SelfTest]:
     Raises:
         BundleError: before the first, the bundle's self-test is unreadable; after the last, an engine came less near
             than MIN_COSINE.
-        EngineError: after the last, an engine could not run the model. Both name every engine that failed.
+        EngineError: after the last, an engine could not run the model, or only what matches on the GPU failed. Both
+            name every engine that failed.
     """
     images, expected = bundle.read_selftest()
     precisions: list[Precision] = [p for p in PRECISIONS if model_name(p) in bundle.manifest.files]
@@ -75,11 +80,14 @@ def self_test(bundle: Bundle) -> Iterator[SelfTest]:
                 yield results[-1]
     failed = [result for result in results if result.problem]
     if failed:
-        kind = BundleError if any(result.n_images for result in failed) else EngineError
+        embedding = [result for result in failed if not result.matches]
+        kind = BundleError if any(result.n_images for result in embedding) else EngineError
+        mend = "Mend what is named, or export the bundle again."
+        if not embedding:
+            mend = "Every engine embeds as the bundle says: mend the GPU's driver, CUDA or kernels, or fly on the CPU."
         names = "; ".join(f"{result.engine}: {result.problem.rstrip('.')}" for result in failed)
         raise kind(
-            f"{len(failed)} of {len(results)} engines failed the self-test, so do not fly with them ({names}). Mend "
-            "what is named, or export the bundle again."
+            f"{len(failed)} of {len(results)} engines failed the self-test, so do not fly with them ({names}). {mend}"
         )
 
 
@@ -112,7 +120,7 @@ def _test_one_launch(
         with GpuPipeline(bundle, expected, precision, max_k=1) as pipeline:
             found = [pipeline.match(image, 1) for image in images]
     except DphrError as error:
-        return SelfTest(name, 0, math.nan, str(error))
+        return SelfTest(name, 0, math.nan, str(error), matches=True)
     return _test_matches(name, found, expected, MIN_COSINE[precision])
 
 
@@ -123,7 +131,7 @@ def _test_matcher(expected: NDArray[np.float32]) -> SelfTest:
         with open_matcher(expected, "cuda") as matcher:
             found = [matcher.match(row[None], 1) for row in expected]
     except DphrError as error:
-        return SelfTest(name, 0, math.nan, str(error))
+        return SelfTest(name, 0, math.nan, str(error), matches=True)
     return _test_matches(name, found, expected, MIN_COSINE["fp16"])
 
 
@@ -132,7 +140,7 @@ def _test_matches(name: str, found: list[Matches], expected: NDArray[np.float32]
     worst = min(float(matches.similarity[0, 0]) for matches in found)
     nearest = expected[[int(matches.rows[0, 0]) for matches in found]]
     strangers = int(np.sum(~(np.sum(nearest * expected, axis=1) >= needed)))
-    problem = "" if worst >= needed else f"a similarity of {worst:.5f} to itself, at least {needed} is needed."
+    problem = "" if worst >= needed else f"a best match of similarity {worst:.5f}, at least {needed} is needed."
     if strangers:
         problem = f"{strangers} of the pictures found another one than themselves."
-    return SelfTest(name, len(found), worst, problem)
+    return SelfTest(name, len(found), worst, problem, matches=True)

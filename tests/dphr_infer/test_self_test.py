@@ -9,9 +9,10 @@ import pytest
 
 from dphr_infer import gpu_pipeline
 from dphr_infer import self_test as self_test_module
-from dphr_infer.errors import BundleError
+from dphr_infer.errors import BundleError, EngineError
 from dphr_infer.gpu_pipeline import GpuPipeline
 from dphr_infer.matchers import cuda_exact
+from dphr_infer.matchers.cuda_exact import CudaExactMatcher
 from dphr_infer.self_test import self_test
 from dphr_infer.types import Matches
 
@@ -42,7 +43,34 @@ def test_the_self_test_goes_from_frame_to_match_and_fails_where_pictures_find_ot
 
     monkeypatch.setattr(self_test_module, "GpuPipeline", SwapsPictures)
     broken = []
-    with pytest.raises(BundleError, match=r"1 of 3 engines failed the self-test.*one launch.*found another one"):
+    words = (
+        r"1 of 3 engines failed the self-test.*one launch.*found another one.*Every engine embeds as the bundle says"
+    )
+    with pytest.raises(EngineError, match=words) as raised:
         for result in self_test(bundle):
             broken.append(result)
     assert "FAILED: " in broken[-1].line() and len(broken) == 3
+    assert "export" not in str(raised.value)
+
+
+def test_a_gpus_matcher_that_fails_is_not_the_bundles_fault(
+    gpu: Any, bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Halves(CudaExactMatcher):
+        def match(self, *arguments: Any, **named: Any) -> Matches:
+            found = super().match(*arguments, **named)
+            return Matches(found.rows, found.similarity / 2)
+
+    monkeypatch.setattr(self_test_module, "open_matcher", lambda rows, device: Halves(rows))
+    results = []
+    with pytest.raises(EngineError, match=r"1 of 3 engines.*matcher on the GPU: a best match of similarity 0\.4999"):
+        for result in self_test(bundle):
+            results.append(result)
+    assert results[0].line().endswith("at least 0.999 is needed.") and "min similarity 0.49" in results[0].line()
+
+
+def test_a_bundle_whose_embeddings_differ_is_at_fault_whatever_else_fails(
+    gpu: Any, with_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BundleError, match=r"2 of 3 engines.*TensorRT fp32: a cosine of.*export the bundle again"):
+        list(self_test(with_model(bias=500.0)))
