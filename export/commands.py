@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MOST_SECONDS = 3600
 _MIN_IMAGE_PX, _MAX_IMAGE_PX = 16, 2048
-_ENGINE_HEAD = ("precision", "library", "for", "build", "plan", "peak memory", "layers")
+_ENGINE_HEAD = ("precision", "batches", "library", "for", "build", "plan", "peak memory", "layers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,11 @@ def build(
     cache: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Build a bundle's engines and print what that took; without `max_batch` for all batches that the gate ran."""
+    """Build a bundle's engines and print what that took.
+
+    Without `max_batch` these are the two that `dphr-infer` looks for: batches of 1, to locate a photo in one launch, and
+    all that the gate ran, to index a map. On a DLA core, which takes one batch size, it is the latter alone.
+    """
     from dphr_infer.engines.engine_cache import EngineCache
     from dphr_infer.engines.tensorrt_build import BuildOptions
     from export.report_page import markdown_table
@@ -150,7 +154,11 @@ def build(
     if json_file is not None:
         check_target(json_file)
     chosen = precisions or [p for p in PRECISIONS if model_name(p) in opened.manifest.files]
-    options = BuildOptions(largest, best_batch, workspace_mb << 20, dla)
+    batches = (1, judged) if max_batch is None and dla is None else (largest,)
+    options = [
+        BuildOptions(batch, best_batch if batch == largest else 1, workspace_mb << 20, dla)
+        for batch in dict.fromkeys(batches)
+    ]
     engines = EngineCache(cache)
     reports = build_engines(opened, chosen, options, engines)
     print(markdown_table(_ENGINE_HEAD, [_engine_row(report) for report in reports]))
@@ -165,7 +173,8 @@ def _engine_row(report: EngineReport) -> tuple[str, ...]:
     seconds = "in the cache" if report.seconds is None else f"{report.seconds:.1f} s"
     peak = "-" if report.peak_bytes is None else f"{report.peak_bytes / 1e6:.0f} MB"
     library = f"{report.flavour} {report.version}"
-    return (report.precision, library, report.gpu, seconds, f"{report.plan_bytes / 1e6:.1f} MB", peak, layers)
+    batches = "1" if report.max_batch == 1 else f"to {report.max_batch}"
+    return (report.precision, batches, library, report.gpu, seconds, f"{report.plan_bytes / 1e6:.1f} MB", peak, layers)
 
 
 def make_key(key: Path) -> None:

@@ -11,7 +11,7 @@ null:
                   "parity" as in the manifest (drops are fractions), "latency": list of {"batch", "n" rounds, "ms",
                   "ratio_to_fp32"}}; "ms" and "ratio_to_fp32" are {"median", "p10", "p90"}
     engines       list of the fields of `to_tensorrt.EngineReport`: {"precision", "flavour", "version", "gpu",
-                  "plan_bytes", "layers" {precision: number}, "seconds", "peak_bytes", "warnings"}
+                  "max_batch", "plan_bytes", "layers" {precision: number}, "seconds", "peak_bytes", "warnings"}
     quantisation  as in the manifest
     origin        as in the manifest
     machine       {"cpu", "cores", "system", "onnxruntime", "threads", where 0 is one a core}
@@ -120,6 +120,7 @@ def engine_table(report: BundleReport) -> Table:
     rows = tuple(
         (
             build.precision,
+            "1" if build.max_batch == 1 else f"to {build.max_batch}",
             f"{build.flavour} {build.version}, {build.gpu}",
             "in cache" if build.seconds is None else f"{build.seconds:.1f}",
             _megabytes(build.plan_bytes),
@@ -127,7 +128,7 @@ def engine_table(report: BundleReport) -> Table:
         )
         for build in report.engines
     )
-    head = ("model", "built by, for", "seconds", "plan, MB", "layers")
+    head = ("model", "batches", "built by, for", "seconds", "plan, MB", "layers")
     note = "A plan runs only with the version that built it, and on the kind of GPU that it was built for."
     return Table("Engine builds", head, rows, note)
 

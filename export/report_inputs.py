@@ -94,6 +94,7 @@ def _engine_report(row: dict[str, Any]) -> EngineReport:
     _require(row["precision"] in PRECISIONS, row, "precision", f"one of {', '.join(PRECISIONS)}")
     for name in ("flavour", "version", "gpu"):
         _require(isinstance(row[name], str), row, name, "a text")
+    _require(_is_count(row["max_batch"]) and row["max_batch"] > 0, row, "max_batch", "a batch size")
     _require(_is_count(row["plan_bytes"]), row, "plan_bytes", "a size in bytes")
     counted = isinstance(layers, dict) and all(map(_is_count, layers.values()))
     _require(counted, row, "layers", "an object of numbers")

@@ -8,7 +8,7 @@ what that takes. With TensorRT-RTX no GPU is needed, and a device that runs the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from dphr_infer.bundle import PRECISIONS, Bundle, Precision, model_name
@@ -30,6 +30,7 @@ class EngineReport:
         precision: of the model.
         flavour, version: of the library that built it.
         gpu: that it was built for; "no GPU" for a portable plan.
+        max_batch: the plan takes batches of 1 up to it, but on a DLA core of it alone.
         plan_bytes: size of the engine.
         layers: number of layers that compute in fp32, fp16 and int8, most first, as the network was parsed; casts,
             quantise/dequantise pairs and the integers of shapes are not counted.
@@ -42,6 +43,7 @@ class EngineReport:
     flavour: str
     version: str
     gpu: str
+    max_batch: int
     plan_bytes: int
     layers: dict[str, int]
     seconds: float | None
@@ -50,14 +52,14 @@ class EngineReport:
 
 
 def build_engines(
-    bundle: Bundle, precisions: Collection[Precision], options: BuildOptions, cache: EngineCache
+    bundle: Bundle, precisions: Collection[Precision], options: Sequence[BuildOptions], cache: EngineCache
 ) -> tuple[EngineReport, ...]:
-    """Build an engine of each of a bundle's models, or find it in the cache.
+    """Build engines of each of a bundle's models, or find them in the cache.
 
     Args:
         bundle: an opened bundle.
         precisions: of the models to build, in this order.
-        options: batches, memory and device.
+        options: batches, memory and device; an engine for each.
         cache: where the plans go.
 
     Raises:
@@ -69,7 +71,8 @@ def build_engines(
     api = open_tensorrt()
     paths = {precision: bundle.model_path(precision) for precision in precisions}
     gpu = _find_gpu(api)
-    return tuple(_build_engine(api, path.read_bytes(), p, options, gpu, cache) for p, path in paths.items())
+    wanted = [(path.read_bytes(), precision, one) for precision, path in paths.items() for one in options]
+    return tuple(_build_engine(api, model, precision, one, gpu, cache) for model, precision, one in wanted)
 
 
 def count_layers(layers: Iterable[LayerInfo]) -> dict[str, int]:
@@ -102,6 +105,7 @@ def _build_engine(
         flavour=api.flavour,
         version=api.version,
         gpu=plan.key.gpu if gpu is not None else NO_GPU,
+        max_batch=options.max_batch,
         plan_bytes=len(plan.content),
         layers=count_layers(layers),
         seconds=plan.built.seconds if plan.built is not None else None,

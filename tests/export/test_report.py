@@ -36,7 +36,7 @@ from export.to_tensorrt import EngineReport
 
 PX, DIM = 16, 3
 EVIL = '<script>alert("x")</script>&|`*\x1b[2J\n'
-FP16 = EngineReport("fp16", "TensorRT-RTX", "1.4", "no GPU", 7_100_000, {"fp16": 70, "fp32": 4}, 7.25, 1 << 30, ())
+FP16 = EngineReport("fp16", "TensorRT-RTX", "1.4", "no GPU", 1, 7_100_000, {"fp16": 70, "fp32": 4}, 7.25, 1 << 30, ())
 
 
 def write_model(path: Path, weights: int) -> None:
@@ -120,7 +120,7 @@ PLACED = BundleReport(
         entry("fp32", 10_000_000, Parity(0.999999, 1.0, 0.0, 0.0, 120)),
         entry("int8", 2_750_000, Parity(0.96, 0.99, 0.004, -0.00004, 120), 1.0),
     ),
-    (EngineReport("int8", "TensorRT", "10.3", "Orin", 3_000_000, {"int8": 41}, None, None, ("slow",)),),
+    (EngineReport("int8", "TensorRT", "10.3", "Orin", 16, 3_000_000, {"int8": 41}, None, None, ("slow",)),),
     Quantisation("mean", "int8", "cd" * 32, 64, ("stem",)),
     {"evaluation_sha256": "ab" * 32},
     Machine("Abacus", 2, "Linux", "1.31", 0),
@@ -250,7 +250,7 @@ def test_the_tables_say_points_shares_and_spreads() -> None:
     assert rows[0] == ("batch 1, ms", "2.00 (1.00–4.00)", "1.00 (0.500–2.00)")
     assert rows[2] == ("batch 16, ms", "32.0 (16.0–64.0)", "16.0 (8.00–32.0)")
     assert rows[3] == ("batch 1, to fp32", "1", "0.500× (0.250–1.00)")
-    assert engine_table(PLACED).rows == (("int8", "TensorRT 10.3, Orin", "in cache", "3.00", "41 int8"),)
+    assert engine_table(PLACED).rows == (("int8", "to 16", "TensorRT 10.3, Orin", "in cache", "3.00", "41 int8"),)
     assert engine_table(dataclasses.replace(PLACED, engines=(FP16,))).rows[0][2:] == ("7.2", "7.10", "70 fp16, 4 fp32")
     assert "20, 20, 20 rounds" in latency_table(PLACED).note
 

@@ -20,7 +20,7 @@ from export.cli import main
 from export.report_inputs import read_engine_reports, read_sensitivity
 from export.to_tensorrt import EngineReport
 
-BUILD = EngineReport("fp16", "TensorRT", "10.3", "Orin", 7_100_000, {"fp16": 70}, 7.25, 1 << 30, ("slow",))
+BUILD = EngineReport("fp16", "TensorRT", "10.3", "Orin", 16, 7_100_000, {"fp16": 70}, 7.25, 1 << 30, ("slow",))
 ROW = {"layer": "stem $x_", "op": "Conv (weights)", "cosine_loss": 0.001, "weight_bytes": 432}
 
 
@@ -125,6 +125,7 @@ WRONG: list[tuple[str, Any]] = [
     ("precision", ["fp16"]),
     ("flavour", 3),
     ("gpu", None),
+    ("max_batch", 0),
     ("plan_bytes", "x"),
     ("plan_bytes", float("inf")),
     ("plan_bytes", -1),

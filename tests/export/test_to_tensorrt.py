@@ -57,7 +57,7 @@ def cache(tmp_path: Path) -> EngineCache:
 
 def test_every_model_is_built_and_reported(rtx: Api, bundle: Bundle, cache: EngineCache) -> None:
     before = sorted(bundle.folder.rglob("*"))
-    fp16, fp32 = build_engines(bundle, ("fp16", "fp32"), OPTIONS, cache)
+    fp16, fp32 = build_engines(bundle, ("fp16", "fp32"), [OPTIONS], cache)
     assert (fp16.precision, fp32.precision) == ("fp16", "fp32")
     for report in (fp16, fp32):
         assert (report.flavour, report.version, report.gpu) == ("TensorRT-RTX", rtx.version, "no GPU")
@@ -73,8 +73,8 @@ def test_every_model_is_built_and_reported(rtx: Api, bundle: Bundle, cache: Engi
 def test_a_plan_from_the_cache_is_reported_without_the_figures_of_a_build(
     rtx: Api, bundle: Bundle, cache: EngineCache
 ) -> None:
-    (built,) = build_engines(bundle, ("fp16",), OPTIONS, cache)
-    (found,) = build_engines(bundle, ("fp16",), OPTIONS, cache)
+    (built,) = build_engines(bundle, ("fp16",), [OPTIONS], cache)
+    (found,) = build_engines(bundle, ("fp16",), [OPTIONS], cache)
     assert found == dataclasses.replace(built, seconds=None, peak_bytes=None, warnings=())
 
 
@@ -82,7 +82,7 @@ def test_a_precision_that_the_bundle_lacks_is_refused_before_anything_is_built(
     rtx: Api, bundle: Bundle, cache: EngineCache
 ) -> None:
     with pytest.raises(BundleError, match="holds no int8 model"):
-        build_engines(bundle, ("fp32", "int8"), OPTIONS, cache)
+        build_engines(bundle, ("fp32", "int8"), [OPTIONS], cache)
     assert not cache.folder.exists()
 
 
@@ -100,7 +100,7 @@ def test_a_tensorrt_that_builds_on_the_gpu_is_refused_where_there_is_none(
     full_tensorrt(monkeypatch, SimpleNamespace(__version__="10.3.0.30"))
     monkeypatch.setattr(to_tensorrt, "open_cuda", no_gpu)
     with pytest.raises(EngineError, match="finds no GPU"):
-        build_engines(bundle, ("fp32",), OPTIONS, cache)
+        build_engines(bundle, ("fp32",), [OPTIONS], cache)
 
 
 def test_an_engine_for_a_gpu_is_reported_with_its_name(
@@ -110,7 +110,7 @@ def test_an_engine_for_a_gpu_is_reported_with_its_name(
     bound = dataclasses.replace(rtx, capabilities=dataclasses.replace(rtx.capabilities, portable=False))
     monkeypatch.setattr(to_tensorrt, "open_tensorrt", lambda: bound)
     monkeypatch.setattr(to_tensorrt, "_find_gpu", lambda api: orin)
-    (report,) = build_engines(bundle, ("fp16",), OPTIONS, cache)
+    (report,) = build_engines(bundle, ("fp16",), [OPTIONS], cache)
     assert report.gpu == "Orin, 8 SMs"
 
 
@@ -132,8 +132,10 @@ def test_layers_that_compute_are_counted_and_conversions_are_not(
 
 def test_the_sample_bundles_models_build_in_all_three_precisions(tmp_path: Path) -> None:
     bundle = open_bundle(Path(__file__).resolve().parents[2] / "samples" / "bundle")
-    reports = build_engines(bundle, ("fp32", "fp16", "int8"), BuildOptions(4, 1), EngineCache(tmp_path))
-    assert [report.precision for report in reports] == ["fp32", "fp16", "int8"]
-    assert reports[0].layers.keys() == {"fp32"}
-    assert reports[1].layers["fp16"] > 60 and reports[2].layers["int8"] == 48
-    assert len(list(tmp_path.glob("*.plan"))) == 3
+    options = [BuildOptions(1, 1), BuildOptions(4, 1)]
+    reports = build_engines(bundle, ("fp32", "fp16", "int8"), options, EngineCache(tmp_path))
+    found = [(report.precision, report.max_batch) for report in reports]
+    assert found == [(precision, batch) for precision in ("fp32", "fp16", "int8") for batch in (1, 4)]
+    assert reports[0].layers.keys() == reports[1].layers.keys() == {"fp32"}
+    assert reports[2].layers["fp16"] > 60 and reports[4].layers["int8"] == 48
+    assert len(list(tmp_path.glob("*.plan"))) == 6
