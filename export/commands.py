@@ -135,8 +135,8 @@ def build(
 ) -> None:
     """Build a bundle's engines and print what that took.
 
-    Without `max_batch` these are the two that `dphr-infer` looks for: batches of 1, to locate a photo in one launch, and
-    all that the gate ran, to index a map. On a DLA core, which takes one batch size, it is the latter alone.
+    Without `max_batch` these are the two that `dphr-infer` looks for: batches of 1, to locate a photo in one launch,
+    and all that the gate ran, to index a map. On a DLA core, which takes one batch size, it is the latter alone.
     """
     from dphr_infer.engines.engine_cache import EngineCache
     from dphr_infer.engines.tensorrt_build import BuildOptions
