@@ -26,7 +26,7 @@ _BYTES_A_RANGE = 256 << 10
 
 
 def match_by_sorting(
-    gallery: NDArray[np.float32],
+    gallery: NDArray[np.float16] | NDArray[np.float32],
     queries: NDArray[np.float32],
     k: int,
     row_ranges: Sequence[tuple[int, int]] | None = None,

@@ -170,7 +170,7 @@ class FakeDriver:
 
     def memcpy_dtoh_async(self, host: np.ndarray, address: int, stream: _Stream) -> None:
         self.need_context("memcpy_dtoh_async")
-        target = np.asarray(host)
+        target = np.asarray(host).reshape(-1).view(np.uint8)
         stream.later(lambda: np.copyto(target, self.on_device(address, target.nbytes)))
 
     def memset_d8_async(self, address: int, value: int, n_bytes: int, stream: _Stream) -> None:

@@ -12,26 +12,16 @@ import pytest
 
 from dphr_infer.cuda import open_cuda
 from dphr_infer.cuda_graph import CudaGraph
-from dphr_infer.errors import DphrError
 from dphr_infer.kernels.fatbin import load_fatbin
 from dphr_infer.matchers.cuda_exact import CudaExactMatcher
 from dphr_infer.matchers.device_scan import DeviceScan, Limits
 from dphr_infer.matchers.numpy_exact import NumpyExactMatcher, match_by_sorting
 
 
-@pytest.fixture(autouse=True)
-def gpu() -> Any:
-    """Properties of the first GPU."""
-    try:
-        with open_cuda() as cuda:
-            return cuda.properties
-    except DphrError as error:
-        pytest.skip(str(error))
-
-
 def random_units(seed: int, n: int, dim: int) -> np.ndarray:
-    units = np.random.default_rng(seed).standard_normal((n, dim), dtype=np.float32)
-    return units / np.linalg.norm(units, axis=1, keepdims=True)
+    units: np.ndarray = np.random.default_rng(seed).standard_normal((n, dim), dtype=np.float32)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    return units
 
 
 def exact_units(seed: int, n: int, dim: int) -> np.ndarray:

@@ -5,6 +5,7 @@ Tests with "sanitized" in their name are small: they run once more under compute
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +15,28 @@ import pytest
 from dphr_infer.bundle import open_bundle
 from dphr_infer.cuda import open_cuda
 from dphr_infer.embedder import Embedder
+from dphr_infer.engines.onnxrt import offers
 from dphr_infer.engines.open import open_engine
-from dphr_infer.errors import DphrError
 from dphr_infer.gpu_pipeline import GpuPipeline
 from dphr_infer.kernels.fatbin import load_fatbin
+from dphr_infer.kernels.preprocess import longer_side_px
 from dphr_infer.kernels.preprocess_launch import DevicePreprocess
 from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
 from dphr_infer.nv12 import nv12_frames, rgb_frames, to_rgb
 from dphr_infer.preprocess import Preprocess
 from dphr_infer.rotation import rotate_square
+from dphr_infer.types import Matches
 
 BUNDLE = Path(__file__).resolve().parents[2] / "samples" / "bundle"
 # Half precision and another order of sums on the GPU; int8 against int8 on a CPU.
 MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.98}
-
-
-@pytest.fixture(autouse=True)
-def gpu() -> Any:
-    """Properties of the first GPU."""
-    try:
-        with open_cuda() as cuda:
-            return cuda.properties
-    except DphrError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def tensorrt() -> Any:
-    """The installed TensorRT or TensorRT-RTX; its name stands in the skip line and in reports."""
-    from dphr_infer.engines.tensorrt_api import open_tensorrt
-
-    try:
-        return open_tensorrt()
-    except DphrError as error:
-        pytest.skip(str(error))
+# Made when the file is read, so that a layout that cannot be made is found without a GPU.
+PHOTO = nv12_frames(4000, 3000, matrix="bt709", colour_range="limited")
+FRAMES = {
+    "rgb": rgb_frames(1920, 1080),
+    "nv12": nv12_frames(1920, 1080, matrix="bt709", colour_range="limited"),
+}
+RANGES = [(3, 20), (20, 21), (30, 45)]
 
 
 def random_frame(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -74,7 +63,7 @@ def test_sanitized_frames_become_what_pillow_makes_of_them(
 
 
 def test_a_12_megapixel_nv12_frame_becomes_what_its_rgb_does(gpu: Any) -> None:
-    layout, size = nv12_frames(4000, 3000), Preprocess(224, 224)
+    layout, size = PHOTO, Preprocess(224, 224)
     frame = np.random.default_rng(1).integers(0, 256, layout.frame_bytes, np.uint8)
     with open_cuda() as cuda, cuda.active():
         launcher = DevicePreprocess(cuda, load_fatbin(gpu.capability, gpu.driver, stem="preprocess"), layout, size)
@@ -96,20 +85,82 @@ def test_tensorrt_gives_the_embeddings_of_onnxruntime(tensorrt: Any, precision: 
                 assert np.sum(found * expected[:batch], axis=1).min() > MIN_COSINE[precision]
 
 
-@pytest.mark.parametrize("degrees", [None, 20.0])
-def test_the_pipeline_gives_the_cpus_matches(tensorrt: Any, degrees: float | None) -> None:
+@pytest.mark.skipif(not offers("cuda"), reason="the installed ONNX Runtime has no CUDA part: pip install 'dphr[gpu]'")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_onnxruntime_on_the_gpu_gives_the_embeddings_of_the_cpu(precision: Any) -> None:
     bundle = open_bundle(BUNDLE)
-    side = bundle.manifest.preprocess.height_px
-    frames = [random_frame(1080, 1920, seed) for seed in range(6)]
+    images, _ = bundle.read_selftest()
+    with open_engine(bundle, precision, "cuda-onnxruntime") as on_gpu, open_engine(bundle, precision) as on_cpu:
+        for batch in (1, len(images)):
+            found, expected = on_gpu.embed(images[:batch]), on_cpu.embed(images[:batch])
+            assert np.sum(found * expected, axis=1).min() > MIN_COSINE[precision]
+
+
+@pytest.fixture(scope="module")
+def gallery() -> np.ndarray:
+    """float16 (50, D): embeddings of random pictures."""
+    bundle = open_bundle(BUNDLE)
     with open_engine(bundle) as engine:
         embedder = Embedder(bundle.manifest.preprocess, engine)
-        gallery = embedder.embed_images([random_frame(200, 200, seed) for seed in range(50)]).astype(np.float16)
-        views = [frame if degrees is None else rotate_square(frame, degrees, side) for frame in frames]
-        queries = embedder.embed_images(views)
-    with GpuPipeline(bundle, gallery, "fp32") as pipeline, NumpyExactMatcher(gallery) as matcher:
-        for frame, query in zip(frames, queries, strict=True):
-            found, expected = pipeline.match(frame, 5, degrees), matcher.match(query[None], 5)
+        return embedder.embed_images([random_frame(200, 200, seed) for seed in range(50)]).astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tensorrt: Any, gallery: np.ndarray) -> Iterator[GpuPipeline]:
+    with GpuPipeline(open_bundle(BUNDLE), gallery, "fp32") as opened:
+        yield opened
+
+
+def random_bytes(pixels: str, seed: int) -> np.ndarray:
+    """A frame of FRAMES as its bytes."""
+    if pixels == "rgb":
+        return random_frame(1080, 1920, seed).reshape(-1)
+    luma, chroma = random_frame(1080, 1920, seed)[..., 0], random_frame(540, 960, seed + 100)[..., :2]
+    return np.concatenate([luma.reshape(-1), chroma.reshape(-1)])
+
+
+def by_match(pipeline: GpuPipeline, frames: list[np.ndarray], *how: Any) -> list[Matches]:
+    return [pipeline.match(frame, 5, *how) for frame in frames]
+
+
+def by_two_on_their_way(pipeline: GpuPipeline, frames: list[np.ndarray], *how: Any) -> list[Matches]:
+    found = []
+    pipeline.submit(frames[0], 5, *how)
+    for frame in frames[1:]:
+        pipeline.submit(frame, 5, *how)
+        found.append(pipeline.collect())
+    return [*found, pipeline.collect()]
+
+
+def by_lent_memory(pipeline: GpuPipeline, frames: list[np.ndarray], degrees: Any, ranges: Any, layout: Any) -> Any:
+    found = []
+    for frame in frames:
+        memory = pipeline.frame_memory(layout, turned=degrees is not None)
+        memory[:] = frame
+        found.append(pipeline.match(memory, 5, degrees, ranges, layout))
+    return found
+
+
+@pytest.mark.parametrize("way", [by_match, by_two_on_their_way, by_lent_memory])
+@pytest.mark.parametrize("ranges", [None, RANGES])
+@pytest.mark.parametrize("degrees", [None, 20.0])
+@pytest.mark.parametrize("pixels", ["rgb", "nv12"])
+def test_the_pipeline_gives_the_cpus_matches(
+    pipeline: GpuPipeline, gallery: np.ndarray, pixels: str, degrees: float | None, ranges: Any, way: Any
+) -> None:
+    bundle, layout = open_bundle(BUNDLE), FRAMES[pixels]
+    side = longer_side_px(bundle.manifest.preprocess)
+    frames = [random_bytes(pixels, seed) for seed in range(6)]
+    pictures = [to_rgb(frame, layout) for frame in frames]
+    views = [picture if degrees is None else rotate_square(picture, degrees, side) for picture in pictures]
+    pipeline.drop()
+    answers = way(pipeline, frames, degrees, ranges, layout)
+    with open_engine(bundle) as engine, NumpyExactMatcher(gallery) as matcher:
+        queries = Embedder(bundle.manifest.preprocess, engine).embed_images(views)
+        for query, found in zip(queries, answers, strict=True):
+            expected = matcher.match(query[None], 5, ranges)
             np.testing.assert_allclose(found.similarity, expected.similarity, atol=2e-3)
             # Rows may swap where two similarities lie nearer than the GPU's rounding.
             exact = gallery[found.rows[0]].astype(np.float32) @ query
             np.testing.assert_allclose(exact, expected.similarity[0], atol=2e-3)
+            assert ranges is None or all(any(start <= row < stop for start, stop in ranges) for row in found.rows[0])
