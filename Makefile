@@ -38,10 +38,12 @@ kernels: $(READY)
 
 # PyCUDA is built on the device: pip install 'dphr[cuda]'. With PyCUDA elsewhere: make gpu-test GPU_PYTHON=python3
 GPU_PYTHON ?= $(BIN)/python
+GPU_READY := $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))
 SANITIZER := $(shell command -v compute-sanitizer)
 SANITIZED := -m pytest tests/gpu -p no:cacheprovider -k "sanitized"
 
-gpu-test:
+# Writes bench/reports/gpu-tests.json where a GPU ran something.
+gpu-test: $(GPU_READY)
 	$(GPU_PYTHON) -m pytest tests/gpu -rs
 ifneq ($(SANITIZER),)
 	$(SANITIZER) --tool memcheck --error-exitcode 9 $(GPU_PYTHON) $(SANITIZED)
@@ -50,10 +52,10 @@ else
 	@echo "compute-sanitizer is not on PATH: memcheck and racecheck were not run"
 endif
 
-gpu-bench:
+gpu-bench: $(GPU_READY)
 	$(GPU_PYTHON) -m bench.gpu_matching
 	$(GPU_PYTHON) -m bench.gpu_pipeline samples/bundle
 
 # Commit what it writes: dphr_infer/kernels/topk_regimes.json.
-gpu-regimes:
+gpu-regimes: $(GPU_READY)
 	$(GPU_PYTHON) -m bench.gpu_regimes
