@@ -4,20 +4,20 @@
     python -m bench.gpu_matching --model    print the limits of known boards; needs no GPU
 
 The limit: every gallery byte is read once, so time >= rows * dim * bytes / bandwidth. Wall time of `match()` is taken,
-with the copies in and out and the host's part. The bandwidth is measured by a kernel that only reads, since a copy's
-would be lower and flatter the matcher.
+with the copies in and out and the host's part; beside it the GPU's own time by events: what a call takes beyond that
+is the host's. The bandwidth is measured by a kernel that only reads, since a copy's would be lower and flatter the
+matcher.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.clock import time_calls
+from bench.gpu_peers import OPEN_PEER, PEERS
 from bench.machine import available_memory_bytes
 from bench.roofline import limit_ms
 from bench.stats import LatencySummary, format_ms, summarise
@@ -48,11 +49,9 @@ BOARDS = {
     "AGX Orin": 205e9,
     "H200": 4.8e12,
 }
-# Peers are measured where they happen to be installed and never needed: they are imported by name, because no package
-# of this project but dphr_train and export may depend on torch.
-PEERS = ("torch", "faiss", "cuvs")
 
 _BLOCK_ROWS = 1 << 16
+_GPU_RUNS = 20
 _READ_BYTES = 1 << 30
 _READ_PASSES = 20
 _READ_THREADS = 512
@@ -74,7 +73,15 @@ extern "C" __global__ void read_all(const uint4* data, unsigned long long vector
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One measurement: `widened` and `rescanned` count over all its calls."""
+    """One measurement.
+
+    Attributes:
+        wall: of `match`, queries in host memory to matches in host memory.
+        gpu_ms: median by events, copies included; null for a peer.
+        host_us: the wall's median beyond gpu_ms; null for a peer, and where int8 scans were widened, since gpu_ms is of
+            a call that widens none.
+        widened, rescanned: counted over all calls of `wall`.
+    """
 
     matcher: str
     rows: int
@@ -86,6 +93,14 @@ class Case:
     limit_ms: float
     widened: int
     rescanned: int
+    gpu_ms: float | None = None
+
+    @property
+    def host_us(self) -> float | None:
+        """See above."""
+        if self.gpu_ms is None or self.widened or self.rescanned:
+            return None
+        return 1e3 * (self.wall.p50_ms - self.gpu_ms)
 
     @property
     def share(self) -> float:
@@ -176,7 +191,10 @@ def measure_ours(gallery: NDArray[np.float16], request: argparse.Namespace, band
                     before = (matcher.widened, matcher.rescanned)
                     wall = summarise(time_calls(lambda q=queries, k=k: matcher.match(q, k), request.seconds))
                     counts = (matcher.widened - before[0], matcher.rescanned - before[1])
-                    yield Case("dphr", rows, dim, scan, n_queries, k, wall, limit, *counts)
+                    gpu_ms = None
+                    if n_queries <= most:
+                        gpu_ms = float(np.median([matcher.gpu_ms(queries, k) for _ in range(_GPU_RUNS)]))
+                    yield Case("dphr", rows, dim, scan, n_queries, k, wall, limit, *counts, gpu_ms)
 
 
 def measure_peer(
@@ -187,7 +205,7 @@ def measure_peer(
     Raises:
         ImportError: it is not installed, or has no GPU part.
     """
-    opened = _OPEN_PEER[name](gallery)
+    opened = OPEN_PEER[name](gallery)
     rows, dim = gallery.shape
     limit = limit_ms(2 * rows * dim, bandwidth)
     for n_queries in request.queries:
@@ -195,53 +213,6 @@ def measure_peer(
         for k in request.top_k:
             wall = summarise(time_calls(lambda q=queries, k=k: opened(q, k), request.seconds))
             yield Case(name, rows, dim, "fp16", n_queries, k, wall, limit, 0, 0)
-
-
-Search = Callable[[NDArray[np.float32], int], object]
-
-
-def _open_torch(gallery: NDArray[np.float16]) -> Search:
-    """matmul and topk, with the whole matrix of similarities in memory."""
-    torch: Any = importlib.import_module(PEERS[0])
-    if not torch.cuda.is_available():
-        raise ImportError("this torch has no GPU part")
-    rows = torch.from_numpy(gallery).cuda().T
-
-    def search(queries: NDArray[np.float32], k: int) -> object:
-        found = torch.topk(torch.from_numpy(queries).cuda().half() @ rows, k)
-        return found.values.cpu(), found.indices.cpu()
-
-    return search
-
-
-def _open_faiss(gallery: NDArray[np.float16]) -> Search:
-    faiss: Any = importlib.import_module(PEERS[1])
-    if not hasattr(faiss, "StandardGpuResources"):
-        raise ImportError("this faiss has no GPU part")
-    config = faiss.GpuIndexFlatConfig()
-    config.useFloat16 = True
-    resources = faiss.StandardGpuResources()
-    index = faiss.GpuIndexFlatIP(resources, gallery.shape[1], config)
-    for start in range(0, len(gallery), _BLOCK_ROWS):
-        index.add(gallery[start : start + _BLOCK_ROWS].astype(np.float32))
-    return lambda queries, k: (index.search(queries, k), resources)
-
-
-def _open_cuvs(gallery: NDArray[np.float16]) -> Search:
-    brute_force: Any = importlib.import_module(f"{PEERS[2]}.neighbors.brute_force")
-    cupy: Any = importlib.import_module("cupy")
-    index = brute_force.build(cupy.asarray(gallery), metric="inner_product")
-
-    def search(queries: NDArray[np.float32], k: int) -> object:
-        similarity, rows = brute_force.search(index, cupy.asarray(queries.astype(np.float16)), k)
-        return cupy.asarray(similarity).get(), cupy.asarray(rows).get()
-
-    return search
-
-
-_OPEN_PEER: dict[str, Callable[[NDArray[np.float16]], Search]] = dict(
-    zip(PEERS, (_open_torch, _open_faiss, _open_cuvs), strict=True)
-)
 
 
 def run(request: argparse.Namespace) -> dict[str, Any]:
@@ -278,7 +249,9 @@ def run(request: argparse.Namespace) -> dict[str, Any]:
         "device": dataclasses.asdict(properties),
         "read_bytes_per_s": bandwidth,
         "bandwidth_given": bool(request.bandwidth),
-        "cases": [{**dataclasses.asdict(case), "bandwidth_share": case.share} for case in cases],
+        "cases": [
+            {**dataclasses.asdict(case), "host_us": case.host_us, "bandwidth_share": case.share} for case in cases
+        ],
         "left_out": left_out,
     }
 
@@ -290,10 +263,11 @@ def _measure(name: str, gallery: NDArray[np.float16], request: argparse.Namespac
 
 
 def _line(case: Case) -> str:
+    host = "" if case.host_us is None else f"  host {case.host_us:.1f} us"
     return (
         f"{case.matcher:>6} {case.scan} {case.rows:>9} x {case.dim:<5} Q {case.queries:<4} k {case.top_k:<4} "
         f"p50 {format_ms(case.wall.p50_ms):>8} ms  n {case.wall.n:<6} limit {format_ms(case.limit_ms):>8} ms "
-        f"{100 * case.share:5.1f} %  widened {case.widened}"
+        f"{100 * case.share:5.1f} %  widened {case.widened}{host}"
     )
 
 

@@ -26,6 +26,7 @@ from bench.stats import LatencySummary, format_ms, summarise
 from dphr_infer.atomic import atomic_file
 from dphr_infer.bundle import PRECISIONS, open_bundle
 from dphr_infer.cuda import open_cuda
+from dphr_infer.engines.tensorrt_api import open_tensorrt
 from dphr_infer.gpu_pipeline import STAGES, GpuPipeline
 from dphr_infer.terminal import run_command
 
@@ -74,9 +75,14 @@ def measure(bundle_folder: Path, precision: Any, frame: str, rows: int, seconds:
 
 
 def run(request: argparse.Namespace) -> None:
-    """Measure every case, print a line each, and write the JSON file."""
+    """Measure every case, print a line each, and write the JSON file, which names GPU and TensorRT.
+
+    Raises:
+        DphrError: as `measure`.
+    """
     with open_cuda() as cuda:
         properties = cuda.properties
+    engine = open_tensorrt().name
     cases = []
     for precision in request.precisions:
         for frame in FRAMES:
@@ -84,12 +90,16 @@ def run(request: argparse.Namespace) -> None:
             cases.append(case)
             stages = ", ".join(f"{stage} {format_ms(value)}" for stage, value in case.stage_ms.items())
             print(
-                f"{properties.name} {frame} {precision}, {case.rows} rows: p50 {format_ms(case.wall.p50_ms)} ms, n "
-                f"{case.wall.n}; on the GPU {stages}; wall is {case.wall_to_stages:.2f} of their sum; first "
-                f"{format_ms(case.first_ms)} ms",
+                f"{properties.name}, {engine}: {frame} {precision}, {case.rows} rows: p50 "
+                f"{format_ms(case.wall.p50_ms)} ms, n {case.wall.n}; on the GPU {stages}; wall is "
+                f"{case.wall_to_stages:.2f} of their sum; first {format_ms(case.first_ms)} ms",
                 flush=True,
             )
-    report = {"device": dataclasses.asdict(properties), "cases": [dataclasses.asdict(case) for case in cases]}
+    report = {
+        "device": dataclasses.asdict(properties),
+        "engine": engine,
+        "cases": [dataclasses.asdict(case) for case in cases],
+    }
     with atomic_file(request.json) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"written: {request.json}")

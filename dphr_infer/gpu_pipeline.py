@@ -33,7 +33,8 @@ from dphr_infer.kernels.fatbin import load_fatbin
 from dphr_infer.kernels.preprocess_launch import DevicePreprocess
 from dphr_infer.kernels.topk import MAX_K
 from dphr_infer.matchers.base import check_gallery, check_ranges
-from dphr_infer.matchers.device_scan import MAX_RANGES, DeviceScan, Limits, view_outputs
+from dphr_infer.matchers.device_scan import MAX_RANGES, DeviceScan, Limits
+from dphr_infer.matchers.launch_outputs import view_outputs
 from dphr_infer.nv12 import FrameFormat, rgb_frames
 from dphr_infer.one_at_a_time import OneAtATime
 from dphr_infer.types import Matches

@@ -25,13 +25,17 @@ from dphr_infer.kernels.operands import ScanDtype, vectors_a_row
 from dphr_infer.kernels.topk import MAX_K, MAX_QUERIES
 from dphr_infer.matchers.base import check_gallery, check_queries, check_ranges
 from dphr_infer.matchers.device_scan import MAX_RANGES, DeviceScan, Limits
-from dphr_infer.matchers.proof import Ranked, match_proven
+from dphr_infer.matchers.proof import Ranked, first_candidates, match_proven
 from dphr_infer.one_at_a_time import OneAtATime
 from dphr_infer.types import Matches
 
 DEFAULT_STREAM_BYTES = 256 << 20
 DEFAULT_MAX_K = 32
 _FEWEST_CANDIDATES = 32
+# Work that keeps the GPU busy, while the host queues what is timed behind it: 1 GiB of zeros, in parts that fit beside
+# a gallery, then the same scan a few times, so that the caches are as in a call after another.
+_BRAKE_BYTES, _BRAKES = 16 << 20, 64
+_SCANS_AHEAD = 3
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -127,23 +131,66 @@ class CudaExactMatcher:
             GalleryError: as the Protocol states, k is larger than `max_k`; or, streamed, a row is not finite.
             EngineError: outside a with statement, while another thread's call runs, or the GPU failed.
         """
+        cuda, device, ranges = self._checked(queries, k, row_ranges)
+        step = self._limits.n_queries
+        with self._one, cuda.active():
+            if 0 < len(queries) <= step:
+                return self._match_batch(device, np.ascontiguousarray(queries), k, ranges)
+            rows = np.empty((len(queries), k), np.int32)
+            similarity = np.empty((len(queries), k), np.float32)
+            for first in range(0, len(queries), step):
+                part = slice(first, first + step)
+                found = self._match_batch(device, np.ascontiguousarray(queries[part]), k, ranges)
+                rows[part], similarity[part] = found.rows, found.similarity
+        return Matches(rows, similarity)
+
+    def gpu_ms(self, queries: NDArray[np.float32], k: int) -> float:
+        """Milliseconds that the GPU works for one `match` over all rows, by events around its copies and launches.
+
+        They are queued behind other work, so that no time of the host lies between the events: what `match` takes
+        beyond this is the host's. Of an int8 scan only what a call takes that widens nothing.
+
+        Raises:
+            GalleryError: as in `match`.
+            EngineError: as in `match`; the gallery is streamed; no queries, or more than one launch takes.
+        """
+        cuda, device, ranges = self._checked(queries, k, None)
+        if self._stream or not 0 < len(queries) <= self._limits.n_queries:
+            raise EngineError(
+                f"{len(queries)} queries over a gallery {'that is streamed' if self._stream else 'on the GPU'}: what "
+                f"is timed is one launch over a gallery on the GPU, of 1..{self._limits.n_queries} queries."
+            )
+
+        n_candidates = first_candidates(k, len(self._gallery), (_FEWEST_CANDIDATES, MAX_K))
+
+        def start() -> None:
+            if self._scan_dtype == "int8":
+                device.start_codes(queries, k, n_candidates, ranges)
+            else:
+                device.start(queries, k, ranges)
+
+        with self._one, cuda.active():
+            brake = cuda.allocate(_BRAKE_BYTES, "timing")
+            for _ in range(_BRAKES):
+                cuda.clear(brake)
+            for _ in range(_SCANS_AHEAD):
+                start()
+            begin = cuda.record()
+            start()
+            took_ms = cuda.elapsed_ms(begin, cuda.record())
+            cuda.free(brake)
+        return took_ms
+
+    def _checked(
+        self, queries: NDArray[np.float32], k: int, row_ranges: Sequence[tuple[int, int]] | None
+    ) -> tuple[Cuda, DeviceScan, Ranges]:
         if self._cuda is None or self._rows is None:
             raise EngineError("The GPU's matcher is not open: use it inside a with statement.")
         check_queries(queries, self._gallery.shape[1])
         ranges = check_ranges(row_ranges, len(self._gallery), k)
         if k > self._max_k:
             raise GalleryError(f"k is {k}, but this matcher was opened for at most {self._max_k}: raise max_k.")
-        step = self._limits.n_queries
-        with self._one, self._cuda.active():
-            if 0 < len(queries) <= step:
-                return self._match_batch(self._rows, np.ascontiguousarray(queries), k, ranges)
-            rows = np.empty((len(queries), k), np.int32)
-            similarity = np.empty((len(queries), k), np.float32)
-            for first in range(0, len(queries), step):
-                part = slice(first, first + step)
-                found = self._match_batch(self._rows, np.ascontiguousarray(queries[part]), k, ranges)
-                rows[part], similarity[part] = found.rows, found.similarity
-        return Matches(rows, similarity)
+        return self._cuda, self._rows, ranges
 
     def _match_batch(self, device: DeviceScan, queries: NDArray[np.float32], k: int, ranges: Ranges) -> Matches:
         """One batch over all ranges: in one go where they fit, else part by part with a merge on the host."""

@@ -31,12 +31,12 @@ from dphr_infer.kernels.topk import (
     plan_topk,
     workspace,
 )
+from dphr_infer.matchers.launch_outputs import Found, similarity_offset, view_outputs
 from dphr_infer.matchers.quantise import QuantisedRows, SplitQueries, bound_slack, quantise_rows, split_queries
 
 # A batch with more ranges is matched in parts.
 MAX_RANGES = 4096
 _STAGING_BYTES = 16 << 20
-_ALIGNMENT = 16
 _NULL = np.uint64(0)
 # Launch sizes whose arguments are kept; a flight uses a handful, a changing position prior many.
 _KEPT_LAUNCHES = 256
@@ -60,15 +60,6 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """A launch's outputs: rows int32 (Q, k), similarity float32 (Q, k); proven int32 (Q,), 1 or 0, of a re-rank."""
-
-    rows: NDArray[np.int32]
-    similarity: NDArray[np.float32]
-    proven: NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Launch:
     """A launch of one size: its arguments packed, the block of outputs on the host, and views of what lies in it."""
 
@@ -77,10 +68,6 @@ class Launch:
     arguments: bytes
     outputs: NDArray[np.uint8]
     found: Found
-
-
-def _aligned(n_bytes: int) -> int:
-    return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
 class DeviceScan:
@@ -138,7 +125,7 @@ class DeviceScan:
             "query_bounds": n_queries * 16,
             "ranges": MAX_RANGES * 8,
             "range_prefix": (MAX_RANGES + 1) * 4,
-            "outputs": 2 * _aligned(4 * n_kept) + 4 * n_queries,
+            "outputs": 2 * similarity_offset(n_kept) + 4 * n_queries,
         }
         self._host = {name: cuda.pinned(n_bytes) for name, n_bytes in host.items()}
         self._staging = cuda.pinned(max(_STAGING_BYTES, self._row_bytes))
@@ -190,10 +177,14 @@ class DeviceScan:
             k: 1..limits.k, at most the rows allowed.
             ranges: as `check_ranges` gives them, at most MAX_RANGES.
         """
+        return self.collect(self.start(queries, k, ranges))
+
+    def start(self, queries: NDArray[np.float32], k: int, ranges: tuple[tuple[int, int], ...]) -> Launch:
+        """`scan` without the wait, for `collect`."""
         launch = self.ready(len(queries), k, ranges)
         self._put_queries(queries)
         self.enqueue(launch)
-        return self.collect(launch)
+        return launch
 
     def has_ranges(self, ranges: tuple[tuple[int, int], ...]) -> bool:
         """Whether these ranges lie on the device already, so that `ready` copies nothing."""
@@ -238,6 +229,12 @@ class DeviceScan:
 
         Args and sizes as in `scan`; k <= n_candidates <= limits.k, at most the rows allowed.
         """
+        return self.collect(self.start_codes(queries, k, n_candidates, ranges))
+
+    def start_codes(
+        self, queries: NDArray[np.float32], k: int, n_candidates: int, ranges: tuple[tuple[int, int], ...]
+    ) -> Launch:
+        """`scan_codes` without the wait, for `collect`."""
         first = self._scan_launch("int8", len(queries), n_candidates, ranges)
         second = self._rerank_launch(len(queries), k, n_candidates)
         split = split_queries(queries)
@@ -247,7 +244,7 @@ class DeviceScan:
         self._put_ranges(ranges)
         self._start(first)
         self.enqueue(second)
-        return self.collect(second)
+        return second
 
     def _query_bounds(self, split: SplitQueries) -> NDArray[np.float32]:
         """float32 (Q, 4): both scales, length and slack, for upper bounds over all rows on the device."""
@@ -308,7 +305,7 @@ class DeviceScan:
         self, key: tuple[Any, ...], plan: TopkPlan, order: Sequence[str], n_queries: int, k: int, own: dict[str, Any]
     ) -> Launch:
         """Pack the arguments in the planner's order, as C lays them out, and keep them."""
-        similarity_at = _aligned(4 * n_queries * k)
+        similarity_at = similarity_offset(n_queries * k)
         proven_at = 2 * similarity_at
         values = {name: self._address(name) for name in self._buffers} | {
             "rows": self._address("outputs"),
@@ -333,14 +330,3 @@ class DeviceScan:
 
     def _address(self, name: str, offset: int = 0) -> Any:
         return np.uint64(self._buffers[name].address + offset)
-
-
-def view_outputs(outputs: NDArray[np.uint8], n_queries: int, k: int) -> Found:
-    """What lies in a block of outputs; a view."""
-    similarity_at = _aligned(4 * n_queries * k)
-    rows, similarity = (outputs[at : at + 4 * n_queries * k] for at in (0, similarity_at))
-    return Found(
-        rows.view(np.int32).reshape(n_queries, k),
-        similarity.view(np.float32).reshape(n_queries, k),
-        outputs[2 * similarity_at : 2 * similarity_at + 4 * n_queries].view(np.int32),
-    )

@@ -42,6 +42,12 @@ class Proven:
     rescanned: int
 
 
+def first_candidates(k: int, all_rows: int, candidates: tuple[int, int]) -> int:
+    """How many candidates the first scan keeps; arguments as of `match_proven`."""
+    fewest, most = (min(count, all_rows) for count in candidates)
+    return min(most, max(fewest, WIDEN_BY * k))
+
+
 def match_proven(
     queries: NDArray[np.float32],
     k: int,
@@ -60,8 +66,7 @@ def match_proven(
         scan_codes: (queries, number of candidates) -> Ranked.
         scan_rows: the exact scan without codes.
     """
-    fewest, most = (min(count, all_rows) for count in candidates)
-    n_candidates = min(most, max(fewest, WIDEN_BY * k))
+    most, n_candidates = min(candidates[1], all_rows), first_candidates(k, all_rows, candidates)
     rows, similarity = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.float32)
     open_queries, widened = np.arange(len(queries)), 0
     while True:

@@ -32,7 +32,7 @@ def test_a_run_writes_every_case_with_its_limit(
     def absent(gallery: Any) -> Any:
         raise ImportError("no peer here")
 
-    monkeypatch.setattr(gpu_matching, "_OPEN_PEER", dict.fromkeys(gpu_matching.PEERS, absent))
+    monkeypatch.setattr(gpu_matching, "OPEN_PEER", dict.fromkeys(gpu_matching.PEERS, absent))
     target = tmp_path / "report.json"
     sizes = ["--rows", "64", "128", "--dims", "16", "--queries", "1", "9", "--top-k", "3"]
     assert gpu_matching.main([*sizes, "--seconds", "0", "--peers", "torch", "--json", str(target)]) == 0
@@ -46,6 +46,10 @@ def test_a_run_writes_every_case_with_its_limit(
     first = report["cases"][0]
     assert first["limit_ms"] == pytest.approx(1e3 * 64 * 16 * 2 / report["read_bytes_per_s"])
     assert first["bandwidth_share"] == pytest.approx(first["limit_ms"] / first["wall"]["p50_ms"])
+    # The stand-in's GPU takes 0.25 ms between any two events; of int8 scans that widen nothing is known of the host.
+    assert all(case["gpu_ms"] == 0.25 for case in report["cases"])
+    assert first["host_us"] == pytest.approx(1e3 * (first["wall"]["p50_ms"] - 0.25))
+    assert all(case["host_us"] is None for case in report["cases"] if case["widened"] or case["rescanned"])
     assert "left out: torch: no peer here" in capsys.readouterr().out
     assert not driver.device_memory and driver.retained == 0
 

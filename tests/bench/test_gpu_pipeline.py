@@ -10,6 +10,7 @@ import pytest
 
 from bench import gpu_pipeline
 from dphr_infer.bundle import Bundle
+from dphr_infer.engines.tensorrt_api import Api, Capabilities
 from dphr_infer.gpu_pipeline import STAGES
 
 
@@ -35,6 +36,8 @@ class Pipeline:
 def test_every_frame_and_precision_becomes_a_case_with_its_ratio(
     driver: Any, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    api = Api("TensorRT-RTX", "1.2.0.54", None, Capabilities(timing_cache=False, dla=False, portable=True))
+    monkeypatch.setattr(gpu_pipeline, "open_tensorrt", lambda: api)
     monkeypatch.setattr(gpu_pipeline, "GpuPipeline", Pipeline)
     monkeypatch.setattr(gpu_pipeline, "time_calls", lambda call, seconds: np.full(64, 12.0))
     target = tmp_path / "report.json"
@@ -46,7 +49,7 @@ def test_every_frame_and_precision_becomes_a_case_with_its_ratio(
         ("12 MP", "fp32", 10),
     ]
     assert report["cases"][0]["wall_to_stages"] == 2.0  # 12 / (1 + 2 + 3)
-    assert report["device"]["name"] == "Fake Orin"
+    assert report["device"]["name"] == "Fake Orin" and report["engine"] == "TensorRT-RTX 1.2.0.54"
     assert "wall is 2.00 of their sum" in capsys.readouterr().out
 
 
