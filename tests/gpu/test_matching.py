@@ -5,6 +5,7 @@ Tests with "sanitized" in their name are small: they run once more under compute
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,18 @@ def test_twenty_repeats_give_the_same_bits(n_queries: int, scan: Any) -> None:
             assert again.rows.tobytes() == first.rows.tobytes()
             assert again.similarity.tobytes() == first.similarity.tobytes()
     assert (first.rows[:, ::2] < 50_000).all()  # of two equal rows the lower one comes first
+
+
+@pytest.mark.parametrize("scan", ["fp16", "int8"])
+def test_the_gpus_part_of_a_match_is_no_more_than_all_of_it(scan: Any) -> None:
+    gallery, queries = random_units(17, 100_000, 256).astype(np.float16), random_units(18, 1, 256)
+    with CudaExactMatcher(gallery, scan=scan) as matcher:
+        wall_ms = []
+        for _ in range(50):
+            start = time.perf_counter()
+            matcher.match(queries, 10)
+            wall_ms.append(1e3 * (time.perf_counter() - start))
+        assert 0 < np.median([matcher.gpu_ms(queries, 10) for _ in range(20)]) <= np.median(wall_ms)
 
 
 def test_a_call_can_be_captured_in_a_graph_and_replayed(gpu: Any) -> None:
