@@ -147,7 +147,8 @@ def run_bench(request: BenchRequest) -> BenchRecord:
         matcher = rig = None
         if gallery is not None:
             timed = with_filter_timed(gallery)
-            matcher = stack.enter_context(open_matcher(timed.embeddings, matcher_device(request.device)))
+            matching = open_matcher(timed.embeddings, matcher_device(request.device), max_k=request.top_k)
+            matcher = stack.enter_context(matching)
             pipeline = _open_pipeline(request, bundle, timed, stack)
             localizer = Localizer(
                 bundle, timed, engine, matcher, top_k=request.top_k, heading=request.heading, pipeline=pipeline
