@@ -94,7 +94,10 @@ def open_faiss(gallery: NDArray[np.float32], threads: int) -> list[Peer]:
     def search_with(threshold: int) -> Callable[[NDArray[np.float32], int], Matches]:
         def search(queries: NDArray[np.float32], k: int) -> Matches:
             faiss.cvar.distance_compute_blas_threshold = threshold
-            similarity, rows = faiss.knn(queries, gallery, k, metric=faiss.METRIC_INNER_PRODUCT)
+            try:
+                similarity, rows = faiss.knn(queries, gallery, k, metric=faiss.METRIC_INNER_PRODUCT)
+            finally:  # it is the whole process's, and the next gallery takes what it finds for the default
+                faiss.cvar.distance_compute_blas_threshold = default_threshold
             return Matches(rows.astype(np.int32), similarity)
 
         return search

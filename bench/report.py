@@ -153,8 +153,10 @@ def startup_table(record: BenchRecord) -> Table | None:
     note = (
         "From the start of the process until the position of one photo is printed. Cold: bundle, gallery and photo "
         "were dropped from the file cache first. Until the process has ended: "
-        f"{format_ms(start['exit_p50'])} ms at the median; peak memory {start['peak_memory_bytes'] / 1e6:.0f} MB."
+        f"{format_ms(start['exit_p50'])} ms at the median."
     )
+    if start["peak_memory_bytes"] is not None:
+        note += f" Peak memory of a process: {start['peak_memory_bytes'] / 1e6:.0f} MB."
     if record.cold_first_ms is not None:
         first = format_ms(record.cold_first_ms)
         note += f" The first photo in this process, engine and matcher just opened: {first} ms."

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 
 from bench.clock import now_ms
+from bench.memory import peak_bytes
 from bench.stats import percentile, summarise
 from dphr_infer.errors import EngineError
 
 PROGRAM = (sys.executable, "-m", "dphr_infer.cli", "locate")
-_KIBIBYTE = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One process: until its first line, until its end, and its most resident memory."""
+    """One process: until its first line, until its end, and its most resident memory until the first."""
 
     position_ms: float
     exit_ms: float
-    peak_bytes: int
+    peak_bytes: int | None
 
 
 def forget_files(paths: Sequence[Path]) -> None:
@@ -51,16 +51,16 @@ def start_once(arguments: Sequence[str]) -> Start:
             output = process.stdout
             first = output.read(1) if output is not None else b""
             position_ms = now_ms() - start_ms
+            peak = peak_bytes(process.pid)
             if output is not None:
                 output.read()
-            _, status, usage = os.wait4(process.pid, 0)
+            process.wait()
             exit_ms = now_ms() - start_ms
-            process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode or not first:
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
             raise EngineError(f"dphr-infer locate ended with exit code {process.returncode}: {said[-1]}")
-    return Start(position_ms, exit_ms, _KIBIBYTE * usage.ru_maxrss)
+    return Start(position_ms, exit_ms, peak)
 
 
 def measure_startup(arguments: Sequence[str], files: Sequence[Path], times: int) -> dict[str, Any]:
@@ -71,7 +71,8 @@ def measure_startup(arguments: Sequence[str], files: Sequence[Path], times: int)
 
     Returns:
         {"cold", "warm": LatencySummary, "samples_ms", "exit_p50", "peak_memory_bytes"}; "cold" and "samples_ms" are
-        until the position is printed, "exit_p50" until the process has ended.
+        until the position is printed, "exit_p50" until the process has ended. "peak_memory_bytes" is until the position
+        is printed; None where the system does not tell.
 
     Raises:
         EngineError: a start failed.
@@ -85,5 +86,5 @@ def measure_startup(arguments: Sequence[str], files: Sequence[Path], times: int)
         "warm": asdict(summarise(samples)),
         "samples_ms": np.round(samples, 2).tolist(),
         "exit_p50": percentile(np.array([start.exit_ms for start in warm]), 50),
-        "peak_memory_bytes": max(start.peak_bytes for start in (cold, *warm)),
+        "peak_memory_bytes": max((start.peak_bytes for start in (cold, *warm) if start.peak_bytes), default=None),
     }

@@ -323,7 +323,7 @@ _BATCH_SETTINGS = {"batch": int, "encoder": str, "engine": str, "precision": str
 _BATCH_SETTINGS |= {"input_width_px": int, "input_height_px": int}
 _BATCH = {**_BATCH_SETTINGS, "embed": dict, "embed_limit": (dict, None), "locate": (dict, None)}
 _READING = {"t_s": float, "temperature_c": dict, "clock_mhz": dict, "power_w": dict, "throttled": (bool, None)}
-_STARTUP = {"cold": float, "warm": dict, "samples_ms": list, "exit_p50": float, "peak_memory_bytes": int}
+_STARTUP = {"cold": float, "warm": dict, "samples_ms": list, "exit_p50": float, "peak_memory_bytes": (int, None)}
 
 
 def _faults(where: str, value: dict[str, Any], keys: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ import builtins
 import json
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,6 +134,30 @@ def test_a_peer_that_would_end_or_hold_the_process_is_left_out_and_this_one_live
     peers.crash_of.cache_clear()
     assert left_out["faiss"] == words
     assert [peer.name for peer in opened] == ["numpy product and argpartition"]
+
+
+def test_faiss_keeps_its_own_threshold_for_the_next_gallery(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def knn(queries: np.ndarray, gallery: np.ndarray, k: int, metric: int) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(faiss.cvar.distance_compute_blas_threshold)
+        similarity = np.sort(queries @ gallery.T, axis=1)[:, ::-1][:, :k]
+        return similarity, np.zeros((len(queries), k), np.int64)
+
+    faiss = ModuleType("faiss")
+    faiss.__dict__.update(
+        cvar=SimpleNamespace(distance_compute_blas_threshold=20),
+        omp_set_num_threads=lambda threads: None,
+        METRIC_INNER_PRODUCT=0,
+        __version__="1",
+        knn=knn,
+    )
+    monkeypatch.setitem(sys.modules, "faiss", faiss)
+    gallery = np.eye(4, dtype=np.float32)
+    for _ in range(2):
+        for peer in peers.open_faiss(gallery, 1):
+            peer.search(gallery[:2], 1)
+    assert seen == [20, 2, 20, 2]
 
 
 def test_a_run_states_shares_ratios_and_agreement_from_its_own_samples(without_peers: None) -> None:

@@ -26,6 +26,17 @@ def test_a_start_is_a_process_of_locate_until_its_first_word_and_its_end(bundle:
     assert 20e6 < found["peak_memory_bytes"] < 2e9
 
 
+def test_the_memory_of_a_start_is_its_own_and_not_that_of_the_bench(bundle: Bundle, gallery: Path) -> None:
+    photo = list_images(bundle.folder / SELFTEST_IMAGES)[0]
+    arguments = locate_arguments(BenchRequest(bundle.folder, gallery), gallery, photo)
+    before = start_once(arguments).peak_bytes
+    if before is None:
+        pytest.skip("this system does not tell the memory of a process")
+    taken = bytearray(b"x" * 600_000_000)
+    assert start_once(arguments).peak_bytes == pytest.approx(before, abs=100e6)
+    assert len(taken) == 600_000_000
+
+
 def test_a_start_that_fails_says_what_locate_said(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"ended with exit code 2: dphr-infer: .*none\.gallery is not a file"):
         start_once([str(bundle.folder), str(tmp_path / "none.gallery"), "photo.png"])
