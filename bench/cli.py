@@ -16,6 +16,7 @@ from pathlib import Path
 from bench.compare import compare_files, parse_share
 from bench.history import plot_history
 from bench.page import all_plots, to_html
+from bench.pairs import MIN_PAIRS, compare_pairs
 from bench.plots import check_drawing, write_sheet
 from bench.record import SCENARIOS
 from bench.report import headline, to_markdown, to_text
@@ -164,6 +165,11 @@ def build_parser() -> argparse.ArgumentParser:
         "reports", type=Path, nargs="+", metavar="REPORT", help="JSON of dphr-bench; the first is the baseline"
     )
     compare.add_argument(
+        "--pairs",
+        action="store_true",
+        help=f"the reports are of runs in turns: baseline, candidate, baseline, ...; at least {MIN_PAIRS} pairs",
+    )
+    compare.add_argument(
         "--fail-above", type=_share, metavar="SHARE", help="exit 1 where something is slower by more than this, as 5%%"
     )
     history = commands.add_parser("history", help="draw a folder of reports over time")
@@ -228,7 +234,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    report = compare_files(arguments.reports, arguments.fail_above)
+    judge = compare_pairs if arguments.pairs else compare_files
+    report = judge(arguments.reports, arguments.fail_above)
     print(report.text)
     return int(report.failed)
 

@@ -255,7 +255,8 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     return "; ".join(f"{key} {a.get(key)} against {b.get(key)}" for key in keys)
 
 
-def _warnings(a: Report, b: Report) -> list[str]:
+def warnings_of(a: Report, b: Report) -> list[str]:
+    """Why a change between two reports may not be the program's, one sentence each."""
     found = []
     for words, differences in (
         ("Different machines", _differences(a.machine, b.machine)),
@@ -292,7 +293,7 @@ def _beside(a: Report, b: Report) -> Comparison:
         _judge(a.series[key], b.series[key], n_judged, why) for key, why in zip(common, obstacles, strict=True)
     )
     doubted = bool(a.invalid or b.invalid)
-    return Comparison(a.name, b.name, changes, tuple(unpaired), tuple(_warnings(a, b)), doubted)
+    return Comparison(a.name, b.name, changes, tuple(unpaired), tuple(warnings_of(a, b)), doubted)
 
 
 def compare(reports: Sequence[Report]) -> tuple[Comparison, ...]:
