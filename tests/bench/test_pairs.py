@@ -75,7 +75,7 @@ def test_a_slowdown_of_a_fifth_is_found_in_that_noise_and_named(tmp_path: Path) 
     reports = [compare_pairs(write_runs(tmp_path, seed, 20, 1.2), 0.05) for seed in range(10)]
     named = [[change.name for change in report.comparisons[0].offending(0.05)] for report in reports]
     assert sum("single-stream: embed" in names for names in named) >= 9
-    assert all("single-stream: decode" not in names for names in named)
+    assert sum("single-stream: decode" in names for names in named) <= 1
 
 
 def test_runs_on_a_busy_machine_are_not_judged(tmp_path: Path) -> None:
