@@ -193,7 +193,8 @@ def test_the_commands_run_one_after_another(
     pytest.importorskip("tensorrt_rtx")
     engines = tmp_path / "engines.json"
     assert main(["build", str(plain), "--cache", str(tmp_path / "cache"), "--json", str(engines)]) == 0
-    assert [row["precision"] for row in json.loads(engines.read_text())] == ["fp32", "fp16"]
+    built = [(row["precision"], row["max_batch"]) for row in json.loads(engines.read_text())]
+    assert built == [("fp32", 1), ("fp32", 16), ("fp16", 1), ("fp16", 16)]
     report = ["report", str(plain), "--out", str(tmp_path / "report"), "--engines", str(engines), "--seconds", "0.01"]
     assert main(report) == 0
     assert (tmp_path / "report/report.html").read_text().count("TensorRT-RTX") >= 2

@@ -251,7 +251,8 @@ def test_the_tables_say_points_shares_and_spreads() -> None:
     assert rows[2] == ("batch 16, ms", "32.0 (16.0–64.0)", "16.0 (8.00–32.0)")
     assert rows[3] == ("batch 1, to fp32", "1", "0.500× (0.250–1.00)")
     assert engine_table(PLACED).rows == (("int8", "to 16", "TensorRT 10.3, Orin", "in cache", "3.00", "41 int8"),)
-    assert engine_table(dataclasses.replace(PLACED, engines=(FP16,))).rows[0][2:] == ("7.2", "7.10", "70 fp16, 4 fp32")
+    (row,) = engine_table(dataclasses.replace(PLACED, engines=(FP16,))).rows
+    assert row == ("fp16", "1", "TensorRT-RTX 1.4, no GPU", "7.2", "7.10", "70 fp16, 4 fp32")
     assert "20, 20, 20 rounds" in latency_table(PLACED).note
 
 
