@@ -16,7 +16,7 @@ from bench.clock import StopRule, sample
 from bench.machine import MachineProfile, available_memory_bytes
 from bench.memory import peak_mb, reset_peak
 from bench.record import BatchRecord, EmbedLimit, MatchRecord
-from bench.roofline import limit_ms
+from bench.roofline import Ceiling, limit_ms
 from bench.stats import percentile, summarise
 from dphr_infer.embedder import Embedder
 from dphr_infer.engines.base import Engine
@@ -29,14 +29,6 @@ from export.graph_cost import count_cost
 MATCH_QUERIES = (1, 8)
 MATCH_DTYPES = ("float32", "float16")
 _ROWS_AT_ONCE = 16384
-
-
-@dataclass(frozen=True, slots=True)
-class Ceiling:
-    """The machine's measured rates: bytes a second read, and float32 operations a second multiplied."""
-
-    bandwidth: float
-    flops_per_s: float
 
 
 def rounded(samples_ms: NDArray[np.float64]) -> tuple[float, ...]:

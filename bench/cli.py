@@ -2,6 +2,7 @@
 
 dphr-bench [run] BUNDLE [GALLERY]     measure
 dphr-bench sweep ...                  one figure over a grid of settings, a line of JSON each
+dphr-bench versus --baseline ...      another installation and this one in turns: is this one slower?
 dphr-bench compare A B...             what changed between reports, beyond the noise
 dphr-bench history FOLDER             a folder of reports over time
 """
@@ -13,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.baton import Baton
 from bench.compare import compare_files, parse_share
 from bench.history import plot_history
 from bench.page import all_plots, to_html
-from bench.pairs import MIN_PAIRS, compare_pairs
 from bench.plots import check_drawing, write_sheet
 from bench.record import SCENARIOS
 from bench.report import headline, to_markdown, to_text
@@ -35,6 +36,7 @@ from bench.request import (
 )
 from bench.run import run_bench
 from bench.sweep_cli import add_sweep, run_sweep
+from bench.versus_cli import add_verdict, add_versus, check_verdict, run_versus, split_words, write_verdict
 from dphr_infer.atomic import atomic_file, check_target
 from dphr_infer.bundle import PRECISIONS
 from dphr_infer.engines.open import DEVICES
@@ -46,7 +48,7 @@ from dphr_infer.terminal import run_command
 from dphr_infer.types import GeoPoint
 
 PROGRAM = "dphr-bench"
-COMMANDS = ("run", "sweep", "compare", "history")
+COMMANDS = ("run", "sweep", "versus", "compare", "history")
 EXIT_INVALID = 1
 EXIT_INTERRUPTED = 130
 
@@ -59,6 +61,14 @@ def _geo_point(text: str) -> GeoPoint:
     if not (abs(latitude) <= 90 and abs(longitude) <= 180):
         raise argparse.ArgumentTypeError(f"{text!r} lies outside latitude ±90, longitude ±180")
     return GeoPoint(latitude, longitude)
+
+
+def _baton(text: str) -> Baton:
+    try:
+        go_fd, waiting_fd = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two file descriptors, as 5,6") from None
+    return Baton(go_fd, waiting_fd)
 
 
 def _share(text: str) -> float:
@@ -94,6 +104,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with pictures there")
     parser.add_argument("--png", type=Path, metavar="FILE", help="write the pictures alone there, on one sheet")
+    parser.add_argument("--baton", type=_baton, metavar="GO,WAITING", help="added by dphr-bench versus: its pipes")
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
@@ -160,18 +171,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     add_sweep(commands)
+    add_versus(commands)
     compare = commands.add_parser("compare", help="what changed between reports, beyond the noise")
     compare.add_argument(
         "reports", type=Path, nargs="+", metavar="REPORT", help="JSON of dphr-bench; the first is the baseline"
     )
-    compare.add_argument(
-        "--pairs",
-        action="store_true",
-        help=f"the reports are of runs in turns: baseline, candidate, baseline, ...; at least {MIN_PAIRS} pairs",
-    )
-    compare.add_argument(
-        "--fail-above", type=_share, metavar="SHARE", help="exit 1 where something is slower by more than this, as 5%%"
-    )
+    add_verdict(compare)
     history = commands.add_parser("history", help="draw a folder of reports over time")
     history.add_argument("folder", type=Path, metavar="FOLDER", help="holds JSON of dphr-bench")
     history.add_argument("--out", type=Path, required=True, metavar="FILE", help="the PNG to write")
@@ -190,6 +195,8 @@ def _run(arguments: argparse.Namespace) -> int:
         check_target(path)
     if arguments.html is not None or arguments.png is not None:
         check_drawing()
+    if arguments.baton is not None:
+        arguments.baton.wait()
     record = run_bench(
         BenchRequest(
             bundle=arguments.bundle,
@@ -215,7 +222,8 @@ def _run(arguments: argparse.Namespace) -> int:
             least_recall=arguments.least_recall,
             peers=arguments.peers,
             checkpoint=arguments.checkpoint,
-        )
+        ),
+        None if arguments.baton is None else arguments.baton.wait,
     )
     print(to_text(record), end="")
     if arguments.json is not None:
@@ -234,10 +242,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    judge = compare_pairs if arguments.pairs else compare_files
-    report = judge(arguments.reports, arguments.fail_above)
-    print(report.text)
-    return int(report.failed)
+    check_verdict(arguments)
+    return write_verdict(compare_files(arguments.reports, arguments.fail_above), arguments)
 
 
 def _history(arguments: argparse.Namespace) -> int:
@@ -254,8 +260,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] not in COMMANDS and words[0] not in ("-h", "--help"):
         words.insert(0, "run")
+    words, run_words = split_words(words)
     arguments = build_parser().parse_args(words)
-    actions = {"run": _run, "sweep": run_sweep, "compare": _compare, "history": _history}
+    actions = {
+        "run": _run,
+        "sweep": run_sweep,
+        "versus": lambda found: run_versus(found, run_words),
+        "compare": _compare,
+        "history": _history,
+    }
     ended = [0]
 
     def act() -> None:

@@ -25,7 +25,12 @@ _OVERHEAD_SECONDS = 0.03
 _OVERHEAD_CALLS = 1000
 _OVERHEAD_BLOCKS = 7
 
+# How long a run that takes turns with another measures before it gives way: long enough for its caches to be warm again
+# for most of the samples, short enough for both to meet the same machine.
+SLOT_SECONDS = 0.2
+
 Stop = Literal["noise", "time", "interrupt"]
+GiveWay = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,14 @@ class StopRule:
         seconds: at most, but at least MIN_CALLS calls.
         half_width: of the p50's 95 % confidence interval, as a share of the p50; 0 leaves it to the time alone.
         least: calls before the noise may stop it, so that the percentiles that matter have their samples.
+        give_way: returns once another run has measured for a while; called between two calls each SLOT_SECONDS, and
+            what it takes is not counted as time.
     """
 
     seconds: float
     half_width: float = 0.0
     least: int = MIN_CALLS
+    give_way: GiveWay | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,10 +101,11 @@ def repeat_until(call: Callable[[], object], samples: array[float] | array[int],
 
     An interrupt ends it where there is a sample to keep, and is raised where there is none.
     """
-    clock, limit_ns = time.perf_counter_ns, int(rule.seconds * 1e9)
+    clock, limit_ns, slot_ns = time.perf_counter_ns, int(rule.seconds * 1e9), int(SLOT_SECONDS * 1e9)
     look = max(MIN_CALLS, rule.least)
     with collection_off():
         end_ns = clock() + limit_ns
+        slot_end_ns = end_ns + slot_ns if rule.give_way is None else clock() + slot_ns
         try:
             while True:
                 call()
@@ -105,8 +114,13 @@ def repeat_until(call: Callable[[], object], samples: array[float] | array[int],
                     look = int(n * _LOOK_GROWTH) + 1
                     if half_width_share(np.array(samples)) <= rule.half_width:
                         return "noise"
-                if clock() >= end_ns and n >= MIN_CALLS:
+                now_ns = clock()
+                if now_ns >= end_ns and n >= MIN_CALLS:
                     return "time"
+                if now_ns >= slot_end_ns and rule.give_way is not None:
+                    rule.give_way()
+                    end_ns += clock() - now_ns
+                    slot_end_ns = clock() + slot_ns
         except KeyboardInterrupt:
             if not samples:
                 raise

@@ -74,7 +74,7 @@ def _curves(matching: tuple[MatchRecord, ...]) -> dict[str, list[MatchRecord]]:
     return {label: curve for label, curve in sized.items() if len({m.rows for m in curve}) >= _FEWEST_SIZES}
 
 
-def gallery_size_plot(matching: tuple[MatchRecord, ...], bandwidth: float) -> Plot | None:
+def gallery_size_plot(matching: tuple[MatchRecord, ...]) -> Plot | None:
     """Latency by gallery size, beside one read of the rows; None where no two sizes compare."""
     curves = _curves(matching)
     if not curves:
@@ -95,7 +95,7 @@ def gallery_size_plot(matching: tuple[MatchRecord, ...], bandwidth: float) -> Pl
         axes.legend(frameon=False, fontsize=8, loc="upper left")
 
     left = len(curves) - len(shown)
-    caption = f"Dashed: one read of the rows at {bandwidth / 1e9:.1f} GB/s." + (f" {left} more not drawn." * bool(left))
+    caption = "Dashed: one read of the rows at the measured bandwidth." + (f" {left} more not drawn." * bool(left))
     return Plot("Matching by gallery size", caption, "gallery-size", paint, _TALL_IN)
 
 
@@ -162,7 +162,7 @@ def curve_plots(record: BenchRecord) -> list[Plot]:
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    found = [endurance_plot(record), gallery_size_plot(record.matching, record.bandwidth_bytes_per_s)]
+    found = [endurance_plot(record), gallery_size_plot(record.matching)]
     if roofline_points(record):
         found.append(roofline_plot(record))
     return [plot for plot in (*found, *timeline_plots(record)) if plot is not None]

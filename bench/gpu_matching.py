@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.clock import time_calls
-from bench.gpu_peers import OPEN_PEER, PEERS
+from bench.gpu_peers import OPENERS, PEERS
 from bench.machine import available_memory_bytes
 from bench.roofline import limit_ms
 from bench.stats import LatencySummary, format_ms, summarise
@@ -205,13 +205,13 @@ def measure_peer(
     Raises:
         ImportError: it is not installed, or has no GPU part.
     """
-    opened = OPEN_PEER[name](gallery)
+    (peer,) = OPENERS[name](gallery, 0)
     rows, dim = gallery.shape
     limit = limit_ms(2 * rows * dim, bandwidth)
     for n_queries in request.queries:
         queries = make_queries(n_queries, dim)
         for k in request.top_k:
-            wall = summarise(time_calls(lambda q=queries, k=k: opened(q, k), request.seconds))
+            wall = summarise(time_calls(lambda q=queries, k=k: peer.search(q, k), request.seconds))
             yield Case(name, rows, dim, "fp16", n_queries, k, wall, limit, 0, 0)
 
 

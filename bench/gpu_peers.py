@@ -2,39 +2,39 @@
 
 They are measured where they happen to be installed and never needed: they are imported by name, because no package of
 this project but dphr_train and export may depend on torch. Opening one raises ImportError where it is not installed, or
-has no GPU part.
+has no GPU part. Queries begin and matches end in host memory, as ours do.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.peers import Opener, Peer
+from dphr_infer.types import Matches
+
 PEERS = ("torch", "faiss", "cuvs")
 _ROWS_AT_ONCE = 1 << 16
 
-Search = Callable[[NDArray[np.float32], int], object]
 
-
-def _open_torch(gallery: NDArray[np.float16]) -> Search:
+def _open_torch(gallery: NDArray[np.float16], threads: int) -> list[Peer]:
     """matmul and topk, with the whole matrix of similarities in memory."""
     torch: Any = importlib.import_module(PEERS[0])
     if not torch.cuda.is_available():
-        raise ImportError("this torch has no GPU part")
+        raise ImportError("this torch has no GPU part, or finds no GPU")
     rows = torch.from_numpy(gallery).cuda().T
 
-    def search(queries: NDArray[np.float32], k: int) -> object:
+    def search(queries: NDArray[np.float32], k: int) -> Matches:
         found = torch.topk(torch.from_numpy(queries).cuda().half() @ rows, k)
-        return found.values.cpu(), found.indices.cpu()
+        return Matches(found.indices.cpu().numpy().astype(np.int32), found.values.float().cpu().numpy())
 
-    return search
+    return [Peer("torch matmul and topk, fp16 on the GPU", str(torch.__version__), search)]
 
 
-def _open_faiss(gallery: NDArray[np.float16]) -> Search:
+def _open_faiss(gallery: NDArray[np.float16], threads: int) -> list[Peer]:
     faiss: Any = importlib.import_module(PEERS[1])
     if not hasattr(faiss, "StandardGpuResources"):
         raise ImportError("this faiss has no GPU part")
@@ -44,21 +44,24 @@ def _open_faiss(gallery: NDArray[np.float16]) -> Search:
     index = faiss.GpuIndexFlatIP(resources, gallery.shape[1], config)
     for start in range(0, len(gallery), _ROWS_AT_ONCE):
         index.add(gallery[start : start + _ROWS_AT_ONCE].astype(np.float32))
-    return lambda queries, k: (index.search(queries, k), resources)
+
+    def search(queries: NDArray[np.float32], k: int, _keep: Any = resources) -> Matches:
+        similarity, rows = index.search(queries, k)
+        return Matches(rows.astype(np.int32), similarity)
+
+    return [Peer("faiss GpuIndexFlatIP, fp16", str(faiss.__version__), search)]
 
 
-def _open_cuvs(gallery: NDArray[np.float16]) -> Search:
+def _open_cuvs(gallery: NDArray[np.float16], threads: int) -> list[Peer]:
     brute_force: Any = importlib.import_module(f"{PEERS[2]}.neighbors.brute_force")
     cupy: Any = importlib.import_module("cupy")
     index = brute_force.build(cupy.asarray(gallery), metric="inner_product")
 
-    def search(queries: NDArray[np.float32], k: int) -> object:
+    def search(queries: NDArray[np.float32], k: int) -> Matches:
         similarity, rows = brute_force.search(index, cupy.asarray(queries.astype(np.float16)), k)
-        return cupy.asarray(similarity).get(), cupy.asarray(rows).get()
+        return Matches(cupy.asarray(rows).get().astype(np.int32), cupy.asarray(similarity).get().astype(np.float32))
 
-    return search
+    return [Peer("cuVS brute force, fp16", str(importlib.import_module(PEERS[2]).__version__), search)]
 
 
-OPEN_PEER: dict[str, Callable[[NDArray[np.float16]], Search]] = dict(
-    zip(PEERS, (_open_torch, _open_faiss, _open_cuvs), strict=True)
-)
+OPENERS: dict[str, Opener] = dict(zip(PEERS, (_open_torch, _open_faiss, _open_cuvs), strict=True))

@@ -54,6 +54,8 @@ class MachineProfile:
         on_battery: None where no power supply is listed, as on a Jetson and on most servers.
         throttled: whether something slowed it down when the run began; None where unknown.
         throttled_by: what did.
+        hypervisor: what tells that the machine is a virtual one, whose host may serve others too; "none" where nothing
+            does.
         others_cores: cores that other programs, or other guests of the host, used for a moment before the run; None
             where unknown. Unlike the load it leaves out this process, and forgets a run that has just ended.
     """
@@ -82,6 +84,7 @@ class MachineProfile:
     throttled: bool | None = None
     throttled_by: tuple[str, ...] = ()
     others_cores: float | None = None
+    hypervisor: str = UNKNOWN
 
     def warnings(self) -> tuple[str, ...]:
         """What makes this machine slower than it can be, one sentence each; empty where nothing is known to."""
@@ -204,6 +207,18 @@ def _gpu(root: Path) -> tuple[str, str, str]:
     )
 
 
+def find_hypervisor(root: Path) -> str:
+    """What tells that this is a virtual machine: a flag of the CPU, the device tree or Xen; "none" where nothing does.
+
+    A virtual machine on Arm without a device tree that says so is not seen.
+    """
+    if re.search(r"^flags\s*:.*\bhypervisor\b", read_text(root / "proc/cpuinfo"), re.MULTILINE):
+        return "flag of the CPU"
+    if (root / "proc/device-tree/hypervisor").is_dir():
+        return read_text(root / "proc/device-tree/hypervisor/compatible").rstrip("\0") or "device tree"
+    return read_text(root / "sys/hypervisor/type") or NONE
+
+
 def _cuda(root: Path, driver_serves: str) -> str:
     try:
         toolkit = str(json.loads(read_text(root / "usr/local/cuda/version.json"))["cuda"]["version"])
@@ -312,4 +327,5 @@ def read_machine(root: Path = Path("/")) -> MachineProfile:
         throttled=sample.throttled,
         throttled_by=sample.throttled_by,
         others_cores=_others_cores(root),
+        hypervisor=find_hypervisor(root),
     )

@@ -6,6 +6,8 @@ both. A peer that fails keeps its row, with its words.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import gpu_peers
 from bench.machine import available_memory_bytes
-from bench.peers import Peer, open_peers, recall_of, set_torch_threads
+from bench.peers import Peer, open_installed, open_peers, recall_of, set_torch_threads
+from bench.program import version
 from bench.record import PeerRecord
 from bench.stats import percentile, summarise
 from bench.turns import describe, take_turns
@@ -24,14 +28,11 @@ from dphr_infer.engines.base import Engine
 from dphr_infer.matchers.base import Matcher
 
 OURS = "dphr"
+# Measured where it is installed, also beside TensorRT: by name, because only an engine may depend on it.
+_ONNXRUNTIME = "onnxruntime"
 _LEAST_COSINE = 0.99
 
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("dphr")
-    except importlib.metadata.PackageNotFoundError:
-        return "from source"
+Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 def _records(
@@ -68,7 +69,7 @@ def _records(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatchPeers:
-    """Searches opened on float32 copies of a gallery's rows.
+    """Searches opened on copies of a gallery's rows, float32 for those on the CPU and float16 for the GPU's.
 
     Attributes:
         rows, dim, dtype: of the gallery.
@@ -83,13 +84,16 @@ class MatchPeers:
     left_out: Mapping[str, str]
 
 
-def open_match_peers(embeddings: NDArray[Any], threads: int) -> MatchPeers:
-    """Every search that is installed, opened on these rows.
+def open_match_peers(embeddings: NDArray[Any], threads: int, device: str = "cpu") -> MatchPeers:
+    """Every search of the device, "cpu" or "cuda", that is installed, opened on these rows.
 
     Args:
         embeddings: the gallery's, float16 or float32 (N, D).
         threads: of the peers that can be told.
     """
+    if device != "cpu":
+        peers, left_out = open_installed(np.ascontiguousarray(embeddings, np.float16), threads, gpu_peers.__name__)
+        return MatchPeers(*embeddings.shape, str(embeddings.dtype), tuple(peers), left_out)
     free = available_memory_bytes()
     if free and 8 * embeddings.size > free:  # their float32 rows, and as much again for what they make of them
         reason = f"{4 * embeddings.size / 1e9:.1f} GB of float32 rows, twice, do not fit in {free / 1e9:.1f} GB"
@@ -113,7 +117,7 @@ def match_peers(
     left_out = [PeerRecord(task, name, "", None, None, None, None, why) for name, why in opened.left_out.items()]
     if not opened.peers:
         return left_out
-    ours = Peer(f"{OURS} {matcher.name}", _version(), matcher.match)
+    ours = Peer(f"{OURS} {matcher.name}", version(), matcher.match)
     by_name = {peer.name: peer for peer in (ours, *opened.peers)}
     calls = {name: (lambda search=peer.search: search(queries, k)) for name, peer in by_name.items()}
     true_rows = ours.search(queries, k).rows
@@ -129,14 +133,34 @@ def match_peers(
     return found + left_out
 
 
-def _torch_version() -> str:
-    try:
-        return importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+def _version_of(*packages: str) -> str:
+    """Of the first that is installed; empty where none is."""
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return ""
 
 
-def _torch_embedder(checkpoint: Path, compiled: bool, threads: int) -> Callable[[Any], NDArray[np.float32]]:
+def _onnxruntime_embedder(model_path: Path, on_gpu: bool, threads: int) -> Embed:
+    """ONNX Runtime with its own defaults on the same model: what one gets without our engine around it.
+
+    Raises:
+        ImportError: it is not installed, or has no GPU part.
+    """
+    runtime: Any = importlib.import_module(_ONNXRUNTIME)
+    provider = "CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider"
+    if provider not in runtime.get_available_providers():
+        raise ImportError(f"this onnxruntime has no {provider}")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = runtime.InferenceSession(str(model_path), options, providers=[provider])
+    if provider not in session.get_providers():
+        raise ImportError(f"onnxruntime could not start its {provider}")
+    (entry,) = session.get_inputs()
+    return lambda views: session.run(None, {entry.name: views})[0]
+
+
+def _torch_embedder(checkpoint: Path, compiled: bool, on_gpu: bool, threads: int) -> Embed:
     """The checkpoint's encoder, uint8 (B, H, W, 3) -> float32 (B, D); its threads are the whole process's.
 
     Raises:
@@ -149,38 +173,69 @@ def _torch_embedder(checkpoint: Path, compiled: bool, threads: int) -> Callable[
     from export.parity import torch_embedder
 
     encoder, _ = load_encoder(last_checkpoint(checkpoint))
+    if on_gpu:
+        encoder.cuda()
     if compiled:
         encoder.compile()
     return torch_embedder(encoder)
 
 
-def embed_peers(
-    engine: Engine, checkpoint: Path, views: NDArray[np.uint8], threads: int, seconds: float
-) -> list[PeerRecord]:
-    """Our engine beside torch on the checkpoint that the bundle was made of, eager and compiled.
+@dataclass(frozen=True, slots=True)
+class EmbedTask:
+    """What the peers of embedding run.
+
+    Attributes:
+        model_path: of the model in the engine's precision, for ONNX Runtime.
+        checkpoint: that the bundle was made of, for torch; None leaves torch out.
+        on_gpu: where our engine runs, and so the peers.
+        threads: of the peers; 0 leaves them their own number.
+    """
+
+    model_path: Path
+    checkpoint: Path | None
+    on_gpu: bool
+    threads: int
+
+    def openers(self) -> dict[str, tuple[str, Callable[[], Embed]]]:
+        """{name: (version, how it is opened)}."""
+        path, checkpoint = self.model_path, self.checkpoint
+        found: dict[str, tuple[str, Callable[[], Embed]]] = {
+            "onnxruntime, its defaults": (
+                _version_of("onnxruntime", "onnxruntime-gpu"),
+                lambda: _onnxruntime_embedder(path, self.on_gpu, self.threads),
+            )
+        }
+        if checkpoint is not None:
+            for name, compiled in (("torch eager", False), ("torch.compile", True)):
+                found[name] = (
+                    _version_of("torch"),
+                    lambda compiled=compiled: _torch_embedder(checkpoint, compiled, self.on_gpu, self.threads),
+                )
+        return found
+
+
+def embed_peers(engine: Engine, task: EmbedTask, views: NDArray[np.uint8], seconds: float) -> list[PeerRecord]:
+    """Our engine beside ONNX Runtime itself on its model, and torch on the checkpoint, eager and compiled.
 
     A peer whose embeddings are not ours to a cosine of 0.99 gets no figures: it runs other weights.
 
     Args:
         views: uint8 (B, height_px, width_px, 3).
-        threads: of torch.
     """
-    task = f"embedding a batch of {len(views)}"
+    words = f"embedding a batch of {len(views)}"
     expected = engine.embed(views)
     calls: dict[str, Callable[[], object]] = {f"{OURS} {engine.name}": lambda: engine.embed(views)}
-    versions, failed = {next(iter(calls)): _version()}, []
-    version = _torch_version()
-    for name, compiled in (("torch eager", False), ("torch.compile", True)):
-        versions[name] = version
+    versions, failed = {next(iter(calls)): version()}, []
+    for name, (versions[name], open_peer) in task.openers().items():
         try:
-            embed = _torch_embedder(checkpoint, compiled, threads)
+            embed = open_peer()
             least = float(np.sum(embed(views) * expected, axis=1).min())
         except Exception as error:  # torch.compile raises whatever its compiler does
-            failed.append(PeerRecord(task, name, version, None, None, None, None, describe(error)))
+            failed.append(PeerRecord(words, name, versions[name], None, None, None, None, describe(error)))
             continue
         if not least >= _LEAST_COSINE:
             why = f"its embeddings are ours to a cosine of {least:.4f} only: is it the bundle's checkpoint?"
-            failed.append(PeerRecord(task, name, version, None, None, None, None, why))
+            failed.append(PeerRecord(words, name, versions[name], None, None, None, None, why))
             continue
         calls[name] = lambda embed=embed: embed(views)
-    return [*_records(task, calls, versions, seconds, None), *failed]
+    return [*_records(words, calls, versions, seconds, None), *failed]

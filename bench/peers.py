@@ -1,4 +1,4 @@
-"""Other searches of the same gallery, each behind its own optional package.
+"""Other searches of the same gallery on the CPU, each behind its own optional package; `bench.gpu_peers` has the GPU's.
 
     numpy      the whole (Q, N) product and argpartition: what one writes without a matcher
     faiss      faiss.knn, the search of IndexFlatIP on the gallery in place; as it comes, and by BLAS for many queries
@@ -20,7 +20,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ _HNSW_LEAST_RECALL = 0.95
 _HNSW_MOST_ROWS = 200_000
 _HNSW_PROBES = 50
 _HNSW_PROBE_K = 10
-_REHEARSAL = "import sys; from bench.peers import rehearse; rehearse(sys.argv[1], *map(int, sys.argv[2:]))"
+_REHEARSAL = "import sys; from bench.peers import rehearse; rehearse(*sys.argv[1:3], *map(int, sys.argv[3:]))"
 _REHEARSAL_ROWS = 200
 _REHEARSAL_SECONDS = 180
 
@@ -61,6 +61,9 @@ class Peer:
     name: str
     version: str
     search: Callable[[NDArray[np.float32], int], Matches]
+
+
+Opener = Callable[[NDArray[Any], int], list[Peer]]
 
 
 def open_numpy(gallery: NDArray[np.float32]) -> list[Peer]:
@@ -204,18 +207,25 @@ def recall_of(rows: NDArray[np.int32], true_rows: NDArray[np.int32]) -> float:
     return sum(hits) / true_rows.size
 
 
-def rehearse(package: str, dim: int, threads: int) -> None:
+def _openers(module: str) -> Mapping[str, Opener]:
+    found: Mapping[str, Opener] = importlib.import_module(module).OPENERS
+    return found
+
+
+def rehearse(module: str, package: str, dim: int, threads: int) -> None:
     """Open a package on a few rows and search once with one query and with several; what it raises is no crash."""
     rows = np.random.default_rng(0).standard_normal((_REHEARSAL_ROWS, dim), dtype=np.float32)
     with contextlib.suppress(Exception):  # raised again where its words are seen
-        for peer in _OPENERS[package](rows, threads):
+        for peer in _openers(module)[package](rows, threads):
             peer.search(rows[:1], 5)
             peer.search(rows[:40], 5)
 
 
 @functools.cache
-def crash_of(package: str, dim: int, threads: int) -> str | None:
+def crash_of(module: str, package: str, dim: int, threads: int) -> str | None:
     """How a package ends a process that uses it, in words; None where it does not, or is not installed.
+
+    `module` has its opener.
 
     It is tried in a process of its own, because nothing can be caught of an illegal instruction or a fault in memory.
     """
@@ -225,7 +235,7 @@ def crash_of(package: str, dim: int, threads: int) -> str | None:
     path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _REHEARSAL, package, str(dim), str(threads)],
+            [sys.executable, "-c", _REHEARSAL, module, package, str(dim), str(threads)],
             env=os.environ | {"PYTHONPATH": path},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -242,15 +252,27 @@ def crash_of(package: str, dim: int, threads: int) -> str | None:
 
 
 def open_peers(gallery: NDArray[np.float32], threads: int) -> tuple[list[Peer], dict[str, str]]:
-    """Every peer that is installed and works, and {package: why it is left out} of the others.
+    """NumPy and every peer here that is installed and works, and {package: why it is left out} of the others.
 
     Args:
         gallery: float32 (N, D), C-contiguous, unit length.
         threads: for those that can be told; NumPy's BLAS takes what the environment said when it was loaded.
     """
-    peers, left_out = open_numpy(gallery), {}
-    for package, open_package in _OPENERS.items():
-        crash = crash_of(package, gallery.shape[1], threads)
+    peers, left_out = open_installed(gallery, threads, __name__)
+    return [*open_numpy(gallery), *peers], left_out
+
+
+def open_installed(gallery: NDArray[Any], threads: int, module: str) -> tuple[list[Peer], dict[str, str]]:
+    """Those of the module's OPENERS that are installed and work, and {package: why it is left out} of the others.
+
+    Args:
+        gallery: (N, D) of the type that the openers take, C-contiguous, unit length.
+        threads: for those that can be told.
+    """
+    peers: list[Peer] = []
+    left_out: dict[str, str] = {}
+    for package, open_package in _openers(module).items():
+        crash = crash_of(module, package, gallery.shape[1], threads)
         if crash is not None:
             left_out[package] = crash
             continue
@@ -263,7 +285,7 @@ def open_peers(gallery: NDArray[np.float32], threads: int) -> tuple[list[Peer], 
     return peers, left_out
 
 
-_OPENERS: dict[str, Callable[[NDArray[np.float32], int], list[Peer]]] = {
+OPENERS: dict[str, Opener] = {
     "faiss": open_faiss,
     "usearch": open_usearch,
     "torch": open_torch,

@@ -219,13 +219,15 @@ class BenchRecord:
         failure: the error that ended it early, in words; empty where none did.
         flags: what a reader must know of the machine's state, such as a battery or throttling.
         left_out: {what was asked for: why it was not measured}.
+        program: version and digest of the code that ran, by `program.identity`.
         accuracy: None where the bundle was not checked (a sweep without one).
         cold_first_ms: the first photo after engine and matcher were opened; None where none was located.
         power: {"sources", "missing", "total_rails", "mean_w"}; None where nothing was recorded.
         timeline: [{"t_s", "temperature_c", "clock_mhz", "power_w", "throttled"}], seconds since the recording began.
         startup_ms: {"cold", "warm": summary, "samples_ms", "exit_p50", "peak_memory_bytes"} of `dphr-infer locate`.
         peak_memory_bytes: of this process in the checks and scenarios; None where the system does not tell.
-        bandwidth_bytes_per_s, matmul_flops_per_s: read bandwidth and float32 products as measured, all cores.
+        bandwidth_bytes_per_s, matmul_flops_per_s: read bandwidth and float32 products as measured, by all cores; in a
+            sweep by the threads of its point.
         overhead_ns: what the bench itself spends on a sample.
     """
 
@@ -237,6 +239,7 @@ class BenchRecord:
     flags: tuple[str, ...]
     failure: str
     left_out: dict[str, str]
+    program: str
     machine: MachineProfile
     subject: Subject
     scenarios: tuple[ScenarioRecord, ...]

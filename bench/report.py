@@ -36,15 +36,15 @@ def machine_table(record: BenchRecord) -> Table:
     m, s = record.machine, record.subject
     memory = f"{gigabytes(m.memory_bytes)} memory; caches {m.caches}"
     rows = [
-        ("machine", f"board {m.board}; {m.cpu}; {m.cores} cores; {memory}"),
+        ("machine", f"board {m.board}; {m.cpu}; {m.cores} cores; {memory}; hypervisor {m.hypervisor}"),
         ("power", f"{m.power}; mode {m.power_mode}; clocks {m.clocks}; load {m.load:.2f} when the run began"),
         ("graphics", f"GPU {m.gpu}; driver {m.driver}; CUDA {m.cuda}; TensorRT {m.tensorrt}; JetPack {m.jetpack}"),
         (
             "ceilings",
             f"read bandwidth {gigabytes(record.bandwidth_bytes_per_s)}/s, float32 products "
-            f"{record.matmul_flops_per_s / 1e9:.1f} GFLOP/s; measured, all cores",
+            f"{record.matmul_flops_per_s / 1e9:.1f} GFLOP/s; measured, at most",
         ),
-        ("software", f"{m.system}; Python {m.python}, NumPy {m.numpy}, ONNX Runtime {m.onnxruntime}"),
+        ("software", f"{record.program}; {m.system}; Python {m.python}, NumPy {m.numpy}, ONNX Runtime {m.onnxruntime}"),
     ]
     if s.encoder is not None and s.input_px is not None:
         precision = s.precision or "in several precisions"
@@ -113,7 +113,8 @@ def batch_table(record: BenchRecord) -> Table:
         tuple(cells(b, kind) for b, kind in zip(record.batches, batch_kinds(record.batches), strict=True)),
         "embed is the engine alone on images at model size; locate is everything but decoding. Rates are of the p50. "
         "The limit is the later of the graph's operations at the measured rate of float32 products, and of its "
-        "weights, input and output at the measured read bandwidth; the last word says which.",
+        "weights, input and output at the measured read bandwidth, both by as many threads as the engine has; the last "
+        "word says which.",
     )
 
 
@@ -131,9 +132,10 @@ def match_table(record: BenchRecord) -> Table:
         for m in record.matching
     ]
     note = (
-        f"The limit is one read of the rows at the measured {gigabytes(record.bandwidth_bytes_per_s)}/s; the share is "
-        "limit / p50. q: queries matched at once. A float16 gallery is widened to float32 once where that takes 1 GiB "
-        "at most: the matcher then reads twice the bytes that the limit counts."
+        "The limit is one read of the rows at the bandwidth of as many threads as the matcher has, at most "
+        f"{gigabytes(record.bandwidth_bytes_per_s)}/s; the share is limit / p50. q: queries matched at once. A float16 "
+        "gallery is widened to float32 once where that takes 1 GiB at most: the matcher then reads twice the bytes "
+        "that the limit counts."
     )
     if any(match.in_cache for match in record.matching):
         note += " * What is read fits in the last-level cache, where this limit does not bind."
@@ -273,4 +275,9 @@ def headline(record: BenchRecord) -> str:
     if record.batches:
         batch, embed = record.batches[0].batch, record.batches[0].embed
         return f"{sign}a batch of {batch} embedded in {format_ms(embed.p50_ms)} ms (median of {embed.n})"
-    return f"{sign}{len(record.scenarios)} scenarios, {len(record.matching)} searches"
+    if record.matching:
+        m = max(record.matching, key=lambda match: match.rows)
+        queries = "1 query" if m.queries == 1 else f"{m.queries} queries"
+        median = f"{format_ms(m.latency.p50_ms)} ms (median of {m.latency.n})"
+        return f"{sign}{queries} matched with {m.rows:,} x {m.dim} rows in {median}"
+    return f"{sign}nothing was measured"

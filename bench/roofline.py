@@ -4,14 +4,21 @@ Read bandwidth: exact matching reads every gallery byte once, so time >= bytes /
 buffer that no cache holds, and the fastest of several reductions and passes counts. A ceiling that is measured too low
 would flatter the matcher.
 
-Arithmetic: a model's time >= operations / rate, by float32 products of square matrices in NumPy's BLAS with its own
-threads, the fastest of several sizes and passes. It is the rate of that BLAS: a model in int8 may exceed it.
+Arithmetic: a model's time >= operations / rate, by float32 products of square matrices in NumPy's BLAS, the fastest of
+several sizes and passes. It is the rate of that BLAS: a model in int8 may exceed it.
+
+A search or an engine that was given fewer threads than there are cores is held against what as many threads reach.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +32,13 @@ _BUFFER_BYTES = 1 << 30
 _CACHES = 3
 PRODUCT_SIDES = (256, 512, 1024, 1536)
 _PRODUCT_SECONDS = 0.25
+_BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+_MEASURE_ALONE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from bench.roofline import measure_matmul_rate
+print(measure_matmul_rate())
+"""
 
 
 def buffer_bytes(cache_bytes: int, available_bytes: int) -> int:
@@ -33,8 +47,23 @@ def buffer_bytes(cache_bytes: int, available_bytes: int) -> int:
     return min(wanted, available_bytes // 4) if available_bytes else wanted
 
 
-def measure_read_bandwidth(machine: MachineProfile) -> float:
-    """Bytes a second that all cores together read from memory, at best."""
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The machine's measured rates: bytes a second read, and float32 operations a second multiplied."""
+
+    bandwidth: float
+    flops_per_s: float
+
+
+def measure_ceiling(machine: MachineProfile, threads: int = 0) -> Ceiling:
+    """Both rates of so many threads; 0, and as many as there are cores, are all."""
+    few = 0 if threads >= machine.cores else threads
+    return Ceiling(measure_read_bandwidth(machine, few), measure_matmul_rate(few))
+
+
+def measure_read_bandwidth(machine: MachineProfile, threads: int = 0) -> float:
+    """Bytes a second that so many threads together read from memory, at best; 0 are all cores."""
+    threads = threads or machine.cores
     size = buffer_bytes(machine.last_level_cache_bytes, available_memory_bytes())
     buffer = np.ones(size // 8, dtype=np.int64)  # written, so that every page is there
     reductions: list[tuple[Callable[[NDArray[Any]], Any], type]] = [
@@ -43,9 +72,9 @@ def measure_read_bandwidth(machine: MachineProfile) -> float:
         (np.sum, np.int64),
     ]
     best = 0.0
-    with ThreadPoolExecutor(machine.cores) as pool, collection_off():
+    with ThreadPoolExecutor(threads) as pool, collection_off():
         for reduce, dtype in reductions:
-            parts: list[NDArray[Any]] = np.array_split(buffer.view(dtype), machine.cores)
+            parts: list[NDArray[Any]] = np.array_split(buffer.view(dtype), threads)
             for _ in range(PASSES):
                 start_ms = now_ms()
                 list(pool.map(reduce, parts))
@@ -53,8 +82,15 @@ def measure_read_bandwidth(machine: MachineProfile) -> float:
     return best
 
 
-def measure_matmul_rate() -> float:
-    """Operations a second of float32 matrix products at best; a multiplication with its addition counts two."""
+def measure_matmul_rate(threads: int = 0) -> float:
+    """Operations a second of float32 matrix products at best; a multiplication with its addition counts two.
+
+    0 leaves the BLAS its own threads. Another number is measured in a process of its own, because a BLAS reads it once.
+    """
+    if threads:
+        variables = dict.fromkeys(_BLAS_THREADS, str(threads))
+        program = [sys.executable, "-c", _MEASURE_ALONE, str(Path(__file__).resolve().parents[1])]
+        return float(subprocess.run(program, env=os.environ | variables, stdout=subprocess.PIPE, check=True).stdout)
     best = 0.0
     generator = np.random.default_rng(0)
     with collection_off():

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.cases import Ceiling
-from bench.clock import CLOCK, MIN_CALLS, WARM_UP_CALLS, measure_overhead_ns
+from bench.clock import CLOCK, MIN_CALLS, WARM_UP_CALLS, GiveWay, measure_overhead_ns
 from bench.machine import MachineProfile, read_machine
 from bench.memory import reset_peak
 from bench.power import PowerReader, PowerSample, Recorder, open_power
+from bench.program import identity
 from bench.record import ENDURANCE, BenchRecord, ScenarioRecord, Subject
 from bench.request import BenchRequest
 from bench.rig import Rig, with_filter_timed
-from bench.roofline import measure_matmul_rate, measure_read_bandwidth
+from bench.roofline import measure_ceiling
 from bench.steps import Parts, Setup, measure, say
 from bench.validity import invalid_reasons
 from dphr_infer.bundle import SELFTEST_IMAGES, Bundle, open_bundle
@@ -131,8 +131,11 @@ def _open_pipeline(
     return stack.enter_context(GpuPipeline(bundle, gallery.embeddings, request.precision, request.top_k))
 
 
-def run_bench(request: BenchRequest) -> BenchRecord:
+def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRecord:
     """Measure.
+
+    Args:
+        give_way: lets another run measure for a while; called between samples, see `clock.StopRule`.
 
     Raises:
         BundleError, GalleryError, EngineError, ImageError, ConfigError: as `dphr-infer locate`.
@@ -155,13 +158,15 @@ def run_bench(request: BenchRequest) -> BenchRecord:
             )
             rig = Rig(localizer, timed, tuple(paths), request.prior)
         say("memory bandwidth, matrix products, the bench's own overhead")
-        ceiling = Ceiling(measure_read_bandwidth(machine), measure_matmul_rate())
+        ceiling = measure_ceiling(machine)
+        embed_ceiling = measure_ceiling(machine, request.threads) if request.threads else ceiling
         overhead_ns = measure_overhead_ns()
         reset_peak()
         reader = open_power()
         period_s = _ENDURANCE_PERIOD_S if ENDURANCE in request.scenarios else _PERIOD_S
         recorder = stack.enter_context(Recorder(reader, period_s))
-        setup = Setup(request, bundle, gallery, engine, matcher, rig, paths, machine, ceiling, recorder)
+        ceilings = (ceiling, embed_ceiling)
+        setup = Setup(request, bundle, gallery, engine, matcher, rig, paths, machine, *ceilings, recorder, give_way)
         parts = measure(setup)
         return _to_record(setup, parts, reader, overhead_ns)
 
@@ -180,6 +185,7 @@ def _to_record(setup: Setup, parts: Parts, reader: PowerReader, overhead_ns: flo
         failure=parts.failure,
         flags=flags_of(setup.machine, parts.scenarios),
         left_out=parts.left_out,
+        program=identity(),
         machine=setup.machine,
         subject=_subject(setup),
         scenarios=tuple(parts.scenarios),

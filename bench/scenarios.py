@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.clock import WARM_UP_CALLS, StopRule, now_ms, repeat_until, sample
+from bench.clock import MIN_CALLS, WARM_UP_CALLS, StopRule, now_ms, repeat_until, sample
 from bench.power import PowerSample
 from bench.record import MULTI_STREAM, OFFLINE, SINGLE_STREAM, ScenarioRecord
 from bench.rig import Rig
@@ -114,7 +114,7 @@ def _batches(name: str, rig: Rig, batch: int, rule: StopRule) -> Raw:
     found = sample(lambda: rig.locate_batch(list(itertools.islice(coming, batch))), rule, warm_up=2)
     settings = {"batch": batch, **rule_settings(rule)}
     start_ms, duration_ms = found.start_ms, found.duration_ms
-    wall_s = float(start_ms[-1] + duration_ms[-1] - start_ms[0]) / 1e3
+    wall_s = float(duration_ms.sum()) / 1e3  # less than a microsecond lies between two of them, unless it gives way
     photos = batch * len(duration_ms)
     extra = {"photos": photos, "wall_s": wall_s, "photos_per_s": photos / wall_s}
     return Raw(name, settings, start_ms, duration_ms, {}, photos, found.stopped, extra)
@@ -125,9 +125,9 @@ def multi_stream(rig: Rig, streams: int, rule: StopRule) -> Raw:
     return _batches(MULTI_STREAM, rig, streams, rule)
 
 
-def offline(rig: Rig, batch: int, seconds: float) -> Raw:
+def offline(rig: Rig, batch: int, rule: StopRule) -> Raw:
     """All photos again and again, `batch` at a time, for all of the time: photos a second of wall time."""
-    return _batches(OFFLINE, rig, batch, StopRule(seconds))
+    return _batches(OFFLINE, rig, batch, replace(rule, half_width=0.0, least=MIN_CALLS))
 
 
 def throttled_samples(

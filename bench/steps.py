@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.camera import camera
-from bench.cases import MATCH_QUERIES, BatchCase, Ceiling, time_generated_matching, time_matching
-from bench.clock import StopRule, now_ms
+from bench.cases import MATCH_QUERIES, BatchCase, time_generated_matching, time_matching
+from bench.clock import GiveWay, StopRule, now_ms
 from bench.endurance import endure, find_drift
 from bench.machine import MachineProfile
 from bench.memory import peak_bytes
-from bench.peer_runs import embed_peers, match_peers, open_match_peers
+from bench.peer_runs import EmbedTask, embed_peers, match_peers, open_match_peers
 from bench.power import Recorder, energy_per_frame_mj
 from bench.record import (
     CAMERA,
@@ -36,6 +36,7 @@ from bench.record import (
 )
 from bench.request import MATCH_TOP_K, BenchRequest
 from bench.rig import Rig
+from bench.roofline import Ceiling
 from bench.scenarios import Raw, multi_stream, offline, single_stream, to_record
 from bench.startup import measure_startup
 from bench.stats import MIN_SAMPLES_P90, MIN_SAMPLES_P99
@@ -43,6 +44,7 @@ from bench.validity import RecallGate, check_recall, check_selftest
 from dphr_infer.bundle import MANIFEST_NAME, Bundle
 from dphr_infer.embedder import Embedder
 from dphr_infer.engines.base import Engine
+from dphr_infer.engines.open import matcher_device
 from dphr_infer.errors import DphrError
 from dphr_infer.gallery import Gallery
 from dphr_infer.localizer import AcceptRule
@@ -58,7 +60,13 @@ NO_GALLERY = "no gallery was given: embedding alone is measured"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setup:
-    """Everything opened, and the machine's ceilings. `gallery`, `matcher` and `rig` are None without a gallery."""
+    """Everything opened, and the machine's ceilings.
+
+    Attributes:
+        gallery, matcher, rig: None without a gallery.
+        ceiling, embed_ceiling: of all cores, and of the engine's threads.
+        give_way: lets another run measure for a while, between samples.
+    """
 
     request: BenchRequest
     bundle: Bundle
@@ -69,7 +77,9 @@ class Setup:
     paths: list[Path]
     machine: MachineProfile
     ceiling: Ceiling
+    embed_ceiling: Ceiling
     recorder: Recorder
+    give_way: GiveWay | None = None
 
 
 @dataclass(slots=True)
@@ -93,8 +103,8 @@ def say(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
-def _rule(request: BenchRequest, least: int = MIN_SAMPLES_P90, scenario: str = "") -> StopRule:
-    return StopRule(request.seconds_of(scenario), request.noise, least)
+def _rule(setup: Setup, least: int = MIN_SAMPLES_P90, scenario: str = "") -> StopRule:
+    return StopRule(setup.request.seconds_of(scenario), setup.request.noise, least, setup.give_way)
 
 
 def _note_peak(parts: Parts) -> None:
@@ -117,13 +127,14 @@ def _check_accuracy(setup: Setup, parts: Parts) -> None:
     _note_peak(parts)
 
 
-def _run_scenario(name: str, rig: Rig, request: BenchRequest) -> Raw:
+def _run_scenario(name: str, rig: Rig, setup: Setup) -> Raw:
+    request, rule = setup.request, _rule(setup, MIN_SAMPLES_P99, name)
     if name == SINGLE_STREAM:
-        return single_stream(rig, _rule(request, MIN_SAMPLES_P99, name))
+        return single_stream(rig, rule)
     if name == MULTI_STREAM:
-        return multi_stream(rig, request.streams, _rule(request, MIN_SAMPLES_P99, name))
+        return multi_stream(rig, request.streams, rule)
     if name == OFFLINE:
-        return offline(rig, max(request.batches), request.seconds_of(name))
+        return offline(rig, max(request.batches), rule)
     if name == CAMERA:
         return camera(rig, request.rate_hz, request.seconds_of(name))
     return endure(rig, request.minutes)
@@ -134,8 +145,12 @@ def _scenario(name: str, setup: Setup, parts: Parts) -> None:
         parts.left_out[name] = NO_GALLERY
         return
     say(f"scenario {name}, at most {setup.request.seconds_of(name):g} s")
-    raw = _run_scenario(name, setup.rig, setup.request)
-    energy_mj = energy_per_frame_mj(setup.recorder.energy_j(*raw.span_s), raw.photos)
+    raw = _run_scenario(name, setup.rig, setup)
+    energy_mj = None
+    if setup.give_way is None:
+        energy_mj = energy_per_frame_mj(setup.recorder.energy_j(*raw.span_s), raw.photos)
+    else:
+        parts.left_out["energy a photo"] = "another run took turns with this one"
     timeline = setup.recorder.timeline
     extra = find_drift(raw, timeline) if name == ENDURANCE else None
     _note_peak(parts)
@@ -161,10 +176,10 @@ def _batches(setup: Setup, parts: Parts) -> None:
         images=[read_image(path) for path in paths],
         yaws_deg=[read_photo_metadata(path).yaw_deg for path in paths],
         localizer=None if setup.rig is None else setup.rig.localizer,
-        ceiling=setup.ceiling if request.device == CPU else None,
+        ceiling=setup.embed_ceiling if request.device == CPU else None,
     )
     for batch in request.batches:
-        record, reason = case.measure(batch, _rule(request))
+        record, reason = case.measure(batch, _rule(setup))
         parts.batches.append(record)
         if reason:
             parts.left_out["share of the embedding's limit"] = reason
@@ -190,11 +205,11 @@ def _matching(setup: Setup, parts: Parts) -> None:
         for count in MATCH_QUERIES:
             queries = _queries(setup.rig, count)
             rows = setup.gallery.embeddings
-            parts.matching.append(time_matching(rows, queries, k, _rule(request), machine, bandwidth, generated=False))
+            parts.matching.append(time_matching(rows, queries, k, _rule(setup), machine, bandwidth, generated=False))
     for rows in request.match_rows:
         say(f"matching {rows} generated rows")
         dim = setup.bundle.manifest.dim
-        parts.matching += time_generated_matching(rows, dim, MATCH_TOP_K, _rule(request), machine, bandwidth)
+        parts.matching += time_generated_matching(rows, dim, MATCH_TOP_K, _rule(setup), machine, bandwidth)
 
 
 def locate_arguments(request: BenchRequest, gallery: Path, photo: Path) -> list[str]:
@@ -228,22 +243,20 @@ def _peers(setup: Setup, parts: Parts) -> None:
     request = setup.request
     if not request.peers:
         return
-    say("peers: matching" + (", embedding" if request.checkpoint else ""))
-    threads = request.threads or setup.machine.cores
-    if request.device != CPU:
-        parts.left_out["peers of matching"] = "those here run on the CPU: make gpu-bench has the GPU's"
-    elif setup.gallery is None or setup.matcher is None or setup.rig is None:
+    say("peers: matching, embedding")
+    if setup.gallery is None or setup.matcher is None or setup.rig is None:
         parts.left_out["peers of matching"] = NO_GALLERY
     else:
         k = min(MATCH_TOP_K, len(setup.gallery))
-        opened = open_match_peers(setup.gallery.embeddings, setup.machine.cores)
+        opened = open_match_peers(setup.gallery.embeddings, setup.machine.cores, matcher_device(request.device))
         for count in MATCH_QUERIES:
             parts.peers += match_peers(opened, setup.matcher, _queries(setup.rig, count), k, request.seconds)
     if request.checkpoint is None:
-        parts.left_out["peers of embedding"] = "no --checkpoint was given: torch has no weights to run"
-        return
+        parts.left_out["torch as a peer of embedding"] = "no --checkpoint was given: it has no weights to run"
     views = Embedder(setup.bundle.manifest.preprocess, setup.engine).prepare([read_image(setup.paths[0])])
-    parts.peers += embed_peers(setup.engine, request.checkpoint, views, threads, request.seconds)
+    on_gpu, threads = request.device != CPU, request.threads or setup.machine.cores
+    task = EmbedTask(setup.bundle.model_path(request.precision), request.checkpoint, on_gpu, threads)
+    parts.peers += embed_peers(setup.engine, task, views, request.seconds)
 
 
 def _steps(setup: Setup, parts: Parts) -> list[Callable[[], None]]:

@@ -22,14 +22,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cases import BatchCase, Ceiling, generate_rows, match_record, rounded
+from bench.cases import BatchCase, generate_rows, match_record, rounded
 from bench.clock import StopRule, measure_overhead_ns, sample
 from bench.generated import CENTRE, generated_gallery
 from bench.machine import MachineProfile, read_machine
 from bench.memory import reset_peak
 from bench.peer_runs import MatchPeers, match_peers, open_match_peers
+from bench.program import identity
 from bench.record import Accuracy, BatchRecord, BenchRecord, MatchRecord, PeerRecord, Subject
-from bench.roofline import measure_matmul_rate, measure_read_bandwidth
+from bench.roofline import Ceiling, measure_ceiling
 from bench.run import CONDITIONS, flags_of
 from bench.stats import MIN_SAMPLES_P90, summarise
 from bench.steps import CPU, say
@@ -49,10 +50,10 @@ _CHECKED_ROWS_AT_ONCE = 65536
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bench:
-    """What every point shares."""
+    """What every point shares; `ceilings` are those of each number of threads, 0 for all cores."""
 
     machine: MachineProfile
-    ceiling: Ceiling
+    ceilings: Mapping[int, Ceiling]
     overhead_ns: float
     rule: StopRule
 
@@ -66,7 +67,8 @@ class Bench:
         reasons: tuple[str, ...] = (),
         left_out: Mapping[str, str] = MappingProxyType({}),
     ) -> BenchRecord:
-        """A record of one point."""
+        """A record of one point; its ceilings are those of the subject's threads."""
+        ceiling = self.ceilings[subject.threads or 0]
         return BenchRecord(
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             conditions=CONDITIONS,
@@ -76,6 +78,7 @@ class Bench:
             failure="",
             flags=flags_of(self.machine, ()),
             left_out=dict(left_out),
+            program=identity(),
             machine=self.machine,
             subject=subject,
             scenarios=(),
@@ -88,18 +91,18 @@ class Bench:
             timeline=(),
             startup_ms=None,
             peak_memory_bytes=None,
-            bandwidth_bytes_per_s=self.ceiling.bandwidth,
-            matmul_flops_per_s=self.ceiling.flops_per_s,
+            bandwidth_bytes_per_s=ceiling.bandwidth,
+            matmul_flops_per_s=ceiling.flops_per_s,
             overhead_ns=self.overhead_ns,
         )
 
 
-def open_bench(seconds: float, noise: float) -> Bench:
-    """Measure the machine's ceilings."""
+def open_bench(seconds: float, noise: float, threads: Iterable[int]) -> Bench:
+    """Measure the machine's ceilings, for each number of threads; 0 is all cores."""
     machine = read_machine()
     say("memory bandwidth, matrix products, the bench's own overhead")
-    ceiling = Ceiling(measure_read_bandwidth(machine), measure_matmul_rate())
-    return Bench(machine, ceiling, measure_overhead_ns(), StopRule(seconds, noise, MIN_SAMPLES_P90))
+    ceilings = {number: measure_ceiling(machine, number) for number in unique(threads)}
+    return Bench(machine, ceilings, measure_overhead_ns(), StopRule(seconds, noise, MIN_SAMPLES_P90))
 
 
 def _best_similarity(
@@ -151,7 +154,7 @@ def _match_point(
         k,
         found.duration_ms,
         bench.machine,
-        bench.ceiling.bandwidth,
+        bench.ceilings[case.threads].bandwidth,
         generated=True,
         allowed_rows=None if ranges is None else allowed,
     )
@@ -248,7 +251,7 @@ def _bundle_points(arguments: argparse.Namespace, bench: Bench, bundle: Bundle, 
                 images,
                 [None] * len(images),
                 None,
-                bench.ceiling if device == CPU else None,
+                bench.ceilings[threads] if device == CPU else None,
             )
             subject = Subject(
                 encoder=manifest.encoder,
@@ -306,5 +309,7 @@ def merge(records: list[BenchRecord]) -> BenchRecord:
         ),
         left_out={name: why for record in records for name, why in record.left_out.items()},
         batches=tuple(batch for record in records for batch in record.batches),
+        bandwidth_bytes_per_s=max(record.bandwidth_bytes_per_s for record in records),
+        matmul_flops_per_s=max(record.matmul_flops_per_s for record in records),
         peers=tuple(peer for record in records for peer in record.peers),
     )

@@ -117,7 +117,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def run_sweep(arguments: argparse.Namespace) -> int:
     """Measure every point, print the table, write what was asked for; an interrupt or error keeps the points so far."""
     _check(arguments)
-    bench = open_bench(arguments.seconds, arguments.noise)
+    bench = open_bench(arguments.seconds, arguments.noise, arguments.threads)
     records: list[BenchRecord] = []
     try:
         for record in (match_points if arguments.kind == "match" else embed_points)(arguments, bench):

@@ -135,10 +135,12 @@ def torch_embedder(encoder: Encoder) -> Embed:
         A function from uint8 (B, H, W, 3) to float32 (B, dim).
     """
 
+    device = next(encoder.parameters()).device
+
     def embed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.no_grad():
-            pixels = normalise(torch.from_numpy(images), encoder.mean, encoder.std)
-            embeddings: NDArray[np.float32] = encoder(pixels).numpy()
+            pixels = normalise(torch.from_numpy(images).to(device), encoder.mean, encoder.std)
+            embeddings: NDArray[np.float32] = encoder(pixels).cpu().numpy()
         return embeddings
 
     return embed

@@ -133,6 +133,7 @@ def record() -> BenchRecord:
         failure="",
         flags=(),
         left_out={"cuVS": "not installed"},
+        program="dphr 1, code 0123456789ab",
         machine=MACHINE,
         subject=SUBJECT,
         scenarios=SCENARIOS_MADE,

@@ -72,6 +72,24 @@ def test_a_noisy_median_goes_on_until_its_interval_is_narrow() -> None:
     assert len(without_bound) == MIN_CALLS
 
 
+def test_a_run_gives_way_each_slot_and_the_time_of_the_other_is_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ns = [0]
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now_ns[0])
+    samples, given_at = array("q"), []
+
+    def call() -> None:
+        now_ns[0] += 50_000_000
+        samples.append(50_000_000)
+
+    def give_way() -> None:
+        given_at.append(len(samples))
+        now_ns[0] += 10_000_000_000
+
+    assert repeat_until(call, samples, StopRule(1.0, give_way=give_way)) == "time"
+    assert len(samples) == 20  # a second of its own
+    assert given_at == [4, 8, 12, 16]  # a fifth of a second each
+
+
 def test_an_interrupt_keeps_what_was_measured_and_is_raised_where_there_is_nothing() -> None:
     calls = []
 

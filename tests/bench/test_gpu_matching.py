@@ -29,10 +29,10 @@ def test_a_gallery_has_distinct_rows_of_unit_length(monkeypatch: pytest.MonkeyPa
 def test_a_run_writes_every_case_with_its_limit(
     driver: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def absent(gallery: Any) -> Any:
+    def absent(gallery: Any, threads: int) -> Any:
         raise ImportError("no peer here")
 
-    monkeypatch.setattr(gpu_matching, "OPEN_PEER", dict.fromkeys(gpu_matching.PEERS, absent))
+    monkeypatch.setattr(gpu_matching, "OPENERS", dict.fromkeys(gpu_matching.PEERS, absent))
     target = tmp_path / "report.json"
     sizes = ["--rows", "64", "128", "--dims", "16", "--queries", "1", "9", "--top-k", "3"]
     assert gpu_matching.main([*sizes, "--seconds", "0", "--peers", "torch", "--json", str(target)]) == 0

@@ -12,6 +12,7 @@ from bench.machine import (
     NONE,
     UNKNOWN,
     CpuTimes,
+    find_hypervisor,
     memory_bytes,
     on_battery,
     power_mode,
@@ -167,3 +168,20 @@ def test_the_profile_watches_the_other_programs(tmp_path: Path) -> None:
     others = read_machine().others_cores
     assert others is not None and 0 <= others <= (os.cpu_count() or 1) + 0.5
     assert read_machine(tmp_path).others_cores is None
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("proc/cpuinfo", "model name : X\nflags : fpu vme hypervisor lahf_lm\n", "flag of the CPU"),
+        ("proc/cpuinfo", "model name : hypervisor\nflags : fpu vme\n", "none"),
+        ("proc/device-tree/hypervisor/compatible", "linux,kvm", "linux,kvm"),
+        ("sys/hypervisor/type", "xen\n", "xen"),
+        ("proc/version", "Linux", "none"),
+    ],
+)
+def test_a_virtual_machine_is_told_from_one_of_its_own(tmp_path: Path, file: str, content: str, expected: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    assert find_hypervisor(tmp_path) == expected

@@ -105,7 +105,7 @@ def test_a_peer_that_cannot_be_opened_is_left_out_with_its_words(monkeypatch: py
     def broken(gallery: np.ndarray, threads: int) -> list[peers.Peer]:
         raise OSError("libgomp is missing")
 
-    monkeypatch.setitem(peers._OPENERS, "faiss", broken)
+    monkeypatch.setitem(peers.OPENERS, "faiss", broken)
     _, left_out = open_peers(np.eye(4, dtype=np.float32), 1)
     assert left_out["faiss"] == "faiss could not be opened: OSError: libgomp is missing"
 
@@ -124,7 +124,7 @@ def test_a_peer_that_would_end_or_hold_the_process_is_left_out_and_this_one_live
     body: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "faiss.py").write_text(body + "\n")
-    monkeypatch.setattr(peers, "_OPENERS", {"faiss": peers.open_faiss})
+    monkeypatch.setattr(peers, "OPENERS", {"faiss": peers.open_faiss})
     monkeypatch.delitem(sys.modules, "faiss", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

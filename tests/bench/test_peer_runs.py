@@ -8,9 +8,11 @@ import pytest
 
 from bench import peer_runs, peers, roofline
 from bench.cli import main
-from bench.peer_runs import embed_peers, match_peers, open_match_peers
+from bench.peer_runs import EmbedTask, embed_peers, match_peers, open_match_peers
 from bench.peers import Peer
 from dphr_infer.bundle import Bundle
+from dphr_infer.engines.onnxrt import onnxruntime_version
+from dphr_infer.engines.open import open_engine
 from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
 from dphr_infer.types import Matches
 
@@ -38,7 +40,7 @@ def only_numpy_and_two_bad_ones(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return [Peer("crashing", "2", search)]
 
-    monkeypatch.setattr(peers, "_OPENERS", {"blind": open_blind, "crashing": open_crashing})
+    monkeypatch.setattr(peers, "OPENERS", {"blind": open_blind, "crashing": open_crashing})
 
 
 def test_searches_are_compared_in_turns_and_one_that_crashes_keeps_its_row(only_numpy_and_two_bad_ones: None) -> None:
@@ -67,13 +69,39 @@ def test_a_peer_that_answers_in_another_shape_keeps_its_row_and_the_others_their
 
         return [Peer("short", "1", search)]
 
-    monkeypatch.setattr(peers, "_OPENERS", {"short": open_short})
+    monkeypatch.setattr(peers, "OPENERS", {"short": open_short})
     gallery = unit_rows(300, 0)
     with NumpyExactMatcher(gallery) as matcher:
         found = match_peers(open_match_peers(gallery, 1), matcher, unit_rows(3, 1), 5, seconds=0)
     by_name = {record.name: record for record in found}
     assert "ValueError" in by_name["short"].failure
     assert by_name["numpy product and argpartition"].recall == 1
+
+
+def test_on_a_gpu_its_own_peers_are_tried_and_each_says_why_it_is_left_out() -> None:
+    gallery = unit_rows(300, 0).astype(np.float16)
+    with NumpyExactMatcher(gallery) as matcher:
+        found = match_peers(open_match_peers(gallery, 1, "cuda"), matcher, unit_rows(3, 1), 5, seconds=0)
+    assert {record.name for record in found if record.failure} | {"dphr numpy exact"} >= {"faiss", "cuvs"}
+    for record in found:
+        assert record.failure or (record.recall is not None and record.recall > 0.9)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_onnxruntime_itself_gives_the_engines_embeddings_or_says_why_not(bundle: Bundle, on_gpu: bool) -> None:
+    task = EmbedTask(bundle.model_path("fp32"), None, on_gpu, threads=1)
+    size = bundle.manifest.preprocess
+    views = np.random.default_rng(0).integers(0, 256, (2, size.height_px, size.width_px, 3), dtype=np.uint8)
+    with open_engine(bundle) as engine:
+        ours, other = embed_peers(engine, task, views, seconds=0)
+        assert (ours.name, ours.times_ours) == ("dphr onnxruntime CPU fp32", 1)
+        if on_gpu and other.failure:
+            assert "CUDAExecutionProvider" in other.failure
+            return
+        assert other.failure == ""
+        assert other.version == onnxruntime_version()[0]
+        ((_, open_peer),) = task.openers().values()
+        assert open_peer()(views) == pytest.approx(engine.embed(views), abs=1e-5)
 
 
 def test_a_gallery_that_does_not_fit_as_float32_is_left_to_ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +127,10 @@ def test_a_run_with_peers_writes_their_rows_and_says_what_is_left_out(
     assert main(words) == 0
     found = json.loads((tmp_path / "b.json").read_text())
     assert [peer["name"] for peer in found["peers"]].count("crashing") == 2
-    assert "peers of embedding" in found["left_out"]
+    assert "torch as a peer of embedding" in found["left_out"]
+    (other,) = [peer for peer in found["peers"] if peer["name"] == "onnxruntime, its defaults"]
+    assert (other["failure"], other["task"]) == ("", "embedding a batch of 1")
+    assert other["times_ours"] > 0
     assert "MemoryError: no room" in capsys.readouterr().out
 
 
@@ -137,13 +168,17 @@ def test_torch_on_the_same_weights_is_a_peer_and_on_others_is_none(
         embed = staticmethod(torch_embedder(load_encoder(mine)[0]))
 
     views = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    found = embed_peers(TorchEngine(), mine, views, threads=1, seconds=0)  # type: ignore[arg-type]
-    assert [(record.name, record.failure) for record in found] == [
+    no_model = tmp_path / "none.onnx"
+    task = EmbedTask(no_model, mine, on_gpu=False, threads=1)
+    found = embed_peers(TorchEngine(), task, views, seconds=0)  # type: ignore[arg-type]
+    assert [(record.name, record.failure) for record in found if "onnxruntime" not in record.name] == [
         ("dphr torch", ""),
         ("torch eager", ""),
         ("torch.compile", "RuntimeError: no C++ compiler"),
     ]
+    assert "none.onnx" in found[2].failure
     assert found[1].times_ours is not None and found[1].times_ours > 0
     assert {record.task for record in found} == {"embedding a batch of 2"}
-    strangers = {record.name: record for record in embed_peers(TorchEngine(), others, views, 1, 0)}  # type: ignore[arg-type]
+    task = EmbedTask(no_model, others, on_gpu=False, threads=1)
+    strangers = {record.name: record for record in embed_peers(TorchEngine(), task, views, 0)}  # type: ignore[arg-type]
     assert "is it the bundle's checkpoint?" in strangers["torch eager"].failure

@@ -8,7 +8,7 @@ import pytest
 
 from bench.page import to_html
 from bench.record import BenchRecord
-from bench.report import to_markdown, to_text
+from bench.report import headline, to_markdown, to_text
 
 
 def test_the_text_names_machine_sizes_counts_and_the_difference(record: BenchRecord) -> None:
@@ -126,3 +126,9 @@ def test_a_record_with_nothing_but_batches_still_makes_a_page(record: BenchRecor
     )
     assert "a batch of 1 embedded in 3.00" in to_text(bare) + to_markdown(bare)
     assert "A batch of 1 embedded" in to_html(bare)
+
+
+def test_the_headline_of_a_sweep_is_its_largest_search(record: BenchRecord) -> None:
+    searches = dataclasses.replace(record, scenarios=(), batches=())
+    assert headline(searches) == "1 query matched with 100,000 x 8 rows in 2.00 ms (median of 700)"
+    assert headline(dataclasses.replace(searches, matching=())) == "nothing was measured"

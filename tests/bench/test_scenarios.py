@@ -110,9 +110,9 @@ def test_an_answer_that_changes_from_call_to_call_is_counted(rig: Rig, monkeypat
 def test_a_sample_of_multi_stream_is_a_batch_and_offline_counts_photos_by_wall_time(rig: Rig) -> None:
     raw = multi_stream(rig, 3, StopRule(0))
     assert (len(raw.duration_ms), raw.photos) == (MIN_CALLS, 3 * MIN_CALLS)
-    whole = offline(rig, 2, seconds=0.05)
+    whole = offline(rig, 2, StopRule(0.05, 1.0))  # the noise does not end it
     start_s, stop_s = whole.span_s
-    assert whole.extra["photos_per_s"] == pytest.approx(2 * len(whole.duration_ms) / (stop_s - start_s))
+    assert whole.extra["photos_per_s"] == pytest.approx(2 * len(whole.duration_ms) / (stop_s - start_s), rel=0.05)
     assert stop_s - start_s >= 0.045
 
 

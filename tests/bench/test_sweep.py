@@ -74,13 +74,17 @@ def test_a_sweep_of_matching_writes_a_valid_line_for_each_point(
 def test_a_sweep_of_matching_crosses_threads_and_has_peers_where_all_rows_are_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(peers, "_OPENERS", {})
+    monkeypatch.setattr(peers, "OPENERS", {})
     words = ["sweep", "match", "--rows", "300", "--dim", "8", "--threads", "1", "2", "--prior-m", "0", "30", "--peers"]
     files = ["--json", str(tmp_path / "s.jsonl"), "--html", str(tmp_path / "s.html"), "--png", str(tmp_path / "s.png")]
     assert main([*words, "--k", "5", "--seconds", "0.01", "--cache", str(tmp_path / "c"), *files]) == 0
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [(line["matching"][0]["threads"], len(line["peers"])) for line in lines] == [(1, 2), (1, 0), (2, 2), (2, 0)]
     assert [peer["recall"] for peer in lines[0]["peers"]] == [1, 1]
+    for line in lines:  # each is held against what as many threads read
+        point = line["matching"][0]
+        assert point["limit_ms"] == pytest.approx(1e3 * point["read_bytes"] / line["bandwidth_bytes_per_s"])
+    assert lines[0]["bandwidth_bytes_per_s"] != lines[2]["bandwidth_bytes_per_s"]
     said = capsys.readouterr().out
     assert "300 x 8 float16, 1 q, k 5, 2 threads (random)" in said
     assert "matching 300 x 8 float16, 1 q, k 5, 2 threads: numpy product and argpartition" in said

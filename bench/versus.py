@@ -1,0 +1,159 @@
+"""Two installations of dphr on one machine, in turns: which is faster, and by how much beyond what runs scatter.
+
+Each pair starts a process of both. They measure the same cases, a slot of `clock.SLOT_SECONDS` each in turn, so that
+whatever the machine does in a second meets both; what is constant in a process, such as the place of its memory,
+differs from pair to pair and shows in their scatter. The candidate begins every second pair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.baton import Lane, take_turns
+from bench.judge import MIN_RUNS
+from bench.series import metrics, parse_records
+from bench.stats import format_ms
+from bench.steps import say
+from dphr_infer.atomic import atomic_file, check_target
+from dphr_infer.errors import ConfigError
+
+DEFAULT_PAIRS = 12
+BASELINE, CANDIDATE = "baseline", "candidate"
+# An exit code of 1 is a run that is INVALID and whole: the comparison says so.
+_ENDED_WHOLE = (0, 1)
+_ROOT = Path(__file__).resolve().parents[1]
+# Before anything of the current folder, which may hold another version.
+_THIS = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from bench.cli import main; sys.exit(main())"
+OWN_PROGRAM = (sys.executable, "-c", _THIS)
+
+
+@dataclass(frozen=True, slots=True)
+class VersusRequest:
+    """What to run.
+
+    Attributes:
+        baseline, candidate: commands that take the arguments of `dphr-bench`.
+        words: the run's own arguments, as BUNDLE GALLERY --seconds 1.
+        pairs: runs of each.
+        folder: gets BASELINE.jsonl and CANDIDATE.jsonl, a line a run; neither may be there.
+    """
+
+    baseline: tuple[str, ...]
+    candidate: tuple[str, ...]
+    words: tuple[str, ...]
+    folder: Path
+    pairs: int = DEFAULT_PAIRS
+
+    def __post_init__(self) -> None:
+        if self.pairs < MIN_RUNS:
+            raise ConfigError(f"--pairs is {self.pairs}: fewer than {MIN_RUNS} do not show how much runs scatter.")
+        if not self.words:
+            raise ConfigError("Nothing to run: give the arguments of a run after --, as -- BUNDLE GALLERY.")
+
+    def target(self, role: str) -> Path:
+        """The report of one of the two."""
+        return self.folder / f"{role}.jsonl"
+
+
+@dataclass(slots=True)
+class _Runner:
+    role: str
+    lane: Lane
+    process: subprocess.Popen[bytes]
+    report: Path
+    errors: Path
+
+    def line(self, pair: int) -> str:
+        """Its report, once it has ended.
+
+        Raises:
+            ConfigError: it failed.
+        """
+        code = self.process.wait()
+        if code not in _ENDED_WHOLE or not self.report.exists():
+            said = self.errors.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise ConfigError(f"Run {pair} of the {self.role} ended with exit code {code}: {said[-1]}")
+        return self.report.read_text(encoding="utf-8")
+
+
+def _start(role: str, request: VersusRequest, scratch: Path) -> _Runner:
+    program = request.baseline if role == BASELINE else request.candidate
+    lane, report, errors = Lane(), scratch / f"{role}.json", scratch / f"{role}.txt"
+    report.unlink(missing_ok=True)
+    # Cases then end by time alone, and the two stay in step; a --noise of the user's comes later and counts.
+    words = ["run", "--noise", "0", *request.words, "--json", str(report), "--baton", ",".join(map(str, lane.fds))]
+    try:
+        with errors.open("wb") as file:
+            process = subprocess.Popen(
+                [*program, *words], stdout=subprocess.DEVNULL, stderr=file, stdin=subprocess.DEVNULL, pass_fds=lane.fds
+            )
+    except OSError as error:
+        lane.close()
+        raise ConfigError(f"The {role} {program[0]} cannot be started: {error.strerror or error}.") from error
+    finally:
+        lane.started()
+    return _Runner(role, lane, process, report, errors)
+
+
+def _run_pair(number: int, request: VersusRequest, scratch: Path) -> dict[str, str]:
+    """One run of each in turns; {role: its report as one line}."""
+    roles = (BASELINE, CANDIDATE) if number % 2 else (CANDIDATE, BASELINE)
+    with contextlib.ExitStack() as stack:
+        runners = []
+        for role in roles:
+            runner = _start(role, request, scratch)
+            stack.callback(runner.process.wait)
+            stack.callback(runner.process.terminate)
+            stack.callback(runner.lane.close)
+            runners.append(runner)
+        take_turns([runner.lane for runner in runners])
+        return {runner.role: runner.line(number) for runner in runners}
+
+
+def _headline(lines: dict[str, str]) -> str:
+    """The first metric that both hold, in words."""
+    found = {role: metrics(role, parse_records(text)[0]) for role, text in lines.items()}
+    for name, a in found[BASELINE].items():
+        if (b := found[CANDIDATE].get(name)) is not None:
+            return f"{name} {format_ms(a.p50_ms)} and {format_ms(b.p50_ms)} ms"
+    return "no metric in common"
+
+
+def run_versus(request: VersusRequest) -> tuple[Path, Path]:
+    """Run all pairs; every whole pair is kept, whatever happens to the next.
+
+    Returns:
+        the reports of baseline and candidate, for `compare_files`.
+
+    Raises:
+        ConfigError: a report is there already, a program cannot be started, or a run fails.
+    """
+    targets = {role: request.target(role) for role in (BASELINE, CANDIDATE)}
+    for path in targets.values():
+        if path.exists():
+            raise ConfigError(f"{path} is there already: name another folder, or remove it.")
+        check_target(path)
+    texts, begun = dict.fromkeys(targets, ""), time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="dphr-versus-") as scratch:
+            for number in range(1, request.pairs + 1):
+                lines = _run_pair(number, request, Path(scratch))
+                for role, path in targets.items():
+                    texts[role] += lines[role]
+                    with atomic_file(path) as temporary:
+                        temporary.write_text(texts[role], encoding="utf-8")
+                left_s = (time.monotonic() - begun) / number * (request.pairs - number)
+                say(f"pair {number} of {request.pairs}: {_headline(lines)}; {left_s / 60:.1f} min left")
+    except BaseException:
+        kept = texts[BASELINE].count("\n")
+        if kept:
+            say(f"{kept} pairs are kept in {request.folder}{os.sep}")
+        raise
+    return targets[BASELINE], targets[CANDIDATE]
