@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dphr_infer.errors import ConfigError
 
@@ -69,11 +69,20 @@ class Lane:
             os.close(fd)
 
 
-def take_turns(lanes: Sequence[Lane]) -> None:
-    """Let the runners go on in turns until each has ended; the first of `lanes` begins, once all wait."""
-    left = [lane for lane in lanes if lane.waits()]
+def take_turns(lanes: Sequence[Lane], ended: Callable[[Lane], None]) -> None:
+    """Let the runners go on in turns until each has ended; the first of `lanes` begins, once all wait.
+
+    `ended` is told of each as soon as it has; what it raises ends the turns.
+    """
+    left = []
+    for lane in lanes:
+        if lane.waits():
+            left.append(lane)
+        else:
+            ended(lane)
     while left:
         for lane in tuple(left):
             lane.go()
             if not lane.waits():
                 left.remove(lane)
+                ended(lane)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.clock import StopRule, sample
+from bench.clock import StopRule, sample_whole
 from bench.machine import MachineProfile, available_memory_bytes
 from bench.memory import peak_mb, reset_peak
 from bench.record import BatchRecord, EmbedLimit, MatchRecord
@@ -87,10 +87,10 @@ class BatchCase:
         reset_peak()
         embedder = Embedder(self.preprocess, self.engine, batch)
         views = embedder.prepare(chosen)
-        embed = sample(partial(embedder.embed_prepared, views), rule).duration_ms
+        embed = sample_whole(partial(embedder.embed_prepared, views), rule)
         locate = None
         if self.localizer is not None:
-            locate = sample(partial(self.localizer.locate_many, chosen, yaws), rule).duration_ms
+            locate = sample_whole(partial(self.localizer.locate_many, chosen, yaws), rule)
         limit, reason = None, "the ceilings are measured on the CPU, and the engine runs on a GPU"
         try:
             if self.ceiling is not None:
@@ -138,20 +138,28 @@ def generate_rows(rows: int, dim: int, dtype: str, seed: int) -> NDArray[Any]:
     return gallery
 
 
+@dataclass(frozen=True, slots=True)
+class MatchLimits:
+    """What a search is held against: the bandwidth of the matcher's threads, of which 0 are all cores."""
+
+    machine: MachineProfile
+    bandwidth: float
+    threads: int = 0
+
+
 def time_matching(
     gallery: NDArray[Any],
     queries: NDArray[np.float32],
     k: int,
     rule: StopRule,
-    machine: MachineProfile,
-    bandwidth: float,
+    against: MatchLimits,
     generated: bool,
 ) -> MatchRecord:
     """Match all queries at once, again and again, against the whole gallery."""
     reset_peak()
-    with open_matcher(gallery) as matcher:
-        samples_ms = sample(partial(matcher.match, queries, k), rule).duration_ms
-    return match_record(gallery, len(queries), k, samples_ms, machine, bandwidth, generated)
+    with open_matcher(gallery, threads=against.threads or None) as matcher:
+        samples_ms = sample_whole(partial(matcher.match, queries, k), rule)
+    return match_record(gallery, len(queries), k, samples_ms, against, generated)
 
 
 def match_record(
@@ -159,15 +167,14 @@ def match_record(
     n_queries: int,
     k: int,
     samples_ms: NDArray[np.float64],
-    machine: MachineProfile,
-    bandwidth: float,
+    against: MatchLimits,
     generated: bool,
     allowed_rows: int | None = None,
 ) -> MatchRecord:
     """The record of a measured search, with its limit; `allowed_rows` of the gallery are read, None reads all."""
     rows = len(gallery) if allowed_rows is None else allowed_rows
     read_bytes = rows * gallery.shape[1] * gallery.dtype.itemsize
-    latency, least_ms = summarise(samples_ms), limit_ms(read_bytes, bandwidth)
+    latency, least_ms = summarise(samples_ms), limit_ms(read_bytes, against.bandwidth)
     return MatchRecord(
         rows=len(gallery),
         dim=gallery.shape[1],
@@ -179,15 +186,16 @@ def match_record(
         read_bytes=read_bytes,
         limit_ms=least_ms,
         bandwidth_share=least_ms / latency.p50_ms,
-        in_cache=read_bytes < machine.last_level_cache_bytes,
+        in_cache=read_bytes < against.machine.last_level_cache_bytes,
         samples_ms=rounded(samples_ms),
         peak_memory_mb=peak_mb(),
+        threads=against.threads,
         allowed_rows=allowed_rows,
     )
 
 
 def time_generated_matching(
-    rows: int, dim: int, k: int, rule: StopRule, machine: MachineProfile, bandwidth: float
+    rows: int, dim: int, k: int, rule: StopRule, against: MatchLimits
 ) -> tuple[MatchRecord, ...]:
     """Matching against random galleries of both stored types, for each count in MATCH_QUERIES.
 
@@ -201,5 +209,5 @@ def time_generated_matching(
         gallery = generate_rows(rows, dim, dtype, seed=0)
         for count in MATCH_QUERIES:
             queries = generate_rows(count, dim, "float32", seed=1)
-            records.append(time_matching(gallery, queries, k, rule, machine, bandwidth, generated=True))
+            records.append(time_matching(gallery, queries, k, rule, against, generated=True))
     return tuple(records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.compare_report import Comparison, short_names
@@ -16,7 +17,7 @@ _FRAME_IN = 1.1
 
 
 def change_plot(comparison: Comparison, fail_above: float | None) -> Plot:
-    """Changes in percent, a line a metric; grey where noise alone could have done it."""
+    """Changes in percent, a line a metric; black where noise alone could have done it."""
     changes = [change for change in comparison.changes if 0 < change.ratio < math.inf]
     names = short_names([change.name for change in changes])
 
@@ -42,5 +43,11 @@ def change_plot(comparison: Comparison, fail_above: float | None) -> Plot:
     n_runs = next((change.n[0] for change in changes if change.run_ratios), 0)
     pairs = f"; ticks are its {n_runs} pairs of runs" if n_runs else ""
     caption = f"Change of the p50 with its interval{pairs}. Red is slower beyond noise, blue faster, hollow not judged."
-    title = f"Candidate beside baseline{f', {n_runs} pairs of runs' if n_runs else ''}"
-    return Plot(title, caption, "changes", paint, _FRAME_IN + _LINE_IN * max(2, len(changes)))
+    name = Path(comparison.candidate).name
+    return Plot(
+        f"{name} beside {Path(comparison.baseline).name}",
+        caption,
+        f"changes-{name}",
+        paint,
+        _FRAME_IN + _LINE_IN * max(2, len(changes)),
+    )

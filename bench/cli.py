@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.baton import Baton
-from bench.compare import compare_files, parse_share
+from bench.compare import compare_files
 from bench.history import plot_history
 from bench.page import all_plots, to_html
 from bench.plots import check_drawing, write_sheet
@@ -36,7 +36,7 @@ from bench.request import (
 )
 from bench.run import run_bench
 from bench.sweep_cli import add_sweep, run_sweep
-from bench.versus_cli import add_verdict, add_versus, check_verdict, run_versus, split_words, write_verdict
+from bench.versus_cli import add_verdict, add_versus, check_verdict, run_versus, share, split_words, write_verdict
 from dphr_infer.atomic import atomic_file, check_target
 from dphr_infer.bundle import PRECISIONS
 from dphr_infer.engines.open import DEVICES
@@ -44,13 +44,12 @@ from dphr_infer.errors import ConfigError
 from dphr_infer.localizer import DEFAULT_TOP_K, HEADINGS
 from dphr_infer.scoring import NEAR_M
 from dphr_infer.search_options import prior_of
-from dphr_infer.terminal import run_command
+from dphr_infer.terminal import EXIT_INTERRUPTED, run_command
 from dphr_infer.types import GeoPoint
 
 PROGRAM = "dphr-bench"
 COMMANDS = ("run", "sweep", "versus", "compare", "history")
 EXIT_INVALID = 1
-EXIT_INTERRUPTED = 130
 
 
 def _geo_point(text: str) -> GeoPoint:
@@ -69,13 +68,6 @@ def _baton(text: str) -> Baton:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not two file descriptors, as 5,6") from None
     return Baton(go_fd, waiting_fd)
-
-
-def _share(text: str) -> float:
-    try:
-        return parse_share(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -132,7 +124,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--noise",
-        type=_share,
+        type=share,
         default=DEFAULT_NOISE,
         metavar="SHARE",
         help="end a case earlier once its p50 is known to ± this share, 1%% or 0.01; 0 never does (%(default)s)",
@@ -157,7 +149,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
 def _add_gate(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("validity")
     group.add_argument("--truth", type=Path, metavar="CSV", help="where the photos are, as in locate")
-    group.add_argument("--least-recall", type=_share, metavar="SHARE", help="of these that must be located, as 60%%")
+    group.add_argument("--least-recall", type=share, metavar="SHARE", help="of these that must be located, as 60%%")
     group.add_argument(
         "--recall-within", type=float, default=NEAR_M, metavar="M", help="of their truth, in metres (%(default)s)"
     )

@@ -149,6 +149,21 @@ def sample(call: Callable[[], object], rule: StopRule, warm_up: int = WARM_UP_CA
     return Sampling(np.array(starts)[: len(values)] / 1e6, values, stopped, half_width_share(values))
 
 
+def sample_whole(call: Callable[[], object], rule: StopRule) -> NDArray[np.float64]:
+    """`sample` where an interrupted case is not worth keeping.
+
+    Returns:
+        float64 (n,), milliseconds, in the order of the calls.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
+    """
+    found = sample(call, rule)
+    if found.stopped == "interrupt":
+        raise KeyboardInterrupt
+    return found.duration_ms
+
+
 def time_calls(call: Callable[[], object], seconds: float) -> NDArray[np.float64]:
     """Duration of each call, after WARM_UP_CALLS that are not counted.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bench.judge import CONFIDENCE, Change
 from bench.stats import format_ms
+from dphr_infer.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,20 @@ class ComparisonReport:
     def exit_code(self) -> int:
         """1 where it failed, else 0."""
         return int(self.failed)
+
+    def check_judged(self) -> None:
+        """Refuse a limit that nothing could fail.
+
+        Raises:
+            ConfigError: with `fail_above`, none of a comparison's metrics can be judged, and nothing fails.
+        """
+        for item in self.comparisons:
+            unjudged = all(change.not_judged for change in item.changes)
+            if self.fail_above is not None and unjudged and not (item.invalid or item.offending(self.fail_above)):
+                raise ConfigError(
+                    f"None of the {len(item.changes)} metrics of {item.candidate} can be judged "
+                    f"({item.changes[0].not_judged}), so that nothing could fail: measure longer, on an idle machine."
+                )
 
     @property
     def text(self) -> str:

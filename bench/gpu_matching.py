@@ -32,7 +32,7 @@ from bench.roofline import limit_ms
 from bench.stats import LatencySummary, format_ms, summarise
 from dphr_infer.atomic import atomic_file
 from dphr_infer.cuda import Cuda, open_cuda
-from dphr_infer.errors import DphrError, EngineError
+from dphr_infer.errors import DphrError, EngineError, MissingPackageError
 from dphr_infer.kernels.fatbin import find_nvcc
 from dphr_infer.kernels.operands import ScanDtype
 from dphr_infer.kernels.topk import MAX_QUERIES
@@ -238,9 +238,11 @@ def run(request: argparse.Namespace) -> dict[str, Any]:
                     for case in _measure(name, gallery, request, bandwidth):
                         cases.append(case)
                         print(_line(case), flush=True)
-                except ImportError as error:
+                except (ImportError, MissingPackageError) as error:
                     left_out.append(f"{name}: {error}")
-                except (DphrError, RuntimeError, MemoryError) as error:  # a peer's out of memory among them
+                except Exception as error:  # whatever a peer raises, out of memory among them
+                    if name == "dphr" and not isinstance(error, DphrError | MemoryError):
+                        raise
                     left_out.append(f"{name} {rows} x {dim}: {' '.join(str(error).split())[:200]}")
     left_out = list(dict.fromkeys(left_out))
     for line in left_out:

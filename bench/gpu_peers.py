@@ -1,8 +1,8 @@
 """Other exact searches on a GPU, by float16 rows that lie there: torch, faiss, cuVS.
 
 They are measured where they happen to be installed and never needed: they are imported by name, because no package of
-this project but dphr_train and export may depend on torch. Opening one raises ImportError where it is not installed, or
-has no GPU part. Queries begin and matches end in host memory, as ours do.
+this project but dphr_train and export may depend on torch. Opening one raises MissingPackageError where it is not
+installed, and ImportError where it has no GPU part. Queries begin and matches end in host memory, as ours do.
 """
 
 from __future__ import annotations
@@ -14,15 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.peers import Opener, Peer
+from dphr_infer.errors import MissingPackageError
 from dphr_infer.types import Matches
 
 PEERS = ("torch", "faiss", "cuvs")
+ROWS_DTYPE = np.float16
+_EXTRAS = dict(zip(PEERS, ("train", "faiss-gpu", "cuvs"), strict=True))
+_PURPOSE = "Comparing ours with it"
 _ROWS_AT_ONCE = 1 << 16
+
+
+def _import(package: str, module: str = "") -> Any:
+    try:
+        return importlib.import_module(module or package)
+    except ImportError as error:
+        raise MissingPackageError(package, _EXTRAS[package], _PURPOSE) from error
 
 
 def _open_torch(gallery: NDArray[np.float16], threads: int) -> list[Peer]:
     """matmul and topk, with the whole matrix of similarities in memory."""
-    torch: Any = importlib.import_module(PEERS[0])
+    torch = _import(PEERS[0])
     if not torch.cuda.is_available():
         raise ImportError("this torch has no GPU part, or finds no GPU")
     rows = torch.from_numpy(gallery).cuda().T
@@ -35,7 +46,7 @@ def _open_torch(gallery: NDArray[np.float16], threads: int) -> list[Peer]:
 
 
 def _open_faiss(gallery: NDArray[np.float16], threads: int) -> list[Peer]:
-    faiss: Any = importlib.import_module(PEERS[1])
+    faiss = _import(PEERS[1])
     if not hasattr(faiss, "StandardGpuResources"):
         raise ImportError("this faiss has no GPU part")
     config = faiss.GpuIndexFlatConfig()
@@ -53,15 +64,16 @@ def _open_faiss(gallery: NDArray[np.float16], threads: int) -> list[Peer]:
 
 
 def _open_cuvs(gallery: NDArray[np.float16], threads: int) -> list[Peer]:
-    brute_force: Any = importlib.import_module(f"{PEERS[2]}.neighbors.brute_force")
-    cupy: Any = importlib.import_module("cupy")
-    index = brute_force.build(cupy.asarray(gallery), metric="inner_product")
+    brute_force, cupy = _import(PEERS[2], f"{PEERS[2]}.neighbors.brute_force"), _import(PEERS[2], "cupy")
+    on_device = cupy.asarray(gallery)
+    index = brute_force.build(on_device, metric="inner_product")
 
-    def search(queries: NDArray[np.float32], k: int) -> Matches:
+    # The index only points at the rows.
+    def search(queries: NDArray[np.float32], k: int, _keep: Any = on_device) -> Matches:
         similarity, rows = brute_force.search(index, cupy.asarray(queries.astype(np.float16)), k)
         return Matches(cupy.asarray(rows).get().astype(np.int32), cupy.asarray(similarity).get().astype(np.float32))
 
-    return [Peer("cuVS brute force, fp16", str(importlib.import_module(PEERS[2]).__version__), search)]
+    return [Peer("cuVS brute force, fp16", str(_import(PEERS[2]).__version__), search)]
 
 
 OPENERS: dict[str, Opener] = dict(zip(PEERS, (_open_torch, _open_faiss, _open_cuvs), strict=True))

@@ -274,14 +274,24 @@ class CpuTimes:
         return max(0.0, taken / (later.at_s - self.at_s))
 
 
+def _affinity() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
 def read_cpu_times(root: Path = Path("/")) -> CpuTimes | None:
-    """The times of this moment, to a hundredth of a second; None where /proc/stat has none."""
-    found = re.match(r"cpu((?: +\d+){8})", read_text(root / "proc/stat"))
-    if found is None:
+    """The times of this moment, of the cores that this process may use; None where /proc/stat has none.
+
+    To a hundredth of a second. Of all cores where it does not tell them apart.
+    """
+    text = read_text(root / "proc/stat")
+    cores = {int(number): times for number, times in re.findall(r"^cpu(\d+)((?: +\d+){8})", text, re.MULTILINE)}
+    mine = [times for number, times in cores.items() if number in _affinity()]
+    if not mine and not (mine := re.findall(r"^cpu((?: +\d+){8})", text)):
         return None
-    user, nice, system, _idle, _iowait, interrupt, soft, stolen = (int(part) for part in found.group(1).split())
-    used_s, tick_s = (user + nice + system + interrupt + soft), 1 / os.sysconf("SC_CLK_TCK")
-    return CpuTimes(time.perf_counter(), used_s * tick_s, stolen * tick_s, time.process_time())
+    summed = np.sum([[int(part) for part in times.split()] for times in mine], axis=0)
+    user, nice, system, _idle, _iowait, interrupt, soft, stolen = summed
+    used, tick_s = user + nice + system + interrupt + soft, 1 / os.sysconf("SC_CLK_TCK")
+    return CpuTimes(time.perf_counter(), float(used) * tick_s, float(stolen) * tick_s, time.process_time())
 
 
 def _others_cores(root: Path) -> float | None:

@@ -26,6 +26,7 @@ from bench.stats import percentile, summarise
 from bench.turns import describe, take_turns
 from dphr_infer.engines.base import Engine
 from dphr_infer.matchers.base import Matcher
+from dphr_infer.matchers.block_scan import usable_cores
 
 OURS = "dphr"
 # Measured where it is installed, also beside TensorRT: by name, because only an engine may depend on it.
@@ -91,13 +92,13 @@ def open_match_peers(embeddings: NDArray[Any], threads: int, device: str = "cpu"
         embeddings: the gallery's, float16 or float32 (N, D).
         threads: of the peers that can be told.
     """
+    free = available_memory_bytes()
+    if free and (8 if device == "cpu" else 4) * embeddings.size > free:  # a copy, and as much again for what they make
+        reason = f"copies of {embeddings.size:,} values for them do not fit in {free / 1e9:.1f} GB"
+        return MatchPeers(*embeddings.shape, str(embeddings.dtype), (), {"all": reason})
     if device != "cpu":
         peers, left_out = open_installed(np.ascontiguousarray(embeddings, np.float16), threads, gpu_peers.__name__)
         return MatchPeers(*embeddings.shape, str(embeddings.dtype), tuple(peers), left_out)
-    free = available_memory_bytes()
-    if free and 8 * embeddings.size > free:  # their float32 rows, and as much again for what they make of them
-        reason = f"{4 * embeddings.size / 1e9:.1f} GB of float32 rows, twice, do not fit in {free / 1e9:.1f} GB"
-        return MatchPeers(*embeddings.shape, str(embeddings.dtype), (), {"all": reason})
     peers, left_out = open_peers(np.ascontiguousarray(embeddings, np.float32), threads)
     return MatchPeers(*embeddings.shape, str(embeddings.dtype), tuple(peers), left_out)
 
@@ -142,7 +143,9 @@ def _version_of(*packages: str) -> str:
 
 
 def _onnxruntime_embedder(model_path: Path, on_gpu: bool, threads: int) -> Embed:
-    """ONNX Runtime with its own defaults on the same model: what one gets without our engine around it.
+    """ONNX Runtime on the same model without our engine around it.
+
+    Its threads are told not to spin after a run: that would slow whatever has the next turn.
 
     Raises:
         ImportError: it is not installed, or has no GPU part.
@@ -153,6 +156,7 @@ def _onnxruntime_embedder(model_path: Path, on_gpu: bool, threads: int) -> Embed
         raise ImportError(f"this onnxruntime has no {provider}")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = runtime.InferenceSession(str(model_path), options, providers=[provider])
     if provider not in session.get_providers():
         raise ImportError(f"onnxruntime could not start its {provider}")
@@ -167,7 +171,7 @@ def _torch_embedder(checkpoint: Path, compiled: bool, on_gpu: bool, threads: int
         MissingPackageError: the training packages are not installed.
         CheckpointError: the checkpoint is none.
     """
-    set_torch_threads(threads)
+    set_torch_threads(threads or usable_cores())
     # Only here: they import torch.
     from dphr_train.checkpoint import last_checkpoint, load_encoder
     from export.parity import torch_embedder
@@ -188,7 +192,7 @@ class EmbedTask:
         model_path: of the model in the engine's precision, for ONNX Runtime.
         checkpoint: that the bundle was made of, for torch; None leaves torch out.
         on_gpu: where our engine runs, and so the peers.
-        threads: of the peers; 0 leaves them their own number.
+        threads: of the peers; 0 is ONNX Runtime's own number, and all cores for torch.
     """
 
     model_path: Path
@@ -200,13 +204,13 @@ class EmbedTask:
         """{name: (version, how it is opened)}."""
         path, checkpoint = self.model_path, self.checkpoint
         found: dict[str, tuple[str, Callable[[], Embed]]] = {
-            "onnxruntime, its defaults": (
+            "onnxruntime alone": (
                 _version_of("onnxruntime", "onnxruntime-gpu"),
                 lambda: _onnxruntime_embedder(path, self.on_gpu, self.threads),
             )
         }
         if checkpoint is not None:
-            for name, compiled in (("torch eager", False), ("torch.compile", True)):
+            for name, compiled in (("torch eager, fp32", False), ("torch.compile, fp32", True)):
                 found[name] = (
                     _version_of("torch"),
                     lambda compiled=compiled: _torch_embedder(checkpoint, compiled, self.on_gpu, self.threads),

@@ -16,18 +16,16 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.program import own_code
 from bench.turns import describe
 from dphr_infer.errors import MissingPackageError
 from dphr_infer.types import Matches
@@ -43,7 +41,6 @@ _HNSW_LEAST_RECALL = 0.95
 _HNSW_MOST_ROWS = 200_000
 _HNSW_PROBES = 50
 _HNSW_PROBE_K = 10
-_REHEARSAL = "import sys; from bench.peers import rehearse; rehearse(*sys.argv[1:3], *map(int, sys.argv[3:]))"
 _REHEARSAL_ROWS = 200
 _REHEARSAL_SECONDS = 180
 
@@ -63,6 +60,7 @@ class Peer:
     search: Callable[[NDArray[np.float32], int], Matches]
 
 
+ROWS_DTYPE = np.float32
 Opener = Callable[[NDArray[Any], int], list[Peer]]
 
 
@@ -207,16 +205,17 @@ def recall_of(rows: NDArray[np.int32], true_rows: NDArray[np.int32]) -> float:
     return sum(hits) / true_rows.size
 
 
-def _openers(module: str) -> Mapping[str, Opener]:
-    found: Mapping[str, Opener] = importlib.import_module(module).OPENERS
-    return found
+def rehearse(words: Sequence[str]) -> None:
+    """Open a package on a few rows and search once with one query and with several; what it raises is no crash.
 
-
-def rehearse(module: str, package: str, dim: int, threads: int) -> None:
-    """Open a package on a few rows and search once with one query and with several; what it raises is no crash."""
-    rows = np.random.default_rng(0).standard_normal((_REHEARSAL_ROWS, dim), dtype=np.float32)
+    Args:
+        words: module that has its opener, package, dimensions, threads.
+    """
+    module, package, dim, threads = words
+    source = importlib.import_module(module)
+    rows = np.random.default_rng(0).standard_normal((_REHEARSAL_ROWS, int(dim)), dtype=np.float32)
     with contextlib.suppress(Exception):  # raised again where its words are seen
-        for peer in _openers(module)[package](rows, threads):
+        for peer in source.OPENERS[package](rows.astype(source.ROWS_DTYPE), int(threads)):
             peer.search(rows[:1], 5)
             peer.search(rows[:40], 5)
 
@@ -231,12 +230,9 @@ def crash_of(module: str, package: str, dim: int, threads: int) -> str | None:
     """
     if importlib.util.find_spec(package) is None:
         return None
-    here = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _REHEARSAL, module, package, str(dim), str(threads)],
-            env=os.environ | {"PYTHONPATH": path},
+            [*own_code("bench.peers", "rehearse"), module, package, str(dim), str(threads)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=_REHEARSAL_SECONDS,
@@ -271,7 +267,8 @@ def open_installed(gallery: NDArray[Any], threads: int, module: str) -> tuple[li
     """
     peers: list[Peer] = []
     left_out: dict[str, str] = {}
-    for package, open_package in _openers(module).items():
+    openers: Mapping[str, Opener] = importlib.import_module(module).OPENERS
+    for package, open_package in openers.items():
         crash = crash_of(module, package, gallery.shape[1], threads)
         if crash is not None:
             left_out[package] = crash

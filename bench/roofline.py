@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 
 from bench.clock import collection_off, now_ms
 from bench.machine import MachineProfile, available_memory_bytes
+from bench.program import own_code
 
 PASSES = 15
 _BUFFER_BYTES = 1 << 30
@@ -33,12 +32,6 @@ _CACHES = 3
 PRODUCT_SIDES = (256, 512, 1024, 1536)
 _PRODUCT_SECONDS = 0.25
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
-_MEASURE_ALONE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from bench.roofline import measure_matmul_rate
-print(measure_matmul_rate())
-"""
 
 
 def buffer_bytes(cache_bytes: int, available_bytes: int) -> int:
@@ -89,7 +82,7 @@ def measure_matmul_rate(threads: int = 0) -> float:
     """
     if threads:
         variables = dict.fromkeys(_BLAS_THREADS, str(threads))
-        program = [sys.executable, "-c", _MEASURE_ALONE, str(Path(__file__).resolve().parents[1])]
+        program = own_code("bench.roofline", "print_matmul_rate")
         return float(subprocess.run(program, env=os.environ | variables, stdout=subprocess.PIPE, check=True).stdout)
     best = 0.0
     generator = np.random.default_rng(0)
@@ -105,6 +98,11 @@ def measure_matmul_rate(threads: int = 0) -> float:
                 best = max(best, 2e3 * side**3 / (now_ms() - start_ms))
                 passes += 1
     return best
+
+
+def print_matmul_rate(words: Sequence[str]) -> None:
+    """Print the rate of this process's BLAS; takes no words."""
+    print(measure_matmul_rate())
 
 
 def limit_ms(read_bytes: int, bandwidth: float) -> float:

@@ -17,7 +17,7 @@ from bench.memory import reset_peak
 from bench.power import PowerReader, PowerSample, Recorder, open_power
 from bench.program import identity
 from bench.record import ENDURANCE, BenchRecord, ScenarioRecord, Subject
-from bench.request import BenchRequest
+from bench.request import MATCH_TOP_K, BenchRequest
 from bench.rig import Rig, with_filter_timed
 from bench.roofline import measure_ceiling
 from bench.steps import Parts, Setup, measure, say
@@ -91,10 +91,11 @@ def timeline_json(timeline: Sequence[PowerSample]) -> tuple[dict[str, Any], ...]
     )
 
 
-def _power_json(reader: PowerReader, recorder: Recorder) -> dict[str, Any]:
+def _power_json(reader: PowerReader, recorder: Recorder, alone: bool) -> dict[str, Any]:
+    """What was read; beside another run, whose power is in it too, without the mean."""
     first_s, last_s = recorder.timeline[0].t_s, recorder.timeline[-1].t_s
     joules = recorder.energy_j(first_s, last_s)
-    mean_w = joules / (last_s - first_s) if joules is not None and last_s > first_s else None
+    mean_w = joules / (last_s - first_s) if alone and joules is not None and last_s > first_s else None
     return {
         "sources": list(reader.sources()),
         "missing": list(reader.missing()),
@@ -141,6 +142,7 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
         BundleError, GalleryError, EngineError, ImageError, ConfigError: as `dphr-infer locate`.
         KeyboardInterrupt: before anything was measured; later it ends the run and the record says so.
     """
+    identity()  # what is on the disk now, not at the end
     bundle = open_bundle(request.bundle)
     paths = list_images(request.images if request.images is not None else request.bundle / SELFTEST_IMAGES)
     gallery = _open_gallery(request, bundle, paths)
@@ -150,7 +152,12 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
         matcher = rig = None
         if gallery is not None:
             timed = with_filter_timed(gallery)
-            matching = open_matcher(timed.embeddings, matcher_device(request.device), max_k=request.top_k)
+            matching = open_matcher(
+                timed.embeddings,
+                matcher_device(request.device),
+                threads=request.threads or None,
+                max_k=max(request.top_k, MATCH_TOP_K if request.peers else 0),
+            )
             matcher = stack.enter_context(matching)
             pipeline = _open_pipeline(request, bundle, timed, stack)
             localizer = Localizer(
@@ -158,15 +165,15 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
             )
             rig = Rig(localizer, timed, tuple(paths), request.prior)
         say("memory bandwidth, matrix products, the bench's own overhead")
-        ceiling = measure_ceiling(machine)
-        embed_ceiling = measure_ceiling(machine, request.threads) if request.threads else ceiling
+        ceiling = measure_ceiling(machine, request.threads)
         overhead_ns = measure_overhead_ns()
         reset_peak()
         reader = open_power()
-        period_s = _ENDURANCE_PERIOD_S if ENDURANCE in request.scenarios else _PERIOD_S
+        # Beside another run seldom: a reading falls into its time too.
+        seldom = ENDURANCE in request.scenarios or give_way is not None
+        period_s = _ENDURANCE_PERIOD_S if seldom else _PERIOD_S
         recorder = stack.enter_context(Recorder(reader, period_s))
-        ceilings = (ceiling, embed_ceiling)
-        setup = Setup(request, bundle, gallery, engine, matcher, rig, paths, machine, *ceilings, recorder, give_way)
+        setup = Setup(request, bundle, gallery, engine, matcher, rig, paths, machine, ceiling, recorder, give_way)
         parts = measure(setup)
         return _to_record(setup, parts, reader, overhead_ns)
 
@@ -194,7 +201,7 @@ def _to_record(setup: Setup, parts: Parts, reader: PowerReader, overhead_ns: flo
         peers=tuple(parts.peers),
         accuracy=parts.accuracy,
         cold_first_ms=parts.cold_first_ms,
-        power=_power_json(reader, setup.recorder),
+        power=_power_json(reader, setup.recorder, alone=setup.give_way is None),
         timeline=timeline_json(setup.recorder.timeline),
         startup_ms=parts.startup_ms,
         peak_memory_bytes=parts.peak_memory_bytes,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +14,11 @@ import numpy as np
 
 from bench.clock import now_ms
 from bench.memory import peak_bytes
+from bench.program import own_code
 from bench.stats import percentile, summarise
 from dphr_infer.errors import EngineError
 
-PROGRAM = (sys.executable, "-m", "dphr_infer.cli", "locate")
+PROGRAM = (*own_code("dphr_infer.cli", "main"), "locate")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.camera import camera
-from bench.cases import MATCH_QUERIES, BatchCase, time_generated_matching, time_matching
+from bench.cases import MATCH_QUERIES, BatchCase, MatchLimits, time_generated_matching, time_matching
 from bench.clock import GiveWay, StopRule, now_ms
 from bench.endurance import endure, find_drift
 from bench.machine import MachineProfile
@@ -64,7 +64,7 @@ class Setup:
 
     Attributes:
         gallery, matcher, rig: None without a gallery.
-        ceiling, embed_ceiling: of all cores, and of the engine's threads.
+        ceiling: of as many threads as engine and matcher have.
         give_way: lets another run measure for a while, between samples.
     """
 
@@ -77,7 +77,6 @@ class Setup:
     paths: list[Path]
     machine: MachineProfile
     ceiling: Ceiling
-    embed_ceiling: Ceiling
     recorder: Recorder
     give_way: GiveWay | None = None
 
@@ -176,7 +175,7 @@ def _batches(setup: Setup, parts: Parts) -> None:
         images=[read_image(path) for path in paths],
         yaws_deg=[read_photo_metadata(path).yaw_deg for path in paths],
         localizer=None if setup.rig is None else setup.rig.localizer,
-        ceiling=setup.embed_ceiling if request.device == CPU else None,
+        ceiling=setup.ceiling if request.device == CPU else None,
     )
     for batch in request.batches:
         record, reason = case.measure(batch, _rule(setup))
@@ -193,7 +192,8 @@ def _queries(rig: Rig, count: int) -> NDArray[np.float32]:
 
 
 def _matching(setup: Setup, parts: Parts) -> None:
-    request, machine, bandwidth = setup.request, setup.machine, setup.ceiling.bandwidth
+    request = setup.request
+    against = MatchLimits(setup.machine, setup.ceiling.bandwidth, request.threads)
     if request.device != CPU:
         parts.left_out["matching alone"] = "its limit is the GPU's memory: python -m bench.gpu_matching measures both"
         return
@@ -205,11 +205,11 @@ def _matching(setup: Setup, parts: Parts) -> None:
         for count in MATCH_QUERIES:
             queries = _queries(setup.rig, count)
             rows = setup.gallery.embeddings
-            parts.matching.append(time_matching(rows, queries, k, _rule(setup), machine, bandwidth, generated=False))
+            parts.matching.append(time_matching(rows, queries, k, _rule(setup), against, generated=False))
     for rows in request.match_rows:
         say(f"matching {rows} generated rows")
         dim = setup.bundle.manifest.dim
-        parts.matching += time_generated_matching(rows, dim, MATCH_TOP_K, _rule(setup), machine, bandwidth)
+        parts.matching += time_generated_matching(rows, dim, MATCH_TOP_K, _rule(setup), against)
 
 
 def locate_arguments(request: BenchRequest, gallery: Path, photo: Path) -> list[str]:
@@ -248,14 +248,16 @@ def _peers(setup: Setup, parts: Parts) -> None:
         parts.left_out["peers of matching"] = NO_GALLERY
     else:
         k = min(MATCH_TOP_K, len(setup.gallery))
-        opened = open_match_peers(setup.gallery.embeddings, setup.machine.cores, matcher_device(request.device))
+        opened = open_match_peers(
+            setup.gallery.embeddings, request.threads or setup.machine.cores, matcher_device(request.device)
+        )
         for count in MATCH_QUERIES:
             parts.peers += match_peers(opened, setup.matcher, _queries(setup.rig, count), k, request.seconds)
     if request.checkpoint is None:
         parts.left_out["torch as a peer of embedding"] = "no --checkpoint was given: it has no weights to run"
     views = Embedder(setup.bundle.manifest.preprocess, setup.engine).prepare([read_image(setup.paths[0])])
-    on_gpu, threads = request.device != CPU, request.threads or setup.machine.cores
-    task = EmbedTask(setup.bundle.model_path(request.precision), request.checkpoint, on_gpu, threads)
+    on_gpu = request.device != CPU
+    task = EmbedTask(setup.bundle.model_path(request.precision), request.checkpoint, on_gpu, request.threads)
     parts.peers += embed_peers(setup.engine, task, views, request.seconds)
 
 

@@ -22,8 +22,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cases import BatchCase, generate_rows, match_record, rounded
-from bench.clock import StopRule, measure_overhead_ns, sample
+from bench.cases import BatchCase, MatchLimits, generate_rows, match_record, rounded
+from bench.clock import StopRule, measure_overhead_ns, sample_whole
 from bench.generated import CENTRE, generated_gallery
 from bench.machine import MachineProfile, read_machine
 from bench.memory import reset_peak
@@ -99,6 +99,7 @@ class Bench:
 
 def open_bench(seconds: float, noise: float, threads: Iterable[int]) -> Bench:
     """Measure the machine's ceilings, for each number of threads; 0 is all cores."""
+    identity()  # what is on the disk now, not at the end
     machine = read_machine()
     say("memory bandwidth, matrix products, the bench's own overhead")
     ceilings = {number: measure_ceiling(machine, number) for number in unique(threads)}
@@ -145,23 +146,21 @@ def _match_point(
     reset_peak()
     filter_ms = None
     if ranges is not None:
-        filter_ms = sample(lambda: gallery.allowed_rows(CENTRE, prior_m), bench.rule).duration_ms
+        filter_ms = sample_whole(lambda: gallery.allowed_rows(CENTRE, prior_m), bench.rule)
     allowed = len(gallery) if ranges is None else sum(stop - start for start, stop in ranges)
-    found = sample(lambda: matcher.match(queries, k, ranges), bench.rule)
+    samples_ms = sample_whole(lambda: matcher.match(queries, k, ranges), bench.rule)
     record = match_record(
         gallery.embeddings,
         len(queries),
         k,
-        found.duration_ms,
-        bench.machine,
-        bench.ceilings[case.threads].bandwidth,
+        samples_ms,
+        MatchLimits(bench.machine, bench.ceilings[case.threads].bandwidth, case.threads),
         generated=True,
         allowed_rows=None if ranges is None else allowed,
     )
     # The peers' copies of the gallery would count as ours.
-    record = dataclasses.replace(
-        record, threads=case.threads, peak_memory_mb=None if case.peers is not None else record.peak_memory_mb
-    )
+    if case.peers is not None:
+        record = dataclasses.replace(record, peak_memory_mb=None)
     if filter_ms is not None:
         record = dataclasses.replace(
             record, prior_m=prior_m, filter=summarise(filter_ms), filter_samples_ms=rounded(filter_ms)

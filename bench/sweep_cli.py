@@ -21,9 +21,9 @@ from dphr_infer.bundle import PRECISIONS
 from dphr_infer.engines.open import DEVICES
 from dphr_infer.errors import ConfigError, DphrError
 from dphr_infer.matchers.open import SCANS
+from dphr_infer.terminal import EXIT_INTERRUPTED
 
 EXIT_INVALID = 1
-EXIT_INTERRUPTED = 130
 _SECONDS = 2.0
 
 

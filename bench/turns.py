@@ -1,4 +1,4 @@
-"""Calls that take turns, A B A B, so that whatever else the machine does meets all of them."""
+"""Calls that take turns, A B B A, so that whatever else the machine does meets all of them, and each follows each."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ def take_turns(calls: Mapping[str, Callable[[], object]], seconds: float, needed
     samples: dict[str, list[float]] = {name: [] for name in calls}
     failed: dict[str, str] = {}
 
+    order = list(calls.items())
+
     def turn() -> None:
-        for name, call in calls.items():
+        for name, call in order:
             if name in failed:
                 continue
             start_ms = now_ms()
@@ -53,6 +55,7 @@ def take_turns(calls: Mapping[str, Callable[[], object]], seconds: float, needed
                 failed[name] = describe(error)
                 continue
             samples[name].append(now_ms() - start_ms)
+        order.reverse()
 
     turn()
     for durations in samples.values():

@@ -1,8 +1,8 @@
 """Two installations of dphr on one machine, in turns: which is faster, and by how much beyond what runs scatter.
 
-Each pair starts a process of both. They measure the same cases, a slot of `clock.SLOT_SECONDS` each in turn, so that
-whatever the machine does in a second meets both; what is constant in a process, such as the place of its memory,
-differs from pair to pair and shows in their scatter. The candidate begins every second pair.
+Each pair starts a process of both. They measure the same cases for the same time, a slot of `clock.SLOT_SECONDS` each
+in turn, so that whatever the machine does in a second meets both; what is constant in a process, such as the place of
+its memory, differs from pair to pair and shows in their scatter. The candidate begins every second pair.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.baton import Lane, take_turns
+from bench.compare import compare, make_report
 from bench.judge import MIN_RUNS
-from bench.series import metrics, parse_records
+from bench.program import own_code
+from bench.series import metrics, parse_records, read_records
 from bench.stats import format_ms
 from bench.steps import say
 from dphr_infer.atomic import atomic_file, check_target
@@ -28,10 +29,9 @@ DEFAULT_PAIRS = 12
 BASELINE, CANDIDATE = "baseline", "candidate"
 # An exit code of 1 is a run that is INVALID and whole: the comparison says so.
 _ENDED_WHOLE = (0, 1)
-_ROOT = Path(__file__).resolve().parents[1]
-# Before anything of the current folder, which may hold another version.
-_THIS = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from bench.cli import main; sys.exit(main())"
-OWN_PROGRAM = (sys.executable, "-c", _THIS)
+OWN_PROGRAM = own_code("bench.cli", "main")
+# Of a run, which would be lost, or of one run written over by the next.
+_OUTPUTS = ("--json", "--markdown", "--html", "--png", "--baton")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,9 @@ class VersusRequest:
             raise ConfigError(f"--pairs is {self.pairs}: fewer than {MIN_RUNS} do not show how much runs scatter.")
         if not self.words:
             raise ConfigError("Nothing to run: give the arguments of a run after --, as -- BUNDLE GALLERY.")
+        for word in self.words:
+            if len(word) > 2 and any(option.startswith(word.partition("=")[0]) for option in _OUTPUTS):
+                raise ConfigError(f"{word} is not for the runs of versus, whose reports lie in --out: leave it out.")
 
     def target(self, role: str) -> Path:
         """The report of one of the two."""
@@ -79,6 +82,8 @@ class _Runner:
         code = self.process.wait()
         if code not in _ENDED_WHOLE or not self.report.exists():
             said = self.errors.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            if "unrecognized arguments: --baton" in said[-1]:
+                said.append("it is of a version without versus: both installations need it")
             raise ConfigError(f"Run {pair} of the {self.role} ended with exit code {code}: {said[-1]}")
         return self.report.read_text(encoding="utf-8")
 
@@ -113,8 +118,14 @@ def _run_pair(number: int, request: VersusRequest, scratch: Path) -> dict[str, s
             stack.callback(runner.process.terminate)
             stack.callback(runner.lane.close)
             runners.append(runner)
-        take_turns([runner.lane for runner in runners])
-        return {runner.role: runner.line(number) for runner in runners}
+        by_lane = {runner.lane: runner for runner in runners}
+        lines: dict[str, str] = {}
+
+        def ended(lane: Lane) -> None:
+            lines[by_lane[lane].role] = by_lane[lane].line(number)
+
+        take_turns([*by_lane], ended)
+        return lines
 
 
 def _headline(lines: dict[str, str]) -> str:
@@ -133,27 +144,31 @@ def run_versus(request: VersusRequest) -> tuple[Path, Path]:
         the reports of baseline and candidate, for `compare_files`.
 
     Raises:
-        ConfigError: a report is there already, a program cannot be started, or a run fails.
+        ConfigError: a report is there already, a program cannot be started, a run fails, or the two have no metric in
+            common.
     """
     targets = {role: request.target(role) for role in (BASELINE, CANDIDATE)}
     for path in targets.values():
         if path.exists():
             raise ConfigError(f"{path} is there already: name another folder, or remove it.")
         check_target(path)
-    texts, begun = dict.fromkeys(targets, ""), time.monotonic()
+    texts, begun, kept = dict.fromkeys(targets, ""), time.monotonic(), 0
     try:
         with tempfile.TemporaryDirectory(prefix="dphr-versus-") as scratch:
             for number in range(1, request.pairs + 1):
                 lines = _run_pair(number, request, Path(scratch))
-                for role, path in targets.items():
-                    texts[role] += lines[role]
-                    with atomic_file(path) as temporary:
-                        temporary.write_text(texts[role], encoding="utf-8")
+                texts = {role: texts[role] + lines[role] for role in targets}
+                if number == 1:  # what cannot be compared is told before the time is spent
+                    compare([make_report(role, read_records(Path(scratch) / f"{role}.json")) for role in targets])
+                with contextlib.ExitStack() as stack:
+                    for role, path in targets.items():
+                        stack.enter_context(atomic_file(path)).write_text(texts[role], encoding="utf-8")
+                kept = number
                 left_s = (time.monotonic() - begun) / number * (request.pairs - number)
                 say(f"pair {number} of {request.pairs}: {_headline(lines)}; {left_s / 60:.1f} min left")
     except BaseException:
-        kept = texts[BASELINE].count("\n")
         if kept:
-            say(f"{kept} pairs are kept in {request.folder}{os.sep}")
+            needed = "" if kept >= MIN_RUNS else f"; compare needs {MIN_RUNS}"
+            say(f"{kept} pairs are kept in {request.folder}{os.sep}{needed}")
         raise
     return targets[BASELINE], targets[CANDIDATE]

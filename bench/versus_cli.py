@@ -19,7 +19,8 @@ _COMMAND = "versus"
 _SEPARATOR = "--"
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
+    """A share as an argument, such as 5%."""
     try:
         return parse_share(text)
     except ConfigError as error:
@@ -29,7 +30,7 @@ def _share(text: str) -> float:
 def add_verdict(parser: argparse.ArgumentParser) -> None:
     """Add what a comparison is asked for."""
     parser.add_argument(
-        "--fail-above", type=_share, metavar="SHARE", help="exit 1 where something is slower by more than this, as 5%%"
+        "--fail-above", type=share, metavar="SHARE", help="exit 1 where something is slower by more than this, as 5%%"
     )
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the changes there")
 
@@ -47,11 +48,16 @@ def check_verdict(arguments: argparse.Namespace) -> None:
 
 
 def write_verdict(report: ComparisonReport, arguments: argparse.Namespace) -> int:
-    """Print, and draw where that was asked for; the exit code."""
+    """Print, and draw where that was asked for; the exit code.
+
+    Raises:
+        ConfigError: a limit was given, and nothing can be judged.
+    """
     print(report.text)
     if arguments.png is not None:
         plots = [change_plot(comparison, arguments.fail_above) for comparison in report.comparisons]
         write_sheet(arguments.png, "What changed", plots)
+    report.check_judged()
     return report.exit_code
 
 

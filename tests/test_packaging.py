@@ -21,8 +21,8 @@ tomllib = pytest.importorskip("tomllib")
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"dphr_infer", "dphr_train", "export", "bench"}
 # Never in one environment: onnxruntime and onnxruntime-gpu share one import name; pycuda is built on the device, where
-# TensorRT comes with the system.
-NOT_TESTED_HERE = {"onnxruntime-gpu", "pycuda", "tensorrt"}
+# TensorRT comes with the system; the peers on a GPU need one.
+NOT_TESTED_HERE = {"onnxruntime-gpu", "pycuda", "tensorrt", "faiss-gpu-cu12", "cuvs-cu13", "cupy-cuda13x"}
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -19,9 +20,10 @@ class Runner(threading.Thread):
 
     def run(self) -> None:
         baton = Baton(*self.lane.fds)
-        for _ in range(self.times):
-            baton.wait()
-            self.notes.append(self.label)
+        with contextlib.suppress(ConfigError):  # the arbiter is gone
+            for _ in range(self.times):
+                baton.wait()
+                self.notes.append(self.label)
         self.lane.started()
 
 
@@ -33,7 +35,9 @@ def notes() -> list[str]:
 def run_all(runners: list[Runner]) -> None:
     for runner in runners:
         runner.start()
-    take_turns([runner.lane for runner in runners])
+    gone: list[Lane] = []
+    take_turns([runner.lane for runner in runners], gone.append)
+    assert set(gone) == {runner.lane for runner in runners}
     for runner in runners:
         runner.join(10)
         runner.lane.close()
@@ -45,6 +49,21 @@ def run_all(runners: list[Runner]) -> None:
 def test_runners_go_on_in_turns_and_the_last_one_alone(a: int, b: int, expected: str, notes: list[str]) -> None:
     run_all([Runner("A", a, notes), Runner("B", b, notes)])
     assert "".join(notes) == expected
+
+
+def test_what_is_raised_about_one_that_ended_ends_the_turns(notes: list[str]) -> None:
+    short, long = Runner("A", 1, notes), Runner("B", 5, notes)
+    for runner in (short, long):
+        runner.start()
+
+    def ended(lane: Lane) -> None:
+        raise ConfigError("it failed")
+
+    with pytest.raises(ConfigError, match="it failed"):
+        take_turns([short.lane, long.lane], ended)
+    assert notes[0] == "A" and notes.count("B") <= 1
+    for runner in (short, long):
+        runner.lane.close()
 
 
 def test_nobody_begins_before_both_wait(notes: list[str]) -> None:

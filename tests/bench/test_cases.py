@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from bench import cases
-from bench.cases import BatchCase, Ceiling, embed_limit, generate_rows, time_generated_matching
+from bench.cases import BatchCase, MatchLimits, embed_limit, generate_rows, time_generated_matching
 from bench.clock import StopRule
 from bench.machine import MachineProfile
+from bench.roofline import Ceiling
 from dphr_infer.bundle import Bundle
 from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import ConfigError
@@ -30,7 +31,7 @@ def test_a_gallery_beyond_half_of_the_free_memory_is_refused_with_both_numbers(m
 
 
 def test_generated_matching_states_its_bytes_limit_and_share(machine: MachineProfile) -> None:
-    single, _, half, _ = time_generated_matching(400, 16, 10, SHORT, machine, bandwidth=1e9)
+    single, _, half, _ = time_generated_matching(400, 16, 10, SHORT, MatchLimits(machine, 1e9))
     assert (single.read_bytes, half.read_bytes) == (400 * 16 * 4, 400 * 16 * 2)
     assert single.limit_ms == pytest.approx(0.0256)
     assert single.bandwidth_share == pytest.approx(0.0256 / single.latency.p50_ms)
@@ -40,7 +41,7 @@ def test_generated_matching_states_its_bytes_limit_and_share(machine: MachinePro
 
 def test_fewer_generated_rows_than_matches_are_refused(machine: MachineProfile) -> None:
     with pytest.raises(ConfigError, match="--match-rows is 5, but 10 matches"):
-        time_generated_matching(5, 16, 10, SHORT, machine, bandwidth=1e9)
+        time_generated_matching(5, 16, 10, SHORT, MatchLimits(machine, 1e9))
 
 
 def test_the_limit_of_an_embedding_is_the_later_of_arithmetic_and_bandwidth(bundle: Bundle) -> None:

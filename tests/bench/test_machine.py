@@ -185,3 +185,15 @@ def test_a_virtual_machine_is_told_from_one_of_its_own(tmp_path: Path, file: str
     path.parent.mkdir(parents=True)
     path.write_text(content)
     assert find_hypervisor(tmp_path) == expected
+
+
+def test_others_are_counted_on_the_cores_that_this_process_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "proc").mkdir()
+    totals = ("cpu  900", "cpu0 100", "cpu1 200", "cpu10 600")
+    (tmp_path / "proc" / "stat").write_text("\n".join(f"{total} 0 0 7 7 0 0 5 0 0" for total in totals))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 10})
+    found, tick_s = read_cpu_times(tmp_path), 1 / os.sysconf("SC_CLK_TCK")
+    assert found is not None
+    assert (found.used_s, found.stolen_s) == (pytest.approx(700 * tick_s), pytest.approx(10 * tick_s))

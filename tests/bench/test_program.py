@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.program import own_code
+
 ROOT = Path(__file__).resolve().parents[2]
 ASK = "from bench.program import identity; print(identity())"
 
@@ -27,3 +29,12 @@ def test_the_identity_changes_with_a_line_of_code_and_with_a_kernel_and_with_not
     with (tmp_path / "bench" / "clock.py").open("a") as file:
         file.write("# a remark\n")
     assert len({first, second, identity_in(tmp_path)}) == 3
+
+
+def test_a_process_of_our_own_runs_our_code_whatever_lies_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "__init__.py").write_text("raise SystemExit('the other version')")
+    command = [*own_code("bench.cli", "main"), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == 0
+    assert "dphr-bench versus" in done.stdout

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import pytest
 
@@ -26,7 +27,8 @@ def test_the_measured_bandwidth_is_of_a_real_memory(machine: MachineProfile, mon
 
 
 def test_products_of_fewer_threads_are_measured_by_a_blas_that_was_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roofline, "_MEASURE_ALONE", "import os; print(os.environ['OPENBLAS_NUM_THREADS'] * 2)")
+    asked = (sys.executable, "-c", "import os; print(os.environ['OPENBLAS_NUM_THREADS'] * 2)")
+    monkeypatch.setattr(roofline, "own_code", lambda module, function: asked)
     assert measure_matmul_rate(3) == 33
     monkeypatch.undo()
     assert 1e7 < measure_matmul_rate(1) < 1e13

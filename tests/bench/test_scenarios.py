@@ -11,7 +11,7 @@ import pytest
 
 from bench import camera as camera_module
 from bench.camera import camera
-from bench.clock import MIN_CALLS, WARM_UP_CALLS, StopRule
+from bench.clock import MIN_CALLS, WARM_UP_CALLS, StopRule, sample_whole
 from bench.endurance import WINDOWS, endure, find_drift
 from bench.power import PowerSample
 from bench.rig import STAGES, STAGES_WITH_PRIOR, Rig, with_filter_timed
@@ -114,6 +114,19 @@ def test_a_sample_of_multi_stream_is_a_batch_and_offline_counts_photos_by_wall_t
     start_s, stop_s = whole.span_s
     assert whole.extra["photos_per_s"] == pytest.approx(2 * len(whole.duration_ms) / (stop_s - start_s), rel=0.05)
     assert stop_s - start_s >= 0.045
+
+
+def test_an_interrupt_within_a_case_ends_the_run_and_not_the_case_alone() -> None:
+    calls = []
+
+    def interrupted() -> None:
+        calls.append(1)
+        if len(calls) == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample_whole(interrupted, StopRule(60.0))
+    assert len(calls) == 30
 
 
 def reading(t_s: float, throttled: bool | None) -> PowerSample:

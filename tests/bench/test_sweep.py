@@ -137,6 +137,38 @@ def test_a_sweep_on_a_device_that_is_not_there_says_so(bundle: Bundle, capsys: p
     assert "dphr" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_an_interrupt_in_the_middle_of_a_search_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = NumpyExactMatcher.match, []
+
+    def interrupted(self: Any, queries: Any, k: int, row_ranges: Any = None) -> Any:
+        calls.append(len(queries))
+        if calls.count(3) == 30:
+            raise KeyboardInterrupt
+        return original(self, queries, k, row_ranges)
+
+    monkeypatch.setattr(NumpyExactMatcher, "match", interrupted)
+    words = [
+        "sweep",
+        "match",
+        "--rows",
+        "100",
+        "--dim",
+        "8",
+        "--queries",
+        "2",
+        "3",
+        "4",
+        "--k",
+        "5",
+        "--seconds",
+        "0.2",
+    ]
+    assert main([*words, "--cache", str(tmp_path), "--json", str(tmp_path / "s.jsonl")]) == 130
+    lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [line["matching"][0]["queries"] for line in lines] == [2]
+    assert 4 not in calls
+
+
 def test_an_interrupted_sweep_keeps_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = sweep.generate_rows, []
 

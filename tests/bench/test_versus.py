@@ -106,6 +106,43 @@ def test_a_run_that_fails_is_told_in_its_own_words(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_fails_ends_the_other_at_once(tmp_path: Path) -> None:
+    endless = tmp_path / "endless"
+    endless.write_text(
+        f"#!{sys.executable} -S\nimport os, sys\n"
+        'go, waiting = map(int, sys.argv[sys.argv.index("--baton") + 1].split(","))\n'
+        'while True: os.write(waiting, b"."); os.read(go, 1) or sys.exit(3)\n'
+    )
+    endless.chmod(0o755)
+    request = VersusRequest((str(endless),), (program(tmp_path, "broken", 1.0, code=2),), ("BUNDLE",), tmp_path / "o")
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match="Run 1 of the candidate ended with exit code 2"):
+        run_versus(request)
+    assert time.monotonic() - begun < 30
+
+
+def test_an_installation_without_versus_is_named_as_such(tmp_path: Path, plain: str) -> None:
+    older = tmp_path / "older"
+    older.write_text('#!/bin/sh\necho "dphr-bench: error: unrecognized arguments: --baton 5,6" >&2\nexit 2\n')
+    older.chmod(0o755)
+    with pytest.raises(ConfigError, match=r"Run 1 of the baseline .* a version without versus: both"):
+        run_versus(VersusRequest((str(older),), (plain,), ("BUNDLE",), tmp_path / "o"))
+
+
+def test_reports_without_a_common_metric_are_told_after_the_first_pair(tmp_path: Path, plain: str) -> None:
+    other = Path(program(tmp_path, "other", 10.0))
+    other.write_text(other.read_text().replace("single-stream", "offline"))
+    with pytest.raises(ConfigError, match="none in common"):
+        run_versus(VersusRequest((plain,), (str(other),), ("BUNDLE",), tmp_path / "o"))
+    assert not list((tmp_path / "o").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("word", ["--json", "--png=x.png", "--baton", "--ht"])
+def test_outputs_of_a_run_are_refused(word: str, tmp_path: Path, plain: str) -> None:
+    with pytest.raises(ConfigError, match="is not for the runs of versus"):
+        VersusRequest((plain,), (plain,), ("BUNDLE", word, "x"), tmp_path)
+
+
 def test_whole_pairs_are_kept_when_a_later_one_fails(
     tmp_path: Path, plain: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,7 +155,7 @@ def test_whole_pairs_are_kept_when_a_later_one_fails(
 
     monkeypatch.setattr(versus, "_run_pair", interrupted)
     assert versus_main(tmp_path, plain, plain) == 130
-    assert "2 pairs are kept" in capsys.readouterr().err
+    assert f"2 pairs are kept in {tmp_path / 'out'}/; compare needs 10" in capsys.readouterr().err
     assert [len(read_records(path)) for path in sorted((tmp_path / "out").iterdir())] == [2, 2]
 
 
@@ -134,7 +171,7 @@ def test_an_interrupt_ends_both_programs(tmp_path: Path, monkeypatch: pytest.Mon
         started.append(runner.process.pid)
         return runner
 
-    def interrupted(lanes: object) -> None:
+    def interrupted(lanes: object, ended: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(versus, "_start", noted)
