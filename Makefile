@@ -36,11 +36,15 @@ clean:
 kernels: $(READY)
 	$(BIN)/python -m dphr_infer.kernels.fatbin
 
-# PyCUDA is built on the device: pip install 'dphr[cuda]'. With PyCUDA elsewhere: make gpu-test GPU_PYTHON=python3
+# PyCUDA is built against the machine's CUDA toolkit. With PyCUDA elsewhere: make gpu-test GPU_PYTHON=python3
 GPU_PYTHON ?= $(BIN)/python
-GPU_READY := $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))
+GPU_READY := $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.gpu-ready)
 SANITIZER := $(shell command -v compute-sanitizer)
 SANITIZED := -m pytest tests/gpu -p no:cacheprovider -k "sanitized"
+
+$(VENV)/.gpu-ready: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cuda]'
+	touch $@
 
 # Writes bench/reports/gpu-tests.json where a GPU ran something.
 gpu-test: $(GPU_READY)

@@ -149,7 +149,7 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
     machine = read_machine()
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(open_engine(bundle, request.precision, request.device, request.threads))
-        matcher = rig = None
+        matcher = rig = pipeline = None
         if gallery is not None:
             timed = with_filter_timed(gallery)
             matching = open_matcher(
@@ -173,7 +173,9 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
         seldom = ENDURANCE in request.scenarios or give_way is not None
         period_s = _ENDURANCE_PERIOD_S if seldom else _PERIOD_S
         recorder = stack.enter_context(Recorder(reader, period_s))
-        setup = Setup(request, bundle, gallery, engine, matcher, rig, paths, machine, ceiling, recorder, give_way)
+        setup = Setup(
+            request, bundle, gallery, engine, matcher, rig, pipeline, paths, machine, ceiling, recorder, give_way
+        )
         parts = measure(setup)
         return _to_record(setup, parts, reader, overhead_ns)
 

@@ -47,6 +47,7 @@ from dphr_infer.engines.base import Engine
 from dphr_infer.engines.open import matcher_device
 from dphr_infer.errors import DphrError
 from dphr_infer.gallery import Gallery
+from dphr_infer.gpu_pipeline import GpuPipeline
 from dphr_infer.localizer import AcceptRule
 from dphr_infer.matchers.base import Matcher
 from dphr_infer.photo import read_photo_metadata
@@ -54,6 +55,7 @@ from dphr_infer.preprocess import read_image
 from dphr_infer.truth import read_truth
 
 _PHOTOS_IN_MEMORY = 32
+_GPU_RUNS = 50
 CPU = "cpu"
 NO_GALLERY = "no gallery was given: embedding alone is measured"
 
@@ -64,6 +66,7 @@ class Setup:
 
     Attributes:
         gallery, matcher, rig: None without a gallery.
+        pipeline: a whole photo in one launch of the GPU, where `locate` takes one; else None.
         ceiling: of as many threads as engine and matcher have.
         give_way: lets another run measure for a while, between samples.
     """
@@ -74,6 +77,7 @@ class Setup:
     engine: Engine
     matcher: Matcher | None
     rig: Rig | None
+    pipeline: GpuPipeline | None
     paths: list[Path]
     machine: MachineProfile
     ceiling: Ceiling
@@ -139,6 +143,12 @@ def _run_scenario(name: str, rig: Rig, setup: Setup) -> Raw:
     return endure(rig, request.minutes)
 
 
+def gpu_stages(pipeline: GpuPipeline, image: NDArray[np.uint8], k: int) -> dict[str, float]:
+    """Median of each stage on the GPU by events, {stage: milliseconds}, for uint8 (H, W, 3) that is not turned."""
+    runs = [pipeline.stage_ms(image, k) for _ in range(_GPU_RUNS)]
+    return {stage: float(np.median([run[stage] for run in runs])) for stage in runs[0]}
+
+
 def _scenario(name: str, setup: Setup, parts: Parts) -> None:
     if setup.rig is None:
         parts.left_out[name] = NO_GALLERY
@@ -151,7 +161,10 @@ def _scenario(name: str, setup: Setup, parts: Parts) -> None:
     else:
         parts.left_out["energy a photo"] = "another run took turns with this one"
     timeline = setup.recorder.timeline
-    extra = find_drift(raw, timeline) if name == ENDURANCE else None
+    extra = find_drift(raw, timeline) if name == ENDURANCE else {}
+    if name == SINGLE_STREAM and setup.pipeline is not None:
+        k = min(setup.request.top_k, len(setup.rig.gallery))
+        extra["gpu_stage_p50_ms"] = gpu_stages(setup.pipeline, read_image(setup.paths[0]), k)
     _note_peak(parts)
     parts.scenarios.append(to_record(raw, timeline, energy_mj, extra))
     differing = raw.extra.get("answers_differing", 0)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bench import gpu_pipeline
+from bench.steps import gpu_stages
 from dphr_infer.bundle import Bundle
 from dphr_infer.engines.tensorrt_api import Api, Capabilities
 from dphr_infer.gpu_pipeline import STAGES
@@ -51,6 +52,17 @@ def test_every_frame_and_precision_becomes_a_case_with_its_ratio(
     assert report["cases"][0]["wall_to_stages"] == 2.0  # 12 / (1 + 2 + 3)
     assert report["device"]["name"] == "Fake Orin" and report["engine"] == "TensorRT-RTX 1.2.0.54"
     assert "wall is 2.00 of their sum" in capsys.readouterr().out
+
+
+def test_the_stages_of_a_run_are_medians_of_the_gpus_events() -> None:
+    class Uneven(Pipeline):
+        def stage_ms(self, image: np.ndarray, k: int) -> dict[str, float]:
+            self.sizes.append((*image.shape, k))
+            return dict.fromkeys(STAGES, 1.0 if len(self.sizes) % 5 else 100.0)
+
+    pipeline = Uneven(None, np.zeros(0), "fp16")
+    assert gpu_stages(pipeline, np.zeros((4, 6, 3), np.uint8), 2) == dict.fromkeys(STAGES, 1.0)
+    assert set(pipeline.sizes) == {(4, 6, 3, 2)}
 
 
 def test_without_a_gpu_one_line_says_why(

@@ -27,6 +27,14 @@ def test_the_text_names_machine_sizes_counts_and_the_difference(record: BenchRec
     assert "700 ns a sample" in text
 
 
+def test_the_gpus_own_times_stand_below_the_stages(record: BenchRecord) -> None:
+    assert "On the GPU" not in to_text(record)
+    single, *others = record.scenarios
+    extra = {**single.extra, "gpu_stage_p50_ms": {"preprocess": 0.125, "embed": 1.5}}
+    timed = dataclasses.replace(record, scenarios=(dataclasses.replace(single, extra=extra), *others))
+    assert "On the GPU, by its events: preprocess 0.125, embed 1.50 ms at the median" in to_text(timed)
+
+
 def test_a_share_of_a_limit_is_starred_where_it_does_not_bind(record: BenchRecord) -> None:
     text = to_text(record)
     assert re.search(r" 90%  +512\n", text)

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -23,6 +23,7 @@ from dphr_infer.bundle import Bundle, Manifest, Parity, digest_files, open_bundl
 from dphr_infer.engines import trt
 from dphr_infer.engines.tensorrt_api import Api, Capabilities
 from dphr_infer.engines.tensorrt_cached import CachedPlan
+from dphr_infer.matchers import block_scan
 from dphr_infer.preprocess import Preprocess
 
 KERNELS = Path(__file__).resolve().parents[2] / "dphr_infer" / "kernels"
@@ -242,3 +243,11 @@ def gpu_stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         return driver
 
     return make
+
+
+@pytest.fixture(scope="module")
+def threads_for_small_galleries() -> Iterator[None]:
+    """The matchers of the CPU wake their threads for any gallery, however few its rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block_scan, "_WORTH_THREADS", 0)
+        yield

@@ -1,4 +1,5 @@
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import numpy as np
@@ -7,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dphr_infer.errors import EngineError, GalleryError
-from dphr_infer.matchers import numpy_exact
+from dphr_infer.matchers import block_scan, numpy_exact
 from dphr_infer.matchers.numpy_exact import NumpyExactMatcher, match_by_sorting
 from dphr_infer.matchers.open import open_matcher
 
 # Half of four entries is a unit vector, and inner products of such are exact in float32 in whatever order they are
 # summed: multiples of a quarter, so that ties abound and both implementations must agree bit by bit.
 DIM = 6
+
+pytestmark = pytest.mark.usefixtures("threads_for_small_galleries")
 
 
 def exact_units(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -110,6 +113,20 @@ def test_every_way_to_multiply_gives_what_sorting_gives_with_and_without_threads
     for found in (alone, *together):
         np.testing.assert_array_equal(found.rows, expected.rows)
         np.testing.assert_array_equal(found.similarity, expected.similarity)
+
+
+@pytest.mark.parametrize(("n_rows", "n_queries", "woken"), [(100, 1, False), (1000, 8, False), (2000, 8, True)])
+def test_threads_are_woken_only_where_they_save_more_than_that_takes(
+    n_rows: int, n_queries: int, woken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_scan, "_WORTH_THREADS", 1_000_000)  # 1,000 rows of 100 values with 8 queries, no more
+    rng = np.random.default_rng(6)
+    gallery, queries = random_units(rng, n_rows, 100), random_units(rng, n_queries, 100)
+    with NumpyExactMatcher(gallery, threads=2) as matcher, mock.patch.object(ThreadPoolExecutor, "map") as waking:
+        waking.side_effect = lambda scan, numbers: [scan(number) for number in numbers]
+        found = matcher.match(queries, 5)
+    assert waking.called == woken
+    assert np.array_equal(found.rows, match_by_sorting(gallery, queries, 5).rows)
 
 
 def test_threads_give_ties_to_the_lower_row_though_its_block_ends_last() -> None:

@@ -17,6 +17,8 @@ from dphr_infer.types import Matches
 # float16 holds the entries.
 GRID = 2.0**-11
 
+pytestmark = pytest.mark.usefixtures("threads_for_small_galleries")
+
 
 def on_grid(rows: np.ndarray) -> np.ndarray:
     return (np.trunc(rows / GRID) * GRID).astype(np.float32)
