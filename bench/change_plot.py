@@ -21,6 +21,8 @@ def change_plot(comparison: Comparison, fail_above: float | None) -> Plot:
     changes = [change for change in comparison.changes if 0 < change.ratio < math.inf]
     names = short_names([change.name for change in changes])
 
+    n_runs = next((change.n[0] for change in changes if change.run_ratios), 0)
+
     def paint(axes: Axes) -> None:
         for place, change in enumerate(changes):
             if change.run_ratios:
@@ -38,9 +40,9 @@ def change_plot(comparison: Comparison, fail_above: float | None) -> Plot:
         axes.invert_yaxis()
         axes.margins(y=0.5 / max(1, len(changes)))
         axes.grid(axis="x")
-        axes.set_xlabel("slower, % (negative: faster)")
+        marks = "bar: 95 % interval of all" + ("; ticks: pairs of runs" if n_runs else "")
+        axes.set_xlabel(f"slower, % (negative: faster)\n{marks}")
 
-    n_runs = next((change.n[0] for change in changes if change.run_ratios), 0)
     pairs = f"; ticks are its {n_runs} pairs of runs" if n_runs else ""
     caption = f"Change of the p50 with its interval{pairs}. Red is slower beyond noise, blue faster, hollow not judged."
     name = Path(comparison.candidate).name

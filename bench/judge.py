@@ -60,7 +60,7 @@ class Change:
 
     Attributes:
         n: samples of each, or runs where they were judged by those.
-        p50_ms: of all samples; the median over the runs' p50 where there are many.
+        p50_ms: of all samples; the geometric mean over the runs' p50 where there are many, whose ratio is the change.
         ratio: candidate / baseline; above 1 is slower.
         low, high: interval of the ratio; None where it cannot be judged.
         not_judged: why not; empty where it is.
@@ -159,10 +159,11 @@ def judge_runs(name: str, medians_ms: Sequence[tuple[float, float]], n_metrics: 
         medians_ms: (baseline, candidate) of each pair, at least one.
     """
     pairs = np.array(medians_ms)
-    a, b = (float(value) for value in np.median(pairs, axis=0))
     counts = (len(pairs), len(pairs))
     if pairs.min() <= 0:
+        a, b = (float(value) for value in np.median(pairs, axis=0))
         return Change(name, counts, (a, b), b / a if a else math.inf, None, None, "durations of 0 ms")
+    a, b = (float(value) for value in np.exp(np.log(pairs).mean(axis=0)))
     ratios = pairs[:, 1] / pairs[:, 0]
     mean, shown = float(np.log(ratios).mean()), tuple(float(ratio) for ratio in ratios)
     if why_not:

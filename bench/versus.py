@@ -30,6 +30,7 @@ BASELINE, CANDIDATE = "baseline", "candidate"
 # An exit code of 1 is a run that is INVALID and whole: the comparison says so.
 _ENDED_WHOLE = (0, 1)
 OWN_PROGRAM = own_code("bench.cli", "main")
+_COMMANDS = ("sweep", "versus", "compare", "history")
 # Of a run, which would be lost, or of one run written over by the next.
 _OUTPUTS = ("--json", "--markdown", "--html", "--png", "--baton")
 
@@ -56,6 +57,8 @@ class VersusRequest:
             raise ConfigError(f"--pairs is {self.pairs}: fewer than {MIN_RUNS} do not show how much runs scatter.")
         if not self.words:
             raise ConfigError("Nothing to run: give the arguments of a run after --, as -- BUNDLE GALLERY.")
+        if self.words[0] in _COMMANDS:
+            raise ConfigError(f"{self.words[0]} takes no turns: give the arguments of a run after --.")
         for word in self.words:
             if len(word) > 2 and any(option.startswith(word.partition("=")[0]) for option in _OUTPUTS):
                 raise ConfigError(f"{word} is not for the runs of versus, whose reports lie in --out: leave it out.")
@@ -81,7 +84,9 @@ class _Runner:
         """
         code = self.process.wait()
         if code not in _ENDED_WHOLE or not self.report.exists():
-            said = self.errors.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            said = self.errors.read_text(errors="replace").strip().splitlines()
+            if not said:
+                said = ["it said nothing" if code else "it wrote no report, as a dphr-bench does"]
             if "unrecognized arguments: --baton" in said[-1]:
                 said.append("it is of a version without versus: both installations need it")
             raise ConfigError(f"Run {pair} of the {self.role} ended with exit code {code}: {said[-1]}")
@@ -169,6 +174,6 @@ def run_versus(request: VersusRequest) -> tuple[Path, Path]:
     except BaseException:
         if kept:
             needed = "" if kept >= MIN_RUNS else f"; compare needs {MIN_RUNS}"
-            say(f"{kept} pairs are kept in {request.folder}{os.sep}{needed}")
+            say(f"kept in {request.folder}{os.sep}: {kept} whole pairs{needed}")
         raise
     return targets[BASELINE], targets[CANDIDATE]

@@ -54,7 +54,7 @@ def test_the_variance_does_not_depend_on_the_unit(n: int, unit: float, seed: int
 
 def test_pairs_that_all_changed_alike_have_an_interval_of_no_more_than_rounding() -> None:
     change = judge_runs("whole", [(10.0, 11.0)] * MIN_RUNS, 3)
-    assert (change.p50_ms, change.ratio) == ((10.0, 11.0), pytest.approx(1.1))
+    assert (change.p50_ms, change.ratio) == (pytest.approx((10.0, 11.0)), pytest.approx(1.1))
     assert (change.low, change.high) == (pytest.approx(1.1, rel=2e-5), pytest.approx(1.1, rel=2e-5))
     tiny = judge_runs("filter", [(0.0012, 0.0013)] * MIN_RUNS, 1)  # 12 and 13 units of the rounding
     assert tiny.verdict == "no change found"
@@ -71,6 +71,13 @@ def test_the_interval_of_pairs_is_students() -> None:
     assert change.low == pytest.approx(1 / change.high)
     assert change.verdict == "no change found"
     assert change.run_ratios == pytest.approx([math.exp(0.1), math.exp(-0.1)] * 5)
+
+
+def test_the_change_is_that_of_the_durations_shown() -> None:
+    pairs = [(8.0, 9.0), (10.0, 10.5), (20.0, 19.0), (11.0, 14.0)] * 3
+    change = judge_runs("whole", pairs, 1)
+    assert change.p50_ms[0] == pytest.approx((8 * 10 * 20 * 11) ** 0.25)
+    assert change.ratio == pytest.approx(change.p50_ms[1] / change.p50_ms[0])
 
 
 def test_pairs_without_a_duration_are_not_judged() -> None:

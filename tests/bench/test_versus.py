@@ -155,7 +155,7 @@ def test_whole_pairs_are_kept_when_a_later_one_fails(
 
     monkeypatch.setattr(versus, "_run_pair", interrupted)
     assert versus_main(tmp_path, plain, plain) == 130
-    assert f"2 pairs are kept in {tmp_path / 'out'}/; compare needs 10" in capsys.readouterr().err
+    assert f"kept in {tmp_path / 'out'}/: 2 whole pairs; compare needs 10" in capsys.readouterr().err
     assert [len(read_records(path)) for path in sorted((tmp_path / "out").iterdir())] == [2, 2]
 
 
@@ -205,6 +205,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     assert versus_main(tmp_path, plain, plain, *options) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_program_that_is_no_bench_is_told(tmp_path: Path, plain: str) -> None:
+    with pytest.raises(ConfigError, match=r"Run 1 of the candidate .*: it wrote no report, as a dphr-bench does"):
+        run_versus(VersusRequest((plain,), ("/bin/true",), ("BUNDLE",), tmp_path / "o"))
+
+
+def test_a_sweep_is_refused(tmp_path: Path, plain: str) -> None:
+    with pytest.raises(ConfigError, match="sweep takes no turns"):
+        VersusRequest((plain,), (plain,), ("sweep", "match"), tmp_path)
 
 
 def test_without_the_words_of_a_run_it_says_where_they_go(
