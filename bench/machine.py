@@ -6,13 +6,13 @@ import json
 import os
 import platform
 import re
-import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
+from bench.cpu_times import others_cores
 from bench.power import open_power
 from bench.sensors import ask_nvidia_smi, find_clocks, find_nvidia_smi, read_integer, read_text
 from dphr_infer.engines.onnxrt import onnxruntime_version
@@ -23,7 +23,6 @@ UNKNOWN = "unknown"
 ABSENT = "not installed"
 NONE = "none"
 BUSY_SHARE = 0.25
-WATCH_S = 0.25
 _CPU = "sys/devices/system/cpu/cpu0"
 # Arm prints "ARMv8 Processor" for each of its cores; the part number of /proc/cpuinfo names the core.
 _ARM_CORES = {"0xd42": "Arm Cortex-A78AE", "0xd07": "Arm Cortex-A57", "0xd4f": "Arm Neoverse V2", "0x004": "Carmel"}
@@ -259,53 +258,10 @@ def on_battery(root: Path) -> bool | None:
     return "Discharging" in batteries or (bool(mains) and "1" not in mains)
 
 
-@dataclass(frozen=True, slots=True)
-class CpuTimes:
-    """Seconds of core time since the machine began: of all programs, stolen by the host, and of this process."""
-
-    at_s: float
-    used_s: float
-    stolen_s: float
-    own_s: float
-
-    def others_cores(self, later: CpuTimes) -> float:
-        """Cores that were used by others, or kept from this machine, from this moment to a later one."""
-        taken = later.used_s - self.used_s + later.stolen_s - self.stolen_s - (later.own_s - self.own_s)
-        return max(0.0, taken / (later.at_s - self.at_s))
-
-
-def _affinity() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-
-
-def read_cpu_times(root: Path = Path("/")) -> CpuTimes | None:
-    """The times of this moment, of the cores that this process may use; None where /proc/stat has none.
-
-    To a hundredth of a second. Of all cores where it does not tell them apart.
-    """
-    text = read_text(root / "proc/stat")
-    cores = {int(number): times for number, times in re.findall(r"^cpu(\d+)((?: +\d+){8})", text, re.MULTILINE)}
-    mine = [times for number, times in cores.items() if number in _affinity()]
-    if not mine and not (mine := re.findall(r"^cpu((?: +\d+){8})", text)):
-        return None
-    summed = np.sum([[int(part) for part in times.split()] for times in mine], axis=0)
-    user, nice, system, _idle, _iowait, interrupt, soft, stolen = summed
-    used, tick_s = user + nice + system + interrupt + soft, 1 / os.sysconf("SC_CLK_TCK")
-    return CpuTimes(time.perf_counter(), float(used) * tick_s, float(stolen) * tick_s, time.process_time())
-
-
-def _others_cores(root: Path) -> float | None:
-    if (before := read_cpu_times(root)) is None:
-        return None
-    time.sleep(WATCH_S)
-    after = read_cpu_times(root)
-    return None if after is None else round(before.others_cores(after), 2)
-
-
 def read_machine(root: Path = Path("/")) -> MachineProfile:
     """Profile the machine whose file tree lies below `root`; Python and its packages are those of this process.
 
-    Takes WATCH_S longer than its reading, to see what other programs use.
+    Takes a quarter of a second longer than its reading, to see what other programs use.
     """
     info, caches, mode = read_text(root / "proc/cpuinfo"), _caches(root), power_mode(root)
     board = read_text(root / "proc/device-tree/model") or read_text(root / "sys/class/dmi/id/product_name")
@@ -336,6 +292,6 @@ def read_machine(root: Path = Path("/")) -> MachineProfile:
         on_battery=on_battery(root),
         throttled=sample.throttled,
         throttled_by=sample.throttled_by,
-        others_cores=_others_cores(root),
+        others_cores=others_cores(root),
         hypervisor=find_hypervisor(root),
     )

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.change_plot import change_plot
-from bench.compare import ComparisonReport, compare_files, parse_share
+from bench.compare import compare_files, parse_share
+from bench.compare_report import ComparisonReport
 from bench.plots import check_drawing, write_sheet
 from bench.versus import DEFAULT_PAIRS, OWN_PROGRAM, VersusRequest
 from bench.versus import run_versus as run_pairs

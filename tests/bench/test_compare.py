@@ -40,11 +40,22 @@ def summary(samples: NDArray[np.float64]) -> dict[str, Any]:
     return {"n": len(samples), "p50_ms": float(np.median(samples))}
 
 
+def single_stream(stages: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
+    whole = np.sum(list(stages.values()), axis=0)
+    return {
+        "name": "single-stream",
+        "settings": {},
+        "latency": summary(whole),
+        "samples_ms": whole.tolist(),
+        "stages": {name: summary(samples) for name, samples in stages.items()},
+        "stage_samples_ms": {name: samples.tolist() for name, samples in stages.items()},
+    }
+
+
 def make_record(seed: int, slower: dict[str, float] | None = None, n: int = N) -> dict[str, Any]:
     """A record with one scenario of five stages, and one row of matching; `slower` multiplies a stage's durations."""
     rng = np.random.default_rng(seed)
     stages = {name: latency(rng, base, n) * (slower or {}).get(name, 1.0) for name, base in STAGES.items()}
-    whole = np.sum(list(stages.values()), axis=0)
     matching = latency(rng, 2.0, n)
     return {
         "schema": "dphr-bench",
@@ -54,16 +65,7 @@ def make_record(seed: int, slower: dict[str, float] | None = None, n: int = N) -
         "invalid_reasons": [],
         "machine": {"cpu": "Test CPU", "cores": 8, "load": 0.1, "others_cores": 0.1, "throttled": False},
         "subject": {"encoder": "tiny"},
-        "scenarios": [
-            {
-                "name": "single-stream",
-                "settings": {},
-                "latency": summary(whole),
-                "samples_ms": whole.tolist(),
-                "stages": {name: summary(samples) for name, samples in stages.items()},
-                "stage_samples_ms": {name: samples.tolist() for name, samples in stages.items()},
-            }
-        ],
+        "scenarios": [single_stream(stages)],
         "matching": [
             {"rows": 1000, "k": 10, "generated": True, "limit_ms": 1.9, "in_cache": False, "read_bytes": 4,
              "latency": summary(matching), "samples_ms": matching.tolist()}
@@ -382,7 +384,6 @@ def make_run(rng: np.random.Generator, number: int, slower: float = 1.0) -> dict
         name: base * (slower if name == "embed" else 1) * np.exp(RUN_TO_RUN * rng.normal() + 0.02 * rng.normal(size=81))
         for name, base in SHORT.items()
     }
-    whole = np.sum(list(stages.values()), axis=0)
     return {
         "schema": "dphr-bench",
         "schema_version": 2,
@@ -391,16 +392,7 @@ def make_run(rng: np.random.Generator, number: int, slower: float = 1.0) -> dict
         "machine": {"cpu": "one", "cores": 2, "others_cores": 0.0, "hypervisor": "flag of the CPU"},
         "program": f"dphr 1, code {slower:g}",
         "subject": {"encoder": "one"},
-        "scenarios": [
-            {
-                "name": "single-stream",
-                "settings": {},
-                "latency": summary(whole),
-                "samples_ms": whole.tolist(),
-                "stages": {name: summary(samples) for name, samples in stages.items()},
-                "stage_samples_ms": {name: samples.tolist() for name, samples in stages.items()},
-            }
-        ],
+        "scenarios": [single_stream(stages)],
     }
 
 

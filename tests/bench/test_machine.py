@@ -11,12 +11,10 @@ from bench.machine import (
     ABSENT,
     NONE,
     UNKNOWN,
-    CpuTimes,
     find_hypervisor,
     memory_bytes,
     on_battery,
     power_mode,
-    read_cpu_times,
     read_machine,
 )
 
@@ -149,21 +147,6 @@ def test_battery_other_programs_and_a_slow_governor_are_warned_of(tmp_path: Path
     assert dataclasses.replace(quiet, power="powersave (intel_pstate)").warnings() == ()
 
 
-def test_others_use_what_is_neither_idle_nor_this_process() -> None:
-    before, after = CpuTimes(10.0, 100.0, 5.0, 3.0), CpuTimes(12.0, 103.0, 5.5, 4.5)
-    assert before.others_cores(after) == pytest.approx(1.0)  # (3 used + 0.5 stolen - 1.5 own) / 2 s
-    assert before.others_cores(CpuTimes(12.0, 101.0, 5.0, 4.5)) == 0.0
-
-
-def test_core_times_leave_out_idle_waiting_and_guests(tmp_path: Path) -> None:
-    write(tmp_path, "proc/stat", "cpu  100 20 30 9000 700 4 6 50 11 12\ncpu0 100 20 30 9000 700 4 6 50 11 12\n")
-    times = read_cpu_times(tmp_path)
-    ticks = os.sysconf("SC_CLK_TCK")
-    assert times is not None
-    assert (times.used_s, times.stolen_s) == pytest.approx((160 / ticks, 50 / ticks))
-    assert read_cpu_times(tmp_path / "nowhere") is None
-
-
 def test_the_profile_watches_the_other_programs(tmp_path: Path) -> None:
     others = read_machine().others_cores
     assert others is not None and 0 <= others <= (os.cpu_count() or 1) + 0.5
@@ -185,15 +168,3 @@ def test_a_virtual_machine_is_told_from_one_of_its_own(tmp_path: Path, file: str
     path.parent.mkdir(parents=True)
     path.write_text(content)
     assert find_hypervisor(tmp_path) == expected
-
-
-def test_others_are_counted_on_the_cores_that_this_process_may_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "proc").mkdir()
-    totals = ("cpu  900", "cpu0 100", "cpu1 200", "cpu10 600")
-    (tmp_path / "proc" / "stat").write_text("\n".join(f"{total} 0 0 7 7 0 0 5 0 0" for total in totals))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 10})
-    found, tick_s = read_cpu_times(tmp_path), 1 / os.sysconf("SC_CLK_TCK")
-    assert found is not None
-    assert (found.used_s, found.stolen_s) == (pytest.approx(700 * tick_s), pytest.approx(10 * tick_s))
