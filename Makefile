@@ -32,9 +32,9 @@ bench: $(READY)
 clean:
 	rm -rf runs build *.egg-info
 
-# Commit what it writes: dphr_infer/kernels/{topk,preprocess}.fatbin and .json.
+# Commit what it writes: dphr_infer/cuda/{topk,preprocess}/*.fatbin and *.json.
 kernels: $(READY)
-	$(BIN)/python -m dphr_infer.kernels.fatbin
+	$(BIN)/python -m dphr_infer.cuda.build
 
 # PyCUDA is built against the machine's CUDA toolkit. With PyCUDA elsewhere: make gpu-test GPU_PYTHON=python3
 GPU_PYTHON ?= $(BIN)/python
@@ -60,6 +60,6 @@ gpu-bench: $(GPU_READY)
 	$(GPU_PYTHON) -m bench.gpu_matching
 	$(GPU_PYTHON) -m bench.gpu_pipeline samples/bundle
 
-# Commit what it writes: dphr_infer/kernels/topk_regimes.json.
+# Commit what it writes: dphr_infer/cuda/topk/topk_regimes.json.
 gpu-regimes: $(GPU_READY)
 	$(GPU_PYTHON) -m bench.gpu_regimes

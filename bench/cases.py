@@ -18,12 +18,12 @@ from bench.memory import peak_mb, reset_peak
 from bench.record import BatchRecord, EmbedLimit, MatchRecord
 from bench.roofline import Ceiling, limit_ms
 from bench.stats import percentile, summarise
-from dphr_infer.embedder import Embedder
 from dphr_infer.engines.base import Engine
 from dphr_infer.errors import ConfigError, DphrError
-from dphr_infer.localizer import Localizer
-from dphr_infer.matchers.open import open_matcher
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.locate.embedder import Embedder
+from dphr_infer.locate.localizer import Localizer
+from dphr_infer.locate.open_matcher import open_matcher
 from export.graph_cost import count_cost
 
 MATCH_QUERIES = (1, 8)

@@ -37,14 +37,14 @@ from bench.request import (
 from bench.run import run_bench
 from bench.sweep_cli import add_sweep, run_sweep
 from bench.versus_cli import add_verdict, add_versus, check_verdict, run_versus, share, split_words, write_verdict
-from dphr_infer.atomic import atomic_file, check_target
-from dphr_infer.bundle import PRECISIONS
-from dphr_infer.engines.open import DEVICES
+from dphr_infer.cli.terminal import EXIT_INTERRUPTED, run_command
 from dphr_infer.errors import ConfigError
-from dphr_infer.localizer import DEFAULT_TOP_K, HEADINGS
-from dphr_infer.scoring import NEAR_M
-from dphr_infer.search_options import prior_of
-from dphr_infer.terminal import EXIT_INTERRUPTED, run_command
+from dphr_infer.evaluate.scoring import NEAR_M
+from dphr_infer.files.atomic import atomic_file, check_target
+from dphr_infer.files.bundle import PRECISIONS
+from dphr_infer.locate.localizer import DEFAULT_TOP_K, HEADINGS
+from dphr_infer.locate.open_engine import DEVICES
+from dphr_infer.locate.search_options import prior_of
 from dphr_infer.types import GeoPoint
 
 PROGRAM = "dphr-bench"

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.demo_summary import Results, format_summary, read_results
-from dphr_infer.atomic import atomic_file
+from dphr_infer.cli.terminal import format_duration, run_command
 from dphr_infer.errors import DphrError
-from dphr_infer.terminal import format_duration, run_command
+from dphr_infer.files.atomic import atomic_file
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = Path("samples")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dphr_infer.terminal import format_duration
+from dphr_infer.cli.terminal import format_duration
 
 MODELS = ("fresh", "shipped")
 _DIRECTIONS = ("drone->satellite", "satellite->drone")
@@ -20,7 +20,7 @@ class Results:
 
     Attributes:
         retrieval: {model: {direction: {protocol: figures}}} on the unseen city.
-        flight, brighton: {model: dphr_infer.scoring.LocateSummary as JSON}.
+        flight, brighton: {model: dphr_infer.evaluate.scoring.LocateSummary as JSON}.
         bench: the report of `python -m bench`.
         step_seconds: what each step took when it last ran.
         wall_seconds: what this call took, with all that was reused.

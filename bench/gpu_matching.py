@@ -30,14 +30,14 @@ from bench.gpu_peers import OPENERS, PEERS
 from bench.machine import available_memory_bytes
 from bench.roofline import limit_ms
 from bench.stats import LatencySummary, format_ms, summarise
-from dphr_infer.atomic import atomic_file
-from dphr_infer.cuda import Cuda, open_cuda
+from dphr_infer.cli.terminal import run_command
+from dphr_infer.cuda.build import find_nvcc
+from dphr_infer.cuda.driver import Cuda, open_cuda
+from dphr_infer.cuda.topk.matcher import CudaExactMatcher
+from dphr_infer.cuda.topk.operands import ScanDtype
+from dphr_infer.cuda.topk.plan import MAX_QUERIES
 from dphr_infer.errors import DphrError, EngineError, MissingPackageError
-from dphr_infer.kernels.fatbin import find_nvcc
-from dphr_infer.kernels.operands import ScanDtype
-from dphr_infer.kernels.topk import MAX_QUERIES
-from dphr_infer.matchers.cuda_exact import CudaExactMatcher
-from dphr_infer.terminal import run_command
+from dphr_infer.files.atomic import atomic_file
 
 ROWS, DIMS, QUERIES, TOP_KS = (10**5, 10**6, 10**7), (256, 512, 1024), (1, 8, 64, 512), (1, 10, 100)
 SCANS: tuple[ScanDtype, ...] = ("fp16", "int8")

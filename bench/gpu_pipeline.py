@@ -23,12 +23,12 @@ import numpy as np
 from bench.clock import now_ms, time_calls
 from bench.gpu_matching import make_gallery
 from bench.stats import LatencySummary, format_ms, summarise
-from dphr_infer.atomic import atomic_file
-from dphr_infer.bundle import PRECISIONS, open_bundle
-from dphr_infer.cuda import open_cuda
-from dphr_infer.engines.tensorrt_api import open_tensorrt
-from dphr_infer.gpu_pipeline import STAGES, GpuPipeline
-from dphr_infer.terminal import run_command
+from dphr_infer.cli.terminal import run_command
+from dphr_infer.cuda.driver import open_cuda
+from dphr_infer.engines.tensorrt.api import open_tensorrt
+from dphr_infer.files.atomic import atomic_file
+from dphr_infer.files.bundle import PRECISIONS, open_bundle
+from dphr_infer.locate.gpu_pipeline import STAGES, GpuPipeline
 
 FRAMES = {"1080p": (1080, 1920), "12 MP": (3000, 4000)}
 _TOP_K = 5

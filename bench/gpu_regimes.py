@@ -1,6 +1,6 @@
 """Measure on this GPU up to how many queries dot products beat tensor cores, and write it into the matcher's table.
 
-    python -m bench.gpu_regimes             measure, print, and rewrite dphr_infer/kernels/topk_regimes.json
+    python -m bench.gpu_regimes             measure, print, and rewrite dphr_infer/cuda/topk/topk_regimes.json
     python -m bench.gpu_regimes --dry-run   measure and print only
 
 Both kernels scan the same rows for the same queries, in turns, so that a clock that drifts hits them alike; medians of
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from bench.clock import WARM_UP_CALLS, now_ms, repeat
 from bench.gpu_matching import make_gallery, make_queries
 from bench.stats import format_ms
-from dphr_infer.cuda import Cuda, open_cuda
-from dphr_infer.kernels.fatbin import load_fatbin
-from dphr_infer.kernels.operands import ScanDtype
-from dphr_infer.kernels.regimes import TABLE, Regime, read_regimes, write_regimes
-from dphr_infer.kernels.topk import DOT_TILES
-from dphr_infer.matchers.device_scan import DeviceScan, Limits
-from dphr_infer.terminal import run_command
+from dphr_infer.cli.terminal import run_command
+from dphr_infer.cuda.build import load_fatbin
+from dphr_infer.cuda.driver import Cuda, open_cuda
+from dphr_infer.cuda.topk.launch import DeviceScan, Limits
+from dphr_infer.cuda.topk.operands import ScanDtype
+from dphr_infer.cuda.topk.plan import DOT_TILES
+from dphr_infer.cuda.topk.regimes import TABLE, Regime, read_regimes, write_regimes
 
 _TOP_K = 10
 _CANDIDATES = 32

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.record import SCHEMA_VERSION
 from bench.series import is_record, parse_records, scenario_name
-from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import ConfigError, MissingPackageError
+from dphr_infer.files.atomic import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ import numpy as np
 from bench.cpu_times import others_cores
 from bench.power import open_power
 from bench.sensors import ask_nvidia_smi, find_clocks, find_nvidia_smi, read_integer, read_text
-from dphr_infer.engines.onnxrt import onnxruntime_version
+from dphr_infer.engines.onnxruntime import onnxruntime_version
 from dphr_infer.errors import MissingPackageError
 from dphr_infer.matchers.block_scan import usable_cores
 

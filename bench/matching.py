@@ -29,12 +29,12 @@ from bench.peers import Peer, open_peers
 from bench.roofline import limit_ms, measure_read_bandwidth
 from bench.stats import LatencySummary, format_ms, percentile, summarise
 from bench.turns import take_turns
-from dphr_infer.atomic import atomic_file
+from dphr_infer.cli.terminal import run_command
 from dphr_infer.errors import ConfigError
+from dphr_infer.files.atomic import atomic_file
 from dphr_infer.matchers.block_scan import usable_cores
-from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
-from dphr_infer.matchers.numpy_int8 import NumpyInt8Matcher
-from dphr_infer.terminal import run_command
+from dphr_infer.matchers.exact import NumpyExactMatcher
+from dphr_infer.matchers.int8 import NumpyInt8Matcher
 from dphr_infer.types import Matches
 
 PROGRAM = "python -m bench.matching"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import get_args
 
 from bench.record import CAMERA, ENDURANCE, MULTI_STREAM, OFFLINE, SCENARIOS, SINGLE_STREAM
-from dphr_infer.bundle import Precision
 from dphr_infer.errors import ConfigError
-from dphr_infer.localizer import DEFAULT_TOP_K, Heading
-from dphr_infer.scoring import NEAR_M
-from dphr_infer.search_options import Prior
+from dphr_infer.evaluate.scoring import NEAR_M
+from dphr_infer.files.bundle import Precision
+from dphr_infer.locate.localizer import DEFAULT_TOP_K, Heading
+from dphr_infer.locate.search_options import Prior
 
 DEFAULT_SCENARIOS = (SINGLE_STREAM, MULTI_STREAM, OFFLINE)
 DEFAULT_BATCHES = (1, 2, 4, 8, 16)

@@ -1,7 +1,7 @@
 """What `dphr-infer locate` has open while it works, and its way of one photo: in one piece, in stages, and in batches.
 
-Every scenario runs this, and this runs `dphr_infer.localizer.Localizer`; nothing of it is rebuilt here. With a position
-prior the search for the rows that it allows is a stage of its own, "filter": it happens inside `Localizer.match`, so
+Every scenario runs this, and this runs `dphr_infer.locate.localizer.Localizer`; nothing of it is rebuilt here. With a
+position prior the search for the rows that it allows is a stage of its own, "filter": it happens inside `Localizer.match`, so
 the gallery is opened as one that notes how long it took.
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.clock import now_ms
-from dphr_infer.gallery import Gallery
-from dphr_infer.localizer import Localizer
-from dphr_infer.photo import read_photo_metadata
-from dphr_infer.preprocess import read_image
-from dphr_infer.search_options import Prior
+from dphr_infer.files.gallery import Gallery
+from dphr_infer.images.metadata import read_photo_metadata
+from dphr_infer.images.preprocess import read_image
+from dphr_infer.locate.localizer import Localizer
+from dphr_infer.locate.search_options import Prior
 from dphr_infer.types import GeoPoint, LocationEstimate
 
 DECODE, PREPARE, EMBED, FILTER, MATCH, ESTIMATE = "decode", "prepare", "embed", "filter", "match", "estimate"

@@ -22,15 +22,15 @@ from bench.rig import Rig, with_filter_timed
 from bench.roofline import measure_ceiling
 from bench.steps import Parts, Setup, measure, say
 from bench.validity import invalid_reasons
-from dphr_infer.bundle import SELFTEST_IMAGES, Bundle, open_bundle
-from dphr_infer.engines.open import matcher_device, open_engine
-from dphr_infer.gallery import Gallery, open_gallery
-from dphr_infer.gpu_pipeline import GpuPipeline
-from dphr_infer.localizer import DEFAULT_ROTATIONS, Localizer
-from dphr_infer.matchers.open import open_matcher
-from dphr_infer.open_localizer import takes_one_launch
-from dphr_infer.preprocess import list_images, read_image
-from dphr_infer.truth import check_truths, read_truth
+from dphr_infer.evaluate.truth import check_truths, read_truth
+from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle, open_bundle
+from dphr_infer.files.gallery import Gallery, open_gallery
+from dphr_infer.images.preprocess import list_images, read_image
+from dphr_infer.locate.gpu_pipeline import GpuPipeline
+from dphr_infer.locate.localizer import DEFAULT_ROTATIONS, Localizer
+from dphr_infer.locate.open_engine import matcher_device, open_engine
+from dphr_infer.locate.open_localizer import takes_one_launch
+from dphr_infer.locate.open_matcher import open_matcher
 
 _PERIOD_S = 1.0
 _ENDURANCE_PERIOD_S = 5.0

@@ -18,7 +18,7 @@ from bench.program import own_code
 from bench.stats import percentile, summarise
 from dphr_infer.errors import EngineError
 
-PROGRAM = (*own_code("dphr_infer.cli", "main"), "locate")
+PROGRAM = (*own_code("dphr_infer.cli.main", "main"), "locate")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,18 +41,18 @@ from bench.scenarios import Raw, multi_stream, offline, single_stream, to_record
 from bench.startup import measure_startup
 from bench.stats import MIN_SAMPLES_P90, MIN_SAMPLES_P99
 from bench.validity import RecallGate, check_recall, check_selftest
-from dphr_infer.bundle import MANIFEST_NAME, Bundle
-from dphr_infer.embedder import Embedder
 from dphr_infer.engines.base import Engine
-from dphr_infer.engines.open import matcher_device
 from dphr_infer.errors import DphrError
-from dphr_infer.gallery import Gallery
-from dphr_infer.gpu_pipeline import GpuPipeline
-from dphr_infer.localizer import AcceptRule
+from dphr_infer.evaluate.truth import read_truth
+from dphr_infer.files.bundle import MANIFEST_NAME, Bundle
+from dphr_infer.files.gallery import Gallery
+from dphr_infer.images.metadata import read_photo_metadata
+from dphr_infer.images.preprocess import read_image
+from dphr_infer.locate.embedder import Embedder
+from dphr_infer.locate.gpu_pipeline import GpuPipeline
+from dphr_infer.locate.localizer import AcceptRule
+from dphr_infer.locate.open_engine import matcher_device
 from dphr_infer.matchers.base import Matcher
-from dphr_infer.photo import read_photo_metadata
-from dphr_infer.preprocess import read_image
-from dphr_infer.truth import read_truth
 
 _PHOTOS_IN_MEMORY = 32
 _GPU_RUNS = 50

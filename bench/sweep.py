@@ -35,13 +35,13 @@ from bench.run import CONDITIONS, flags_of
 from bench.stats import MIN_SAMPLES_P90, summarise
 from bench.steps import CPU, say
 from bench.validity import check_selftest, invalid_reasons
-from dphr_infer.bundle import PRECISIONS, SELFTEST_IMAGES, Bundle, model_name, open_bundle
-from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import ConfigError
-from dphr_infer.gallery import Gallery
+from dphr_infer.files.bundle import PRECISIONS, SELFTEST_IMAGES, Bundle, model_name, open_bundle
+from dphr_infer.files.gallery import Gallery
+from dphr_infer.images.preprocess import list_images, read_image
+from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.locate.open_matcher import open_matcher
 from dphr_infer.matchers.base import Matcher
-from dphr_infer.matchers.open import open_matcher
-from dphr_infer.preprocess import list_images, read_image
 
 _TOLERANCE = 1e-4
 Item = TypeVar("Item")

@@ -16,12 +16,12 @@ from bench.report import headline, to_text
 from bench.request import DEFAULT_BATCHES, DEFAULT_NOISE, MAX_BATCH
 from bench.steps import say
 from bench.sweep import embed_points, match_points, merge, open_bench
-from dphr_infer.atomic import atomic_file, check_target
-from dphr_infer.bundle import PRECISIONS
-from dphr_infer.engines.open import DEVICES
+from dphr_infer.cli.terminal import EXIT_INTERRUPTED
 from dphr_infer.errors import ConfigError, DphrError
-from dphr_infer.matchers.open import SCANS
-from dphr_infer.terminal import EXIT_INTERRUPTED
+from dphr_infer.files.atomic import atomic_file, check_target
+from dphr_infer.files.bundle import PRECISIONS
+from dphr_infer.locate.open_engine import DEVICES
+from dphr_infer.locate.open_matcher import SCANS
 
 EXIT_INVALID = 1
 _SECONDS = 2.0

@@ -14,13 +14,13 @@ import numpy as np
 
 from bench.record import Accuracy
 from bench.rig import Rig
-from dphr_infer.bundle import Bundle, Precision
-from dphr_infer.embedder import Embedder
 from dphr_infer.engines.base import Engine
-from dphr_infer.photo import read_photo_metadata
-from dphr_infer.scoring import LocatedPhoto
-from dphr_infer.self_test import MIN_COSINE
-from dphr_infer.truth import Truth
+from dphr_infer.evaluate.scoring import LocatedPhoto
+from dphr_infer.evaluate.truth import Truth
+from dphr_infer.files.bundle import Bundle, Precision
+from dphr_infer.images.metadata import read_photo_metadata
+from dphr_infer.locate.embedder import Embedder
+from dphr_infer.locate.self_test import MIN_COSINE
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from bench.program import own_code
 from bench.series import metrics, parse_records, read_records
 from bench.stats import format_ms
 from bench.steps import say
-from dphr_infer.atomic import atomic_file, check_target
 from dphr_infer.errors import ConfigError
+from dphr_infer.files.atomic import atomic_file, check_target
 
 DEFAULT_PAIRS = 12
 BASELINE, CANDIDATE = "baseline", "candidate"

@@ -13,8 +13,8 @@ from bench.compare_report import ComparisonReport
 from bench.plots import check_drawing, write_sheet
 from bench.versus import DEFAULT_PAIRS, OWN_PROGRAM, VersusRequest
 from bench.versus import run_versus as run_pairs
-from dphr_infer.atomic import check_target
 from dphr_infer.errors import ConfigError
+from dphr_infer.files.atomic import check_target
 
 _COMMAND = "versus"
 _SEPARATOR = "--"

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import ConfigError, DatasetError
+from dphr_infer.files.atomic import atomic_file
 from dphr_train.checkpoint import LAST_CHECKPOINT
 from dphr_train.compare import Row, draw_rows, make_row, mark_collapsed, rows_to_json, to_markdown
 from dphr_train.config import DphrConfig, TrainConfig

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import CheckpointError
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.files.atomic import atomic_file
+from dphr_infer.images.preprocess import Preprocess
 from dphr_train.config import TrainConfig
 from dphr_train.config_json import config_from_json, config_to_json
 from dphr_train.encoder import Encoder, load_exactly

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dphr_infer.atomic import atomic_file
-from dphr_infer.bundle import MANIFEST_NAME, open_bundle
-from dphr_infer.embedder import Embedder
-from dphr_infer.engines.open import open_engine
+from dphr_infer.cli.terminal import run_command
 from dphr_infer.errors import ConfigError, DatasetError
-from dphr_infer.terminal import run_command
+from dphr_infer.files.atomic import atomic_file
+from dphr_infer.files.bundle import MANIFEST_NAME, open_bundle
+from dphr_infer.locate.embedder import Embedder
+from dphr_infer.locate.open_engine import open_engine
 from dphr_train.cities.config import CitiesConfig
 from dphr_train.config import DatasetName, TrainConfig
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import ConfigError
+from dphr_infer.files.atomic import atomic_file
 from dphr_train.config_json import MAY_DIFFER, flat_settings
 from dphr_train.run_record import RunRecord
 

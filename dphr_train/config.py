@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dphr_infer.errors import ConfigError
-from dphr_infer.preprocess import Interpolation, Preprocess
+from dphr_infer.images.preprocess import Interpolation, Preprocess
 
 DatasetName = Literal[
     "university1652",

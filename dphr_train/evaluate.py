@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dphr_infer.embedder import Embedder
-from dphr_infer.metrics import GroundPositions, report_retrieval
-from dphr_infer.preprocess import Preprocess, read_image
-from dphr_infer.terminal import Progress
+from dphr_infer.cli.terminal import Progress
+from dphr_infer.images.preprocess import Preprocess, read_image
+from dphr_infer.locate.embedder import Embedder
 from dphr_infer.types import GalleryProtocol, RetrievalReport
 from dphr_train.datasets.base import Direction, PlaceImage, View
 from dphr_train.encoder import Encoder, normalise
+from dphr_train.metrics import GroundPositions, report_retrieval
 
 _BATCH = 64
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dphr_infer.atomic import atomic_file
-from dphr_infer.metrics import best_of, matching_rows, rank_of, similarity_rows
-from dphr_infer.preprocess import Preprocess, read_image
+from dphr_infer.files.atomic import atomic_file
+from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_train.evaluate import RankedDirection
+from dphr_train.metrics import best_of, matching_rows, rank_of, similarity_rows
 
 _TILE_PX, _GAP_PX, _TEXT_PX = 160, 6, 20
 _TOP = 5

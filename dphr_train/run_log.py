@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from types import TracebackType
 
-from dphr_infer.atomic import atomic_file, storage_error
+from dphr_infer.files.atomic import atomic_file, storage_error
 
 
 class RunLog:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import CheckpointError, ConfigError, DatasetError
-from dphr_infer.preprocess import IMAGE_SUFFIXES
+from dphr_infer.files.atomic import atomic_file
+from dphr_infer.images.preprocess import IMAGE_SUFFIXES
 from dphr_train.config import TrainConfig
 from dphr_train.config_json import config_from_json, config_to_json
 from dphr_train.encoder import import_timm

@@ -6,10 +6,10 @@ import dataclasses
 import json
 from pathlib import Path
 
-from dphr_infer.atomic import atomic_folder
-from dphr_infer.bundle import MANIFEST_NAME, Manifest, digest_files, model_name, open_bundle
-from dphr_infer.engines.onnxrt import OnnxRuntimeEngine
+from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine
 from dphr_infer.errors import ExportError
+from dphr_infer.files.atomic import atomic_folder
+from dphr_infer.files.bundle import MANIFEST_NAME, Manifest, digest_files, model_name, open_bundle
 from export.build_bundle import ExportRequest, evaluation_facts, int8_calibration, write_int8_model
 from export.evaluation_set import read_evaluation_set
 from export.int8_model import require_recipe

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save as to_safetensors
 
-from dphr_infer.atomic import atomic_folder
-from dphr_infer.bundle import (
+from dphr_infer.errors import DatasetError, EngineError, ExportError, ImageError
+from dphr_infer.files.atomic import atomic_folder
+from dphr_infer.files.bundle import (
     MANIFEST_NAME,
     SELFTEST_EMBEDDINGS,
     SELFTEST_IMAGES,
@@ -25,8 +26,7 @@ from dphr_infer.bundle import (
     digest_files,
     model_name,
 )
-from dphr_infer.errors import DatasetError, EngineError, ExportError, ImageError
-from dphr_infer.preprocess import Preprocess, read_image
+from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_train.config import DatasetName
 from dphr_train.datasets.base import PlaceImage
 from dphr_train.encoder import Encoder

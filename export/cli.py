@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from dphr_infer.bundle import PRECISIONS
+from dphr_infer.cli.terminal import run_command
 from dphr_infer.errors import ConfigError
-from dphr_infer.terminal import run_command
+from dphr_infer.files.bundle import PRECISIONS
 from dphr_train.config import DatasetName
 from export import commands
 

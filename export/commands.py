@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dphr_infer.atomic import atomic_file, atomic_folder, check_target
-from dphr_infer.bundle import PRECISIONS, Manifest, Precision, model_name, open_bundle
+from dphr_infer.cli.terminal import format_duration, printable
 from dphr_infer.errors import ConfigError
-from dphr_infer.terminal import format_duration, printable
+from dphr_infer.files.atomic import atomic_file, atomic_folder, check_target
+from dphr_infer.files.bundle import PRECISIONS, Manifest, Precision, model_name, open_bundle
 from dphr_train.config import DatasetName
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ def build(
     Without `max_batch` these are the two that `dphr-infer` looks for: batches of 1, to locate a photo in one launch,
     and all that the gate ran, to index a map. On a DLA core, which takes one batch size, it is the latter alone.
     """
-    from dphr_infer.engines.engine_cache import EngineCache
-    from dphr_infer.engines.tensorrt_build import BuildOptions
+    from dphr_infer.engines.tensorrt.build import BuildOptions
+    from dphr_infer.engines.tensorrt.cache import EngineCache
     from export.report_page import markdown_table
     from export.to_tensorrt import build_engines
 

@@ -14,14 +14,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.bundle import Precision, file_digest
 from dphr_infer.errors import ExportError
-from dphr_infer.metrics import GroundPositions, report_retrieval
+from dphr_infer.files.bundle import Precision, file_digest
 from dphr_infer.types import RetrievalReport
 from dphr_train.config import DataConfig, DatasetName
 from dphr_train.datasets.base import Direction, PlaceImage, View
 from dphr_train.datasets.open import open_dataset
 from dphr_train.datasets.university1652 import University1652
+from dphr_train.metrics import GroundPositions, report_retrieval
 
 MIN_PLACES = 4
 MIN_IMAGES = 16

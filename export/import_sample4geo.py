@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dphr_infer.bundle import file_digest
 from dphr_infer.errors import CheckpointError, StorageError
+from dphr_infer.files.bundle import file_digest
 from dphr_train.checkpoint import Checkpoint, write_checkpoint
 from dphr_train.config import DataConfig, DatasetName, ModelConfig, TrainConfig
 from dphr_train.encoder import Encoder, import_timm, load_exactly, read_state_dict

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import onnx
 from google.protobuf.message import DecodeError
 
-from dphr_infer.bundle import Quantisation
 from dphr_infer.errors import ExportError
+from dphr_infer.files.bundle import Quantisation
 from export.calibration_set import CalibrationSet
 from export.int8.calibration import MIN_IMAGES
 from export.int8.quantiser import Quantiser, Weights

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from dphr_infer.engines.onnxrt import INPUT_NAME, OUTPUT_NAME, OnnxRuntimeEngine
+from dphr_infer.engines.onnxruntime import INPUT_NAME, OUTPUT_NAME, OnnxRuntimeEngine
 from dphr_infer.errors import EngineError, ExportError
 
 OPSET = 18

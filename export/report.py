@@ -30,7 +30,7 @@ from export.report_measure import BATCHES, BundleReport, Spread
 from export.report_page import Bar, BarGroup, Chart, Page, Picture, Table, to_html, to_markdown
 
 if TYPE_CHECKING:
-    from dphr_infer.bundle import Manifest
+    from dphr_infer.files.bundle import Manifest
     from export.int8.sensitivity import LayerSensitivity
 
 FORMAT = "dphr-report"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dphr_infer.bundle import PRECISIONS
 from dphr_infer.errors import ExportError
+from dphr_infer.files.bundle import PRECISIONS
 from export.report_measure import BATCHES, BundleReport, PrecisionReport
 from export.report_page import markdown_table
 

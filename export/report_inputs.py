@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dphr_infer.bundle import PRECISIONS, Bundle
 from dphr_infer.errors import BundleError, ExportError
+from dphr_infer.files.bundle import PRECISIONS, Bundle
 from export.build_bundle import INT8_FOLDER
 from export.int8.sensitivity import TABLE_JSON, LayerSensitivity
 from export.to_tensorrt import EngineReport

@@ -1,4 +1,4 @@
-"""Make a key pair, and sign a bundle with it. The form of signature.json is stated in dphr_infer/signature.py.
+"""Make a key pair, and sign a bundle with it. The form of signature.json is stated in dphr_infer/files/signature.py.
 
 Keys are Ed25519 in PEM files: PKCS #8 for the private key, SubjectPublicKeyInfo for the public one. A passphrase is
 out of scope: the private key lies in a file that only its owner may read, and whoever wants more keeps that file in an
@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dphr_infer.atomic import atomic_file, new_parents, storage_error
-from dphr_infer.bundle import MANIFEST_NAME, open_bundle
-from dphr_infer.engines.onnxrt import EXTERNAL_DATA_MARK
+from dphr_infer.engines.onnxruntime import EXTERNAL_DATA_MARK
 from dphr_infer.errors import BundleError, ConfigError, StorageError
-from dphr_infer.signature import SIGNATURE_NAME, Signature, import_ed25519, read_key_file
+from dphr_infer.files.atomic import atomic_file, new_parents, storage_error
+from dphr_infer.files.bundle import MANIFEST_NAME, open_bundle
+from dphr_infer.files.signature import SIGNATURE_NAME, Signature, import_ed25519, read_key_file
 
 PUBLIC_SUFFIX = ".pub.pem"
 _PRIVATE_MODE, _PUBLIC_MODE = 0o600, 0o644

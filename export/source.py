@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import torch
 
-from dphr_infer.bundle import file_digest
 from dphr_infer.errors import ConfigError, ExportError
-from dphr_infer.preprocess import Interpolation, Preprocess
+from dphr_infer.files.bundle import file_digest
+from dphr_infer.images.preprocess import Interpolation, Preprocess
 from dphr_train.checkpoint import Checkpoint, last_checkpoint, load_encoder, read_checkpoint
 from dphr_train.config import EMBEDDED_WEIGHTS, ModelConfig, TrainConfig
 from dphr_train.config_json import MAY_DIFFER, config_to_json, differing_settings

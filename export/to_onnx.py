@@ -28,10 +28,10 @@ import torch
 from onnx.checker import ValidationError
 from torch import nn
 
-from dphr_infer.bundle import Precision
-from dphr_infer.engines.onnxrt import INPUT_NAME, OUTPUT_NAME
+from dphr_infer.engines.onnxruntime import INPUT_NAME, OUTPUT_NAME
 from dphr_infer.errors import ExportError
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.files.bundle import Precision
+from dphr_infer.images.preprocess import Preprocess
 from dphr_train.encoder import Encoder
 from export.fold import fold_batch_norms
 from export.opset import OPSET, require_opset

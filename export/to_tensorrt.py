@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from dphr_infer.bundle import PRECISIONS, Bundle, Precision, model_name
-from dphr_infer.cuda import DeviceProperties, open_cuda
-from dphr_infer.engines.engine_cache import EngineCache
-from dphr_infer.engines.tensorrt_api import Api, open_tensorrt
-from dphr_infer.engines.tensorrt_build import BuildOptions, LayerInfo, read_layers
-from dphr_infer.engines.tensorrt_cached import cached_plan
+from dphr_infer.cuda.driver import DeviceProperties, open_cuda
+from dphr_infer.engines.tensorrt.api import Api, open_tensorrt
+from dphr_infer.engines.tensorrt.build import BuildOptions, LayerInfo, read_layers
+from dphr_infer.engines.tensorrt.cache import EngineCache
+from dphr_infer.engines.tensorrt.cached import cached_plan
+from dphr_infer.files.bundle import PRECISIONS, Bundle, Precision, model_name
 
 NO_GPU = "no GPU"
 _CONVERSIONS = ("CAST", "QUANTIZE", "DEQUANTIZE")

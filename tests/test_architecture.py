@@ -22,13 +22,13 @@ MAX_FUNCTION_LINES = 55
 
 # A heavy package -> the files and folders that may import it; the others ask these.
 OWNERS = {
-    "onnxruntime": ("dphr_infer/engines/onnxrt.py", "export/int8/calibration.py"),
-    "pycuda": ("dphr_infer/cuda.py",),
-    "cryptography": ("dphr_infer/signature.py", "export/signing.py"),
-    "tensorrt": ("dphr_infer/engines/tensorrt_api.py",),
-    "tensorrt_rtx": ("dphr_infer/engines/tensorrt_api.py",),
-    "cv2": ("dphr_infer/frame_sources.py",),
-    "rasterio": ("dphr_infer/mapping.py", "dphr_train/cities/geotiff.py"),
+    "onnxruntime": ("dphr_infer/engines/onnxruntime.py", "export/int8/calibration.py"),
+    "pycuda": ("dphr_infer/cuda/driver.py",),
+    "cryptography": ("dphr_infer/files/signature.py", "export/signing.py"),
+    "tensorrt": ("dphr_infer/engines/tensorrt/api.py",),
+    "tensorrt_rtx": ("dphr_infer/engines/tensorrt/api.py",),
+    "cv2": ("dphr_infer/watch/video.py",),
+    "rasterio": ("dphr_infer/maps/raster.py", "dphr_train/cities/geotiff.py"),
     "timm": ("dphr_train/encoder.py",),
     "torchvision": ("dphr_train/encoder.py",),
     "numba": ("dphr_train/cities/compiled.py",),
@@ -268,10 +268,10 @@ def test_a_planted_fault_is_found_with_file_and_line(
     ("rule", "path", "text"),
     [
         (check_floors, "bench/a.py", "import export.parity, dphr_train, dphr_infer.types"),
-        (check_owners, "dphr_infer/engines/onnxrt.py", "import onnxruntime"),
+        (check_owners, "dphr_infer/engines/onnxruntime.py", "import onnxruntime"),
         (check_owners, "dphr_train/cities/geotiff.py", "import rasterio"),
         (check_owners, "dphr_infer/doctor.py", "import importlib.metadata\nimportlib.metadata.version('onnxruntime')"),
-        (check_runtime_base, "dphr_infer/mapping.py", "import json, numpy, rasterio\nfrom PIL import Image"),
+        (check_runtime_base, "dphr_infer/maps/raster.py", "import json, numpy, rasterio\nfrom PIL import Image"),
         (check_unsafe_reading, "dphr_train/a.py", "torch.load(p, weights_only=True)"),
         (check_sizes, "export/a.py", 'def f():\n    """' + "text\n" * 60 + '    """\n    return 1'),
     ],

@@ -1,0 +1,1 @@
+"""What runs a model: ONNX Runtime, TensorRT and TensorRT-RTX behind one protocol."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import MissingPackageError
+from dphr_infer.files.atomic import atomic_file
 from dphr_infer.types import GeoPoint
 
 UTM_SCALE = 0.9996  # a metre on the ground measures this much on UTM's grid, on the central meridian of a zone

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dphr_infer.atomic import atomic_file
+from dphr_infer.files.atomic import atomic_file
 from dphr_train.cities.acquisition import Conditions
 from dphr_train.cities.city import City
 from dphr_train.cities.places import SATELLITE_WIDTH_M, PlacePlan, Shot

@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from dphr_infer.atomic import atomic_file
 from dphr_infer.errors import ConfigError
+from dphr_infer.files.atomic import atomic_file
 from dphr_infer.types import GeoPoint
 from dphr_train.cities.acquisition import Acquisition, Conditions, Window, acquire, whole_city, window_around
 from dphr_train.cities.buildings import Building

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dphr_infer.errors import DphrError
-from dphr_infer.preprocess import Preprocess, read_image
+from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_train.augment import augment_pair, require_fitting
 from dphr_train.config import AugmentConfig, DataConfig
 from dphr_train.datasets.base import TrainSplit

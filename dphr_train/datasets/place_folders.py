@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dphr_infer.errors import DatasetError
-from dphr_infer.preprocess import IMAGE_SUFFIXES
+from dphr_infer.images.preprocess import IMAGE_SUFFIXES
 from dphr_train.datasets.base import PlaceImage, TrainPair
 
 

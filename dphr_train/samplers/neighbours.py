@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from dphr_infer.errors import DatasetError
-from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
+from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_train.datasets.base import Positions
 
 _BLOCK = 1024

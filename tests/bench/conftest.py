@@ -29,11 +29,19 @@ from bench.record import (
     Subject,
 )
 from bench.stats import LatencySummary
-from dphr_infer import cuda
-from dphr_infer.bundle import MANIFEST_NAME, SELFTEST_EMBEDDINGS, Bundle, Manifest, Parity, digest_files, open_bundle
-from dphr_infer.gallery import GalleryOrigin, GalleryWriter
-from dphr_infer.matchers import cuda_exact
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.cuda import driver as cuda
+from dphr_infer.cuda.topk import matcher as cuda_exact
+from dphr_infer.files.bundle import (
+    MANIFEST_NAME,
+    SELFTEST_EMBEDDINGS,
+    Bundle,
+    Manifest,
+    Parity,
+    digest_files,
+    open_bundle,
+)
+from dphr_infer.files.gallery import GalleryOrigin, GalleryWriter
+from dphr_infer.images.preprocess import Preprocess
 
 FAKE_PYCUDA = Path(__file__).resolve().parent.parent / "dphr_infer" / "fake_pycuda.py"
 DIM = 8

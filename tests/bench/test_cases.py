@@ -11,9 +11,9 @@ from bench.cases import BatchCase, MatchLimits, embed_limit, generate_rows, time
 from bench.clock import StopRule
 from bench.machine import MachineProfile
 from bench.roofline import Ceiling
-from dphr_infer.bundle import Bundle
-from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import ConfigError
+from dphr_infer.files.bundle import Bundle
+from dphr_infer.locate.open_engine import open_engine
 
 SHORT = StopRule(0.01)
 

@@ -10,13 +10,13 @@ import pytest
 
 from bench import cases, roofline, steps
 from bench.cli import main
-from dphr_infer.bundle import SELFTEST_IMAGES, Bundle
-from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import EngineError
-from dphr_infer.gallery import open_gallery
-from dphr_infer.localizer import Localizer
-from dphr_infer.matchers.open import open_matcher
-from dphr_infer.preprocess import list_images, read_image
+from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle
+from dphr_infer.files.gallery import open_gallery
+from dphr_infer.images.preprocess import list_images, read_image
+from dphr_infer.locate.localizer import Localizer
+from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.locate.open_matcher import open_matcher
 
 QUICK = ["--seconds", "0.02", "--startups", "0"]
 BARE = [*QUICK, "--batches", "1", "--match-rows", "--scenarios"]

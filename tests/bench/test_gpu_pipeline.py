@@ -10,9 +10,9 @@ import pytest
 
 from bench import gpu_pipeline
 from bench.steps import gpu_stages
-from dphr_infer.bundle import Bundle
-from dphr_infer.engines.tensorrt_api import Api, Capabilities
-from dphr_infer.gpu_pipeline import STAGES
+from dphr_infer.engines.tensorrt.api import Api, Capabilities
+from dphr_infer.files.bundle import Bundle
+from dphr_infer.locate.gpu_pipeline import STAGES
 
 
 class Pipeline:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench import gpu_regimes
-from dphr_infer.kernels.regimes import Regime, read_regimes, write_regimes
+from dphr_infer.cuda.topk.regimes import Regime, read_regimes, write_regimes
 
 
 @pytest.fixture(autouse=True)

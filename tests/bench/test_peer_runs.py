@@ -10,10 +10,10 @@ from bench import peer_runs, peers, roofline
 from bench.cli import main
 from bench.peer_runs import EmbedTask, embed_peers, match_peers, open_match_peers
 from bench.peers import Peer
-from dphr_infer.bundle import Bundle
-from dphr_infer.engines.onnxrt import onnxruntime_version
-from dphr_infer.engines.open import open_engine
-from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
+from dphr_infer.engines.onnxruntime import onnxruntime_version
+from dphr_infer.files.bundle import Bundle
+from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.types import Matches
 
 

@@ -16,14 +16,14 @@ from bench.endurance import WINDOWS, endure, find_drift
 from bench.power import PowerSample
 from bench.rig import STAGES, STAGES_WITH_PRIOR, Rig, with_filter_timed
 from bench.scenarios import Raw, multi_stream, offline, single_stream, throttled_samples, to_record
-from dphr_infer.bundle import SELFTEST_IMAGES, Bundle
-from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import ConfigError
-from dphr_infer.gallery import open_gallery
-from dphr_infer.localizer import Localizer
-from dphr_infer.matchers.open import open_matcher
-from dphr_infer.preprocess import list_images, read_image
-from dphr_infer.search_options import Prior
+from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle
+from dphr_infer.files.gallery import open_gallery
+from dphr_infer.images.preprocess import list_images, read_image
+from dphr_infer.locate.localizer import Localizer
+from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.locate.open_matcher import open_matcher
+from dphr_infer.locate.search_options import Prior
 from dphr_infer.types import GeoPoint, LocationEstimate
 
 NEAR = Prior(GeoPoint(46.01, 8.0), 300.0)

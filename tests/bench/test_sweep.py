@@ -13,9 +13,9 @@ from PIL import Image
 from bench import generated, peers, roofline, sweep
 from bench.cli import main
 from bench.generated import CENTRE, STRIDE_M, generated_gallery
-from dphr_infer.bundle import Bundle
+from dphr_infer.files.bundle import Bundle
 from dphr_infer.geo import distance_m
-from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
+from dphr_infer.matchers.exact import NumpyExactMatcher
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from bench.cli import main
 from bench.judge import MIN_RUNS
 from bench.series import read_records
 from bench.versus import OWN_PROGRAM, VersusRequest, run_versus
-from dphr_infer.bundle import Bundle
 from dphr_infer.errors import ConfigError
+from dphr_infer.files.bundle import Bundle
 
 # Takes the words of a run, waits for its turn, and writes a report with durations about BASE; then ends with CODE.
 STAND_IN = """#!{python} -S

@@ -5,7 +5,7 @@
 //   dynamic shared     extern __shared__ __align__(16) unsigned char shared_bytes[];   this name and type, no other
 //   static shared      __shared__ T name[n]; of trivial type, no initialiser
 //   device_ops.cuh     load16, load_relaxed, cp_async16/_commit/_wait<n>, mma_m16n8k16, mma_m16n8k32, ldmatrix_x4:
-//                      inline PTX under nvcc (dphr_infer/kernels/device_ops.cuh), memory.h and mma.h here
+//                      inline PTX under nvcc (dphr_infer/cuda/device_ops.cuh), memory.h and mma.h here
 // Shared memory is thread_local storage: that keyword stands where __shared__ may stand, with extern and without. The
 // launcher exchanges its bytes when another block runs, and fills it with 0xA5 for each new block.
 //

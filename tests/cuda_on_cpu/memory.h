@@ -134,7 +134,7 @@ static inline T __ldcs(const T* address) { return cuda_on_cpu::read_global<T>(ad
 template <class T>
 static inline T __ldcg(const T* address) { return cuda_on_cpu::read_global<T>(address, "__ldcg"); }
 
-// ---- the CPU side of dphr_infer/kernels/device_ops.cuh -----------------------------------------------------------
+// ---- the CPU side of dphr_infer/cuda/device_ops.cuh -----------------------------------------------------------
 static inline uint4 load16(const void* global) { return cuda_on_cpu::read_global<uint4>(global, "load16"); }
 
 static inline unsigned long long load_relaxed(const unsigned long long* global) {

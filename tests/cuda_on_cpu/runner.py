@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 FOLDER = Path(__file__).resolve().parent
-KERNELS = FOLDER.parent.parent / "dphr_infer" / "kernels"
+KERNELS = FOLDER.parent.parent / "dphr_infer" / "cuda"
+INCLUDES = tuple(f"-I{folder}" for folder in (KERNELS, KERNELS / "topk", KERNELS / "preprocess"))
 HEADERS = ("cuda_on_cpu.h", "guard.h", "half.h", "launch.h", "memory.h", "mma.h", "scheduler.h", "switch.h", "warp.h")
 # Products are fused only where the source says so, and types are punned as nvcc lets them be.
 FLAGS = ("-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-extern-tls-init")
@@ -171,7 +172,7 @@ class Builder:
             text, path = source, self.cache / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.cu"
             path.write_text(text, encoding="utf-8")
             source = path
-        options = [*FLAGS, f"-I{KERNELS}", *(f"-D{name}={value}" for name, value in (defines or {}).items())]
+        options = [*FLAGS, *INCLUDES, *(f"-D{name}={value}" for name, value in (defines or {}).items())]
         # After the preprocessor everything that is included stands in one text: it names the kernels and is the key.
         listing = ["-E", "-P", "-DCUDA_ON_CPU_LIST_KERNELS", "-include", str(FOLDER / "cuda_on_cpu.h"), "-x", "c++"]
         text = self._run([*options, *listing, str(source)])

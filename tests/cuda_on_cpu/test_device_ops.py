@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-KERNELS = Path(__file__).resolve().parents[2] / "dphr_infer" / "kernels"
+KERNELS = Path(__file__).resolve().parents[2] / "dphr_infer" / "cuda"
 
 HALVES = r"""
 extern "C" __global__ void to_float(const unsigned short* in, float* out, int plain) {

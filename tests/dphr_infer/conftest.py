@@ -18,15 +18,15 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import save_file
 
-from dphr_infer import cuda, cuda_graph
-from dphr_infer.bundle import Bundle, Manifest, Parity, digest_files, open_bundle
-from dphr_infer.engines import trt
-from dphr_infer.engines.tensorrt_api import Api, Capabilities
-from dphr_infer.engines.tensorrt_cached import CachedPlan
+from dphr_infer.cuda import driver as cuda
+from dphr_infer.cuda import graph as cuda_graph
+from dphr_infer.cuda.build import source_of
+from dphr_infer.engines.tensorrt import engine as trt
+from dphr_infer.engines.tensorrt.api import Api, Capabilities
+from dphr_infer.engines.tensorrt.cached import CachedPlan
+from dphr_infer.files.bundle import Bundle, Manifest, Parity, digest_files, open_bundle
+from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.matchers import block_scan
-from dphr_infer.preprocess import Preprocess
-
-KERNELS = Path(__file__).resolve().parents[2] / "dphr_infer" / "kernels"
 
 SIDE_PX = 32
 GRID = 4
@@ -207,7 +207,7 @@ def _load(name: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def kernels_on_cpu(cuda_on_cpu: Any) -> Any:
     """preprocess.cu and topk.cu on this processor."""
-    devices = [cuda_on_cpu.build(KERNELS / f"{stem}.cu") for stem in ("preprocess", "topk")]
+    devices = [cuda_on_cpu.build(source_of(stem)) for stem in ("preprocess", "topk")]
     kernels = {name: kinds for device in devices for name, kinds in device.kernels.items()}
 
     def launch(kernel: str, *arguments: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Stands in for `pycuda.driver` on a machine without a GPU: only what dphr_infer/cuda.py uses, and as strictly.
+"""Stands in for `pycuda.driver` on a machine without a GPU: only what dphr_infer/cuda/driver.py uses, and as strictly.
 
 Device memory is host memory that may only be touched through copies and kernels. What is asynchronous there happens
 here at the stream's synchronize(), so that results read too early, or inputs overwritten too early, are wrong. Kernels

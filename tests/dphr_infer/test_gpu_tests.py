@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from dphr_infer import gpu_pipeline
-from dphr_infer.engines import onnxrt, tensorrt_api, trt
-from dphr_infer.kernels import fatbin
-from dphr_infer.matchers import cuda_exact
+from dphr_infer.cuda import build as fatbin
+from dphr_infer.cuda.topk import matcher as cuda_exact
+from dphr_infer.engines import onnxruntime as onnxrt
+from dphr_infer.engines.tensorrt import api as tensorrt_api
+from dphr_infer.engines.tensorrt import engine as trt
+from dphr_infer.locate import gpu_pipeline
 
 pytest_plugins = ["pytester"]
 

@@ -7,10 +7,9 @@ import torch
 import tyro
 from PIL import Image
 
-from dphr_infer.embedder import Embedder
 from dphr_infer.errors import DatasetError
-from dphr_infer.metrics import report_retrieval
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.locate.embedder import Embedder
 from dphr_train.checkpoint import LAST_CHECKPOINT, Checkpoint, write_checkpoint
 from dphr_train.cli import Evaluate
 from dphr_train.config import DataConfig, ModelConfig, TrainConfig
@@ -27,6 +26,7 @@ from dphr_train.evaluate import (
     network_embedder,
 )
 from dphr_train.failures import draw_failures, worst_queries
+from dphr_train.metrics import report_retrieval
 
 
 def unit(*degrees):

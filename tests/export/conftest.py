@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.images.preprocess import Preprocess
 from dphr_train.checkpoint import Checkpoint, write_checkpoint
 from dphr_train.config import DataConfig, ModelConfig, TrainConfig
 from dphr_train.encoder import Encoder

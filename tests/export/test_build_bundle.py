@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import export.build_bundle as building
-from dphr_infer.bundle import open_bundle
-from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import CheckpointError, DphrError, ExportError, StorageError
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.files.bundle import open_bundle
+from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.locate.open_engine import open_engine
 from dphr_train.checkpoint import read_checkpoint, write_checkpoint
 from dphr_train.encoder import Encoder
 from export.build_bundle import ExportRequest, build_bundle

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dphr_infer.errors import ConfigError, ExportError, ImageError
-from dphr_infer.preprocess import Preprocess, read_image
+from dphr_infer.images.preprocess import Preprocess, read_image
 from export.calibration_set import CalibrationSet, calibration_images
 from export.evaluation_set import EvaluationSet, read_evaluation_set
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dphr_infer.errors import CheckpointError, ConfigError, ExportError, StorageError
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.images.preprocess import Preprocess
 from dphr_train.checkpoint import load_encoder, read_checkpoint
 from dphr_train.encoder import import_timm, normalise
 from dphr_train.objective import Objective

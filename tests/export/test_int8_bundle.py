@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dphr_infer.bundle import Bundle, open_bundle
-from dphr_infer.engines.open import open_engine
 from dphr_infer.errors import BundleError, DphrError, ExportError
+from dphr_infer.files.bundle import Bundle, open_bundle
+from dphr_infer.locate.open_engine import open_engine
 from export.add_int8 import add_int8
 from export.build_bundle import ExportRequest, build_bundle
 from export.cli import main

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from dphr_infer.bundle import Manifest, Parity, Quantisation, digest_files
 from dphr_infer.errors import BundleError, EngineError, ExportError
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.files.bundle import Manifest, Parity, Quantisation, digest_files
+from dphr_infer.images.preprocess import Preprocess
 from export.report import engine_table, latency_table, precision_table, to_page, write_report
 from export.report_compare import compare_bundles, require_same_images
 from export.report_measure import (

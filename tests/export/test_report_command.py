@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import export.report_measure as measuring
-from dphr_infer.bundle import Bundle, Manifest, Parity, Quantisation, digest_files, open_bundle
 from dphr_infer.errors import BundleError, ExportError
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.files.bundle import Bundle, Manifest, Parity, Quantisation, digest_files, open_bundle
+from dphr_infer.images.preprocess import Preprocess
 from export.cli import main
 from export.report_inputs import read_engine_reports, read_sensitivity
 from export.to_tensorrt import EngineReport

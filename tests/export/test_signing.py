@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.numpy import save, save_file
 
 import export.signing as signing
-from dphr_infer.bundle import Manifest, Parity, digest_files, open_bundle
 from dphr_infer.errors import BundleError, ConfigError, StorageError
-from dphr_infer.preprocess import Preprocess
-from dphr_infer.signature import parse_signature, read_public_key, require_signature
+from dphr_infer.files.bundle import Manifest, Parity, digest_files, open_bundle
+from dphr_infer.files.signature import parse_signature, read_public_key, require_signature
+from dphr_infer.images.preprocess import Preprocess
 from export.signing import make_key, sign_bundle
 
 PARITY = {"fp32": Parity(1.0, 1.0, 0.0, 0.0, 3)}

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dphr_infer.bundle import file_digest
 from dphr_infer.errors import CheckpointError, ConfigError, DphrError, ExportError
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.files.bundle import file_digest
+from dphr_infer.images.preprocess import Preprocess
 from dphr_train.checkpoint import Checkpoint, load_encoder, read_checkpoint, write_checkpoint
 from dphr_train.encoder import Encoder, import_timm
 from dphr_train.run_record import RunRecord, write_record

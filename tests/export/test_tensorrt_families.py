@@ -14,10 +14,10 @@ import onnx
 import pytest
 import torch
 
-from dphr_infer.bundle import PRECISIONS, Precision
-from dphr_infer.engines.tensorrt_api import Api, describe
-from dphr_infer.engines.tensorrt_build import BuildOptions, Plan, build_plan
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.engines.tensorrt.api import Api, describe
+from dphr_infer.engines.tensorrt.build import BuildOptions, Plan, build_plan
+from dphr_infer.files.bundle import PRECISIONS, Precision
+from dphr_infer.images.preprocess import Preprocess
 from dphr_train.config import ModelConfig
 from dphr_train.encoder import Encoder
 from export.int8.quantiser import Quantiser

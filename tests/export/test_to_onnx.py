@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from dphr_infer.bundle import Precision
-from dphr_infer.engines.onnxrt import OnnxRuntimeEngine
+from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine
 from dphr_infer.errors import ExportError
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.files.bundle import Precision
+from dphr_infer.images.preprocess import Preprocess
 from dphr_train.encoder import Encoder
 from export.opset import OPSET, require_opset
 from export.parity import torch_embedder

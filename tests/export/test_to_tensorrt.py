@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from dphr_infer.bundle import Bundle, Manifest, Parity, digest_files, model_name, open_bundle
-from dphr_infer.cuda import DeviceProperties
-from dphr_infer.engines.engine_cache import EngineCache
-from dphr_infer.engines.tensorrt_api import Api, describe
-from dphr_infer.engines.tensorrt_build import BuildOptions, LayerInfo
+from dphr_infer.cuda.driver import DeviceProperties
+from dphr_infer.engines.tensorrt.api import Api, describe
+from dphr_infer.engines.tensorrt.build import BuildOptions, LayerInfo
+from dphr_infer.engines.tensorrt.cache import EngineCache
 from dphr_infer.errors import BundleError, EngineError
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.files.bundle import Bundle, Manifest, Parity, digest_files, model_name, open_bundle
+from dphr_infer.images.preprocess import Preprocess
 from dphr_train.encoder import Encoder
 from export import to_tensorrt
 from export.to_onnx import to_onnx

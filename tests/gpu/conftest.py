@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from dphr_infer.atomic import atomic_file
-from dphr_infer.cuda import DeviceProperties, open_cuda
-from dphr_infer.engines.tensorrt_api import Api, open_tensorrt
+from dphr_infer.cuda.driver import DeviceProperties, open_cuda
+from dphr_infer.engines.tensorrt.api import Api, open_tensorrt
 from dphr_infer.errors import DphrError
+from dphr_infer.files.atomic import atomic_file
 
 FOLDER = "tests/gpu/"
 REPORT = Path(__file__).resolve().parents[2] / "bench" / "reports" / "gpu-tests.json"

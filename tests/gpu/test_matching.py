@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dphr_infer.cuda import open_cuda
-from dphr_infer.cuda_graph import CudaGraph
-from dphr_infer.kernels.fatbin import load_fatbin
-from dphr_infer.matchers.cuda_exact import CudaExactMatcher
-from dphr_infer.matchers.device_scan import DeviceScan, Limits
-from dphr_infer.matchers.numpy_exact import NumpyExactMatcher, match_by_sorting
+from dphr_infer.cuda.build import load_fatbin
+from dphr_infer.cuda.driver import open_cuda
+from dphr_infer.cuda.graph import CudaGraph
+from dphr_infer.cuda.topk.launch import DeviceScan, Limits
+from dphr_infer.cuda.topk.matcher import CudaExactMatcher
+from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
 
 
 def random_units(seed: int, n: int, dim: int) -> np.ndarray:

@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dphr_infer.bundle import open_bundle
-from dphr_infer.cuda import open_cuda
-from dphr_infer.embedder import Embedder
-from dphr_infer.engines.onnxrt import offers
-from dphr_infer.engines.open import open_engine
-from dphr_infer.gpu_pipeline import GpuPipeline
-from dphr_infer.kernels.fatbin import load_fatbin
-from dphr_infer.kernels.preprocess import longer_side_px
-from dphr_infer.kernels.preprocess_launch import DevicePreprocess
-from dphr_infer.matchers.numpy_exact import NumpyExactMatcher
-from dphr_infer.nv12 import nv12_frames, rgb_frames, to_rgb
-from dphr_infer.preprocess import Preprocess
-from dphr_infer.rotation import rotate_square
+from dphr_infer.cuda.build import load_fatbin
+from dphr_infer.cuda.driver import open_cuda
+from dphr_infer.cuda.preprocess.launch import DevicePreprocess
+from dphr_infer.cuda.preprocess.plan import longer_side_px
+from dphr_infer.engines.onnxruntime import offers
+from dphr_infer.files.bundle import open_bundle
+from dphr_infer.images.frame_format import nv12_frames, rgb_frames, to_rgb
+from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.images.rotation import rotate_square
+from dphr_infer.locate.embedder import Embedder
+from dphr_infer.locate.gpu_pipeline import GpuPipeline
+from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.types import Matches
 
 BUNDLE = Path(__file__).resolve().parents[2] / "samples" / "bundle"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dphr_infer.errors import DatasetError
-from dphr_infer.preprocess import read_image
+from dphr_infer.images.preprocess import read_image
 from dphr_train.cities.acquisition import Conditions
 from dphr_train.cities.config import CitiesConfig, DroneConditions
 from dphr_train.cities.flight import write_flight

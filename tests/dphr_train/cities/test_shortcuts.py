@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dphr_infer.preprocess import read_image
+from dphr_infer.images.preprocess import read_image
 from dphr_train.cities.config import CitiesConfig
 from dphr_train.cities.university import write_university1652
 

@@ -15,7 +15,7 @@ from rasterio.warp import transform
 
 from dphr_infer.errors import ConfigError, DatasetError, MapError
 from dphr_infer.geo import distance_m
-from dphr_infer.preprocess import read_image
+from dphr_infer.images.preprocess import read_image
 from dphr_infer.types import GeoPoint
 from dphr_train.datasets.raster_pair import write_raster_pair
 from dphr_train.datasets.university1652 import University1652

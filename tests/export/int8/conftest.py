@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from dphr_infer.preprocess import Preprocess
+from dphr_infer.images.preprocess import Preprocess
 from dphr_train.config import ModelConfig
 from dphr_train.encoder import Encoder
 from export.to_onnx import to_onnx

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import numpy_helper
 
-from dphr_infer.bundle import open_bundle
 from dphr_infer.errors import ExportError
-from dphr_infer.preprocess import read_image
+from dphr_infer.files.bundle import open_bundle
+from dphr_infer.images.preprocess import read_image
 from export.int8.quantiser import Quantiser, quantise_weight
 from export.int8.recipes import RECIPES, Recipe, recipe_for
 from export.int8.sensitivity import embed_model

@@ -1,0 +1,1 @@
+"""dphr-infer on the command line."""

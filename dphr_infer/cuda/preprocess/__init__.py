@@ -1,0 +1,1 @@
+"""Frames to model input by our own kernels, equal to Pillow."""

@@ -1,0 +1,1 @@
+"""Exact top-k search by our own kernels."""

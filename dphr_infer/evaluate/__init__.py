@@ -1,0 +1,1 @@
+"""How well photos were located: their truth, the figures, and the lists that show both."""

@@ -1,1 +1,0 @@
-"""CUDA C++ kernels, each with the plan of its launches beside it."""

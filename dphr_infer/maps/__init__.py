@@ -1,0 +1,1 @@
+"""A georeferenced raster as square tiles of true metres, and the gallery made of them."""

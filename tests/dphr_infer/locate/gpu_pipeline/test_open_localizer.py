@@ -1,0 +1,137 @@
+"""Localizers that `open_localizer` opens on a GPU, against those on a CPU."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dphr_infer.errors import ConfigError, EngineError, ImageError
+from dphr_infer.files.gallery import open_gallery
+from dphr_infer.locate import open_localizer as open_localizer_module
+from dphr_infer.locate.gpu_pipeline import GpuPipeline
+from dphr_infer.locate.open_localizer import open_localizer
+from dphr_infer.maps.index import index_map
+from dphr_infer.matchers.block_scan import usable_cores
+
+
+@pytest.fixture(scope="module")
+def image(texture: Any) -> np.ndarray:
+    """The map's pixels."""
+    return texture(300, 400, 5)
+
+
+@pytest.fixture(scope="module")
+def map_gallery(bundle: Any, image: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The gallery of a map of 200 x 150 m: 35 tiles of 50 m."""
+    rasterio = pytest.importorskip("rasterio")
+    folder = tmp_path_factory.mktemp("map")
+    profile = {"driver": "GTiff", "height": 300, "width": 400, "count": 3, "dtype": "uint8", "crs": "EPSG:32632"}
+    place = rasterio.transform.Affine(0.5, 0, 5e5, 0, -0.5, 5.2e6)
+    with rasterio.open(folder / "map.tif", "w", transform=place, **profile) as dataset:
+        dataset.write(np.moveaxis(image, 2, 0))
+    index_map(bundle, folder / "map.tif", folder / "g", tile_m=50.0, stride_m=25.0)
+    return open_gallery(folder / "g")
+
+
+@pytest.mark.parametrize("heading", ["as-is", "north"])
+def test_a_localizer_on_the_gpu_says_what_the_cpus_says(
+    gpu: Any, bundle: Any, image: np.ndarray, map_gallery: Any, heading: Any
+) -> None:
+    with (
+        open_localizer(bundle, map_gallery, heading=heading) as on_cpu,
+        open_localizer(bundle, map_gallery, device="cuda", heading=heading) as on_gpu,
+    ):
+        for left in (0, 60, 200, 90):
+            photo = np.ascontiguousarray(image[50:150, left : left + 120])
+            for prior in ((), (map_gallery.point(10), 60.0)):
+                expected, found = on_cpu.locate(photo, 10.0, *prior), on_gpu.locate(photo, 10.0, *prior)
+                assert [p.row for p in found.places] == [p.row for p in expected.places]
+                assert found.similarity == pytest.approx(expected.similarity, abs=2e-6)
+                assert (found.point, found.rotation_deg) == (expected.point, expected.rotation_deg)
+        photos = [np.ascontiguousarray(image[50:150, left : left + 120]) for left in (0, 60, 200)]
+        many = on_gpu.locate_many(photos, [10.0, 20.0, 30.0])
+        expected = on_cpu.locate_many(photos, [10.0, 20.0, 30.0])
+        assert [found.point for found in many] == [found.point for found in expected]
+        with pytest.raises(ImageError, match="The image is 8x8 px"):
+            on_gpu.locate_many([photos[0], np.zeros((8, 8, 3), np.uint8)], [0.0, 0.0])
+        assert on_gpu.locate(photos[2], 30.0).point == expected[2].point != expected[0].point
+    assert gpu.graphs.launches >= 5 and not gpu.device_memory and gpu.retained == 0
+
+
+def test_a_search_over_headings_embeds_and_matches_apart(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, bundle: Any
+) -> None:
+    entered = []
+    monkeypatch.setattr(open_localizer_module, "GpuPipeline", lambda *_: entered.append("pipeline"))
+    map_gallery = SimpleNamespace(embeddings=np.eye(48, dtype=np.float16), check_bundle=lambda _: None)
+    with open_localizer(bundle, map_gallery, device="cuda", heading="search"):
+        assert entered == [] and gpu.retained == 2  # the engine and the matcher
+    assert gpu.retained == 0
+
+
+@pytest.mark.parametrize("top_k", [33, 5000])
+@pytest.mark.parametrize("device", ["cuda", "cuda-onnxruntime"])
+def test_as_many_matches_as_asked_for_are_found_where_embedding_and_matching_are_apart(
+    gpu: Any, bundle: Any, map_gallery: Any, monkeypatch: pytest.MonkeyPatch, device: str, top_k: int
+) -> None:
+    engine = open_localizer_module.open_engine(bundle)  # as any that embeds: what counts is the matcher behind it
+    monkeypatch.setattr(open_localizer_module, "open_engine", lambda *_: engine)
+    query = np.ascontiguousarray(map_gallery.embeddings[:1], np.float32)
+    with open_localizer(bundle, map_gallery, device=device, heading="search", top_k=top_k) as localizer:
+        found = localizer.match(query)
+    assert found.rows.shape == (1, min(top_k, 35)) and found.rows[0, 0] == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_no_matches_are_refused_in_the_same_words_on_every_device(
+    gpu: Any, bundle: Any, map_gallery: Any, device: str
+) -> None:
+    with (
+        pytest.raises(ConfigError, match="top_k is 0; it must be at least 1"),
+        open_localizer(bundle, map_gallery, device=device, top_k=0),
+    ):
+        pass
+    assert gpu.retained == 0
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(0, usable_cores()), (1, 1), (3, 3)])
+def test_the_threads_that_are_asked_for_are_the_matchers_too(
+    bundle: Any, map_gallery: Any, threads: int, expected: int
+) -> None:
+    with open_localizer(bundle, map_gallery, threads=threads) as localizer:
+        assert localizer._matcher._scan._threads == expected
+
+
+def test_a_second_threads_photo_is_refused_while_ones_is_on_its_way(
+    gpu: Any, bundle: Any, image: np.ndarray, map_gallery: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, theirs = (np.ascontiguousarray(image[50:150, left : left + 120]) for left in (0, 200))
+    submit, refused = GpuPipeline.submit, []
+
+    def between(pipeline: GpuPipeline, *arguments: Any) -> None:
+        submit(pipeline, *arguments)
+        monkeypatch.setattr(GpuPipeline, "submit", submit)
+        with pytest.raises(EngineError, match="in use by another thread"):
+            pool.submit(localizer.locate, theirs).result()
+        refused.append(theirs)
+
+    with (
+        ThreadPoolExecutor(1) as pool,
+        open_localizer(bundle, map_gallery, device="cuda") as localizer,
+        open_localizer(bundle, map_gallery) as on_cpu,
+    ):
+        monkeypatch.setattr(GpuPipeline, "submit", between)
+        assert localizer.locate(mine).point == on_cpu.locate(mine).point
+        assert len(refused) == 1
+        assert pool.submit(localizer.locate, theirs).result().point == on_cpu.locate(theirs).point
+
+
+def test_threads_share_a_localizer_on_a_cpu(bundle: Any, image: np.ndarray, map_gallery: Any) -> None:
+    photos = [np.ascontiguousarray(image[50:150, left : left + 120]) for left in range(0, 280, 20)]
+    with open_localizer(bundle, map_gallery) as localizer, ThreadPoolExecutor(4) as pool:
+        one_by_one = [localizer.locate(photo) for photo in photos]
+        assert list(pool.map(localizer.locate, photos)) == one_by_one
