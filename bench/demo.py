@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.demo_summary import Results, format_summary, read_results
-from dphr_infer.cli.terminal import format_duration, run_command
+from dphr_infer.cli.terminal import run_command
 from dphr_infer.errors import DphrError
 from dphr_infer.files.atomic import atomic_file
+from dphr_infer.measure.progress import format_duration
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = Path("samples")

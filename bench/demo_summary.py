@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dphr_infer.cli.terminal import format_duration
+from dphr_infer.measure.progress import format_duration
 
 MODELS = ("fresh", "shipped")
 _DIRECTIONS = ("drone->satellite", "satellite->drone")

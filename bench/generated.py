@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from dphr_infer.cli.terminal import Progress
 from dphr_infer.errors import ConfigError, GalleryError
 from dphr_infer.files.gallery import Gallery, GalleryDtype, GalleryOrigin, GalleryWriter, open_gallery
+from dphr_infer.measure.progress import Progress
 from dphr_infer.types import GeoPoint
 
 STRIDE_M = 40.0

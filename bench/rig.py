@@ -1,8 +1,8 @@
 """What `dphr-infer locate` has open while it works, and its way of one photo: in one piece, in stages, and in batches.
 
 Every scenario runs this, and this runs `dphr_infer.locate.localizer.Localizer`; nothing of it is rebuilt here. With a
-position prior the search for the rows that it allows is a stage of its own, "filter": it happens inside `Localizer.match`, so
-the gallery is opened as one that notes how long it took.
+position prior the search for the rows that it allows is a stage of its own, "filter": it happens inside
+`Localizer.match`, so the gallery is opened as one that notes how long it took.
 """
 
 from __future__ import annotations

@@ -74,3 +74,8 @@ class MissingPackageError(DphrError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package}, which is not installed: pip install 'dphr[{extra}]'")
+
+
+def printable(text: str) -> str:
+    """A text on one line: line ends, other control characters and undecodable bytes of file names are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dphr_infer.cli.terminal import printable
-from dphr_infer.errors import CheckpointError, ConfigError, MissingPackageError
+from dphr_infer.errors import CheckpointError, ConfigError, MissingPackageError, printable
 from dphr_train.config import EMBEDDED_WEIGHTS, ModelConfig
 from dphr_train.heads.build import Head, build_head, reads_feature_map
 

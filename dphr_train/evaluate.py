@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dphr_infer.cli.terminal import Progress
 from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_infer.locate.embedder import Embedder
+from dphr_infer.measure.progress import Progress
 from dphr_infer.types import GalleryProtocol, RetrievalReport
 from dphr_train.datasets.base import Direction, PlaceImage, View
 from dphr_train.encoder import Encoder, normalise

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dphr_infer.cli.terminal import Progress
 from dphr_infer.errors import ConfigError, DphrError, TrainingError
 from dphr_infer.files.atomic import atomic_file
+from dphr_infer.measure.progress import Progress
 from dphr_train.checkpoint import LAST_CHECKPOINT, Checkpoint, read_checkpoint, write_checkpoint
 from dphr_train.config import TrainConfig
 from dphr_train.config_json import MAY_DIFFER, config_to_json, differing_settings, flat_settings

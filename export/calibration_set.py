@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.cli.terminal import Progress
 from dphr_infer.errors import DatasetError, ExportError
 from dphr_infer.files.bundle import file_digest
 from dphr_infer.images.preprocess import Preprocess, read_image
+from dphr_infer.measure.progress import Progress
 from dphr_train.config import DataConfig, DatasetName
 from dphr_train.datasets.base import PlaceImage
 from dphr_train.datasets.open import open_dataset

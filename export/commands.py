@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dphr_infer.cli.terminal import format_duration, printable
-from dphr_infer.errors import ConfigError
+from dphr_infer.errors import ConfigError, printable
 from dphr_infer.files.atomic import atomic_file, atomic_folder, check_target
 from dphr_infer.files.bundle import PRECISIONS, Manifest, Precision, model_name, open_bundle
+from dphr_infer.measure.progress import format_duration
 from dphr_train.config import DatasetName
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dphr_infer.cli.terminal import Progress
 from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine
 from dphr_infer.errors import EngineError, ExportError
 from dphr_infer.files.bundle import Parity, Precision
 from dphr_infer.images.preprocess import Preprocess, read_image
+from dphr_infer.measure.progress import Progress
 from dphr_train.encoder import Encoder, normalise
 from export.evaluation_set import INT8_RECALL_STEP, EvaluationSet
 

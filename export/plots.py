@@ -6,8 +6,7 @@ import warnings
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from dphr_infer.cli.terminal import printable
-from dphr_infer.errors import ExportError, MissingPackageError
+from dphr_infer.errors import ExportError, MissingPackageError, printable
 from dphr_infer.files.atomic import atomic_file
 from export.int8.sensitivity import LayerSensitivity, rank
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape as escape_html
 
-from dphr_infer.cli.terminal import printable
+from dphr_infer.errors import printable
 
 _STYLE = """
 :root { color-scheme: light; }

@@ -15,6 +15,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("dphr_infer", "dphr_train", "export", "bench")
+# The rooms of a floor, lowest first; a file or folder imports from its own room and from those before it.
+ROOMS = {
+    "dphr_infer": (
+        *("errors", "types", "geo", "measure", "images", "files", "matchers", "cuda", "engines", "locate", "maps"),
+        *("evaluate", "watch", "cli"),
+    ),
+}
+MAX_FILES = 9
 VAGUE = ("utils", "util", "common", "helpers", "helper", "misc")
 # The house says about 300 and about 50; beyond these it is two.
 MAX_LINES = 350
@@ -22,7 +30,7 @@ MAX_FUNCTION_LINES = 55
 
 # A heavy package -> the files and folders that may import it; the others ask these.
 OWNERS = {
-    "onnxruntime": ("dphr_infer/engines/onnxruntime.py", "export/int8/calibration.py"),
+    "onnxruntime": ("dphr_infer/engines/onnxruntime.py", "export/int8/calibration.py", "bench/peer_runs.py"),
     "pycuda": ("dphr_infer/cuda/driver.py",),
     "cryptography": ("dphr_infer/files/signature.py", "export/signing.py"),
     "tensorrt": ("dphr_infer/engines/tensorrt/api.py",),
@@ -33,13 +41,13 @@ OWNERS = {
     "torchvision": ("dphr_train/encoder.py",),
     "numba": ("dphr_train/cities/compiled.py",),
     "scipy": ("dphr_train/datasets/cvact.py", "dphr_train/samplers/neighbours.py"),
-    "faiss": ("bench/peers.py",),
+    "faiss": ("bench/peers.py", "bench/gpu_peers.py"),
     "usearch": ("bench/peers.py",),
     "hnswlib": ("bench/peers.py",),
     "onnx": ("export/",),
     "onnxscript": ("export/",),
     "matplotlib": ("dphr_train/", "export/plots.py", "bench/plots.py", "bench/history.py"),
-    "torch": ("dphr_train/", "export/"),
+    "torch": ("dphr_train/", "export/", "bench/peers.py", "bench/gpu_peers.py", "bench/peer_runs.py"),
 }
 # What flies may import besides itself and the standard library, and what only one of its files may.
 RUNTIME_BASE = ("numpy", "PIL", "safetensors")
@@ -72,7 +80,10 @@ class Import:
 
 
 def imports_of(source: Source) -> list[Import]:
-    """All imports, also inside functions, and calls of import_module and __import__ with a literal."""
+    """All imports, also inside functions, and what calls of import_module and __import__ may import.
+
+    Where such a call takes no literal, each text of the file that names a guarded package counts.
+    """
     found = []
     for node in source.nodes():
         if isinstance(node, ast.Import):
@@ -87,11 +98,20 @@ def imports_of(source: Source) -> list[Import]:
                 base = source.module.split(".")[: len(source.module.split(".")) - node.level + 1]
             module = ".".join([*base, *([node.module] if node.module else [])])
             found += [Import(node.lineno, f"{module}.{alias.name}") for alias in node.names]
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        elif isinstance(node, ast.Call) and node.args:
             called = ast.unparse(node.func).split(".")[-1]
-            if called in ("import_module", "__import__"):
+            if called not in ("import_module", "__import__"):
+                continue
+            if isinstance(node.args[0], ast.Constant):
                 found.append(Import(node.lineno, str(node.args[0].value)))
+            else:
+                found += [Import(node.lineno, name) for name in sorted(_guarded_texts(source))]
     return found
+
+
+def _guarded_texts(source: Source) -> set[str]:
+    texts = {node.value for node in source.nodes() if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {text for text in texts if _package(text) in (*OWNERS, *FLOORS) and text.replace(".", "").isidentifier()}
 
 
 def _package(name: str) -> str:
@@ -105,6 +125,22 @@ def check_floors(source: Source) -> list[str]:
         f"{source.path}:{item.line} imports {item.name}: {FLOORS[own]} lies below {_package(item.name)}"
         for item in imports_of(source)
         if _package(item.name) in FLOORS and FLOORS.index(_package(item.name)) > own
+    ]
+
+
+def check_rooms(source: Source) -> list[str]:
+    """Inside a floor imports go down too; the floor's own __init__.py is its door and stands above all rooms."""
+    floor, _, rest = source.module.partition(".")
+    if floor not in ROOMS or not rest:
+        return []
+    order, own = ROOMS[floor], rest.split(".")[0]
+    if own not in order:
+        return [f"{source.path}:1 lies in {own}, a room that ROOMS does not name"]
+    rooms = [(item, item.name.split(".")[1]) for item in imports_of(source) if item.name.startswith(f"{floor}.")]
+    return [
+        f"{source.path}:{item.line} imports {item.name}: {own} lies below {room}"
+        for item, room in rooms
+        if room in order and order.index(room) > order.index(own)
     ]
 
 
@@ -176,6 +212,7 @@ def check_asserts(source: Source) -> list[str]:
 
 RULES: tuple[Callable[[Source], list[str]], ...] = (
     check_floors,
+    check_rooms,
     check_owners,
     check_runtime_base,
     check_names,
@@ -223,6 +260,15 @@ def test_every_file_keeps_the_rule(rule: Callable[[Source], list[str]]) -> None:
     assert not findings, "\n".join(findings)
 
 
+def test_a_folder_of_an_ordered_floor_has_few_files_and_says_what_it_holds() -> None:
+    folders = [path.parent for floor in ROOMS for path in (ROOT / floor).rglob("__init__.py")]
+    files = {folder: [p for p in folder.iterdir() if p.suffix in (".py", ".cu", ".cuh")] for folder in folders}
+    crowded = [f"{folder}: {len(found) - 1}" for folder, found in files.items() if len(found) - 1 > MAX_FILES]
+    assert not crowded, f"more than {MAX_FILES} files beside __init__.py: {crowded}"
+    silent = [folder for folder in folders if not ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))]
+    assert not silent, f"no sentence in __init__.py: {silent}"
+
+
 def test_no_import_runs_in_a_circle() -> None:
     assert find_circle(all_sources()) == []
 
@@ -239,7 +285,16 @@ def test_no_import_runs_in_a_circle() -> None:
         (check_floors, "dphr_train/a.py", "from export import parity", "dphr_train/a.py:1 imports export.parity"),
         (check_floors, "export/a.py", "from bench.stats import x", "export/a.py:1 imports bench.stats.x"),
         (check_floors, "dphr_infer/a.py", "import importlib as i\ni.import_module('bench')", "a.py:2 imports bench"),
+        (check_rooms, "dphr_infer/files/a.py", "from dphr_infer.cli import x", "files lies below cli"),
+        (
+            check_rooms,
+            "dphr_infer/geo.py",
+            "def f():\n  import dphr_infer.maps.raster",
+            "geo.py:2 imports dphr_infer.maps",
+        ),
+        (check_rooms, "dphr_infer/attic/a.py", "", "dphr_infer/attic/a.py:1 lies in attic"),
         (check_owners, "dphr_infer/a.py", "def f():\n  if 1:\n    import torch", "dphr_infer/a.py:3 imports torch"),
+        (check_owners, "dphr_infer/a.py", "M = 'cv2'\nimportlib.import_module(M)", "dphr_infer/a.py:2 imports cv2"),
         (check_owners, "dphr_infer/doctor.py", "import onnxruntime as o", "doctor.py:1 imports onnxruntime"),
         (check_owners, "export/a.py", "from timm.models import x", "export/a.py:1 imports timm.models.x"),
         (check_owners, "dphr_train/cities/a.py", "import numba", "dphr_train/cities/a.py:1 imports numba"),
@@ -268,6 +323,8 @@ def test_a_planted_fault_is_found_with_file_and_line(
     ("rule", "path", "text"),
     [
         (check_floors, "bench/a.py", "import export.parity, dphr_train, dphr_infer.types"),
+        (check_rooms, "dphr_infer/cli/a.py", "import dphr_infer.files.atomic, dphr_infer.cli.b, dphr_infer.errors"),
+        (check_rooms, "dphr_infer/__init__.py", "from dphr_infer.locate.localizer import Localizer"),
         (check_owners, "dphr_infer/engines/onnxruntime.py", "import onnxruntime"),
         (check_owners, "dphr_train/cities/geotiff.py", "import rasterio"),
         (check_owners, "dphr_infer/doctor.py", "import importlib.metadata\nimportlib.metadata.version('onnxruntime')"),

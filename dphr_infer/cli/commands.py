@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dphr_infer.cli.picture import draw_map, draw_matches
-from dphr_infer.cli.terminal import Progress, printable
-from dphr_infer.errors import ConfigError, ImageError
+from dphr_infer.errors import ConfigError, ImageError, printable
 from dphr_infer.evaluate.listing import Format, summary_lines, to_text
 from dphr_infer.evaluate.scoring import LocatedPhoto, LocateSummary, summarise
 from dphr_infer.evaluate.truth import Truth, check_truths, read_truth, truth_of
@@ -25,6 +24,7 @@ from dphr_infer.locate.localizer import Localizer
 from dphr_infer.locate.search_options import SearchOptions
 from dphr_infer.maps.index import index_map
 from dphr_infer.maps.raster import MapRaster
+from dphr_infer.measure.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)

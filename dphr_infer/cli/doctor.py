@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dphr_infer.cli.terminal import printable
 from dphr_infer.cuda.build import FOLDER, KERNELS, find_nvcc, load_fatbin, nvcc_version
 from dphr_infer.cuda.driver import open_cuda
 from dphr_infer.cuda.gpu import Gpu, find_gpu
 from dphr_infer.engines.onnxruntime import onnxruntime_version
 from dphr_infer.engines.tensorrt.api import open_tensorrt
 from dphr_infer.engines.tensorrt.cache import default_folder
-from dphr_infer.errors import ConfigError, DphrError, EngineError, MissingPackageError
+from dphr_infer.errors import ConfigError, DphrError, EngineError, MissingPackageError, printable
 from dphr_infer.files.bundle import open_bundle
 from dphr_infer.locate.self_test import self_test
 from dphr_infer.maps.raster import rasterio_version

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from dphr_infer.cli.terminal import printable
+from dphr_infer.errors import printable
 from dphr_infer.evaluate.scoring import LocatedPhoto
 from dphr_infer.files.atomic import atomic_file
 from dphr_infer.images.rotation import rotate_square

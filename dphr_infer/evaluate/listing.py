@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from dphr_infer.cli.terminal import printable
+from dphr_infer.errors import printable
 from dphr_infer.evaluate.scoring import NEAR_M, LocatedPhoto, LocateSummary
 
 Format = Literal["table", "csv", "geojson"]

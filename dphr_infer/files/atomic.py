@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dphr_infer.cli.terminal import printable
-from dphr_infer.errors import StorageError
+from dphr_infer.errors import StorageError, printable
 
 _REASONS = {
     errno.ENOSPC: "the disk is full: free some space and run the command again",

@@ -28,8 +28,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal, NoReturn, get_args
 
-from dphr_infer.cli.terminal import printable
-from dphr_infer.errors import BundleError
+from dphr_infer.errors import BundleError, printable
 from dphr_infer.files.signature import SIGNATURE_NAME
 from dphr_infer.images.preprocess import MAX_PIXELS, MIN_SIDE_PX, Fit, Interpolation, Preprocess
 

@@ -27,7 +27,7 @@ from dphr_infer.cuda.graph import GraphCache
 from dphr_infer.cuda.one_at_a_time import OneAtATime
 from dphr_infer.cuda.preprocess.launch import DevicePreprocess
 from dphr_infer.cuda.topk.launch import MAX_RANGES, DeviceScan, Limits
-from dphr_infer.cuda.topk.outputs import view_outputs
+from dphr_infer.cuda.topk.operands import view_outputs
 from dphr_infer.cuda.topk.plan import MAX_K
 from dphr_infer.engines.onnxruntime import Shape
 from dphr_infer.engines.tensorrt.cache import EngineCache

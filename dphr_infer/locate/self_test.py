@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.cli.terminal import printable
-from dphr_infer.errors import BundleError, DphrError, EngineError
+from dphr_infer.errors import BundleError, DphrError, EngineError, printable
 from dphr_infer.files.bundle import PRECISIONS, Bundle, Precision, model_name
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.gpu_pipeline import GpuPipeline

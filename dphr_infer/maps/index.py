@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dphr_infer.cli.terminal import Progress
 from dphr_infer.errors import ConfigError, MapError
 from dphr_infer.files.bundle import Bundle, Precision, file_digest
 from dphr_infer.files.gallery import GalleryDtype, GalleryOrigin, GalleryWriter
@@ -18,6 +17,7 @@ from dphr_infer.locate.embedder import DEFAULT_BATCH, Embedder
 from dphr_infer.locate.open_engine import open_engine
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.maps.tiling import TileSpot
+from dphr_infer.measure.progress import Progress
 
 DEFAULT_MAX_NODATA = 0.2
 PLACE_BYTES = 16

@@ -19,8 +19,7 @@ from typing import Protocol, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.cli.terminal import printable
-from dphr_infer.errors import ConfigError, ImageError
+from dphr_infer.errors import ConfigError, ImageError, printable
 from dphr_infer.images.metadata import PhotoMetadata, read_photo_metadata
 from dphr_infer.images.preprocess import IMAGE_SUFFIXES, read_image
 

@@ -9,8 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
-from dphr_infer.cli.terminal import printable
-from dphr_infer.errors import ConfigError
+from dphr_infer.errors import ConfigError, printable
 from dphr_infer.evaluate.listing import FORMATS, Format, to_csv, to_geojson
 from dphr_infer.evaluate.scoring import LocatedPhoto
 from dphr_infer.evaluate.truth import truth_of

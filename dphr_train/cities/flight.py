@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.cli.terminal import Progress
 from dphr_infer.errors import ConfigError
 from dphr_infer.files.atomic import atomic_file
+from dphr_infer.measure.progress import Progress
 from dphr_train.cities.acquisition import Acquisition, Conditions, acquire, whole_city
 from dphr_train.cities.camera import Pose, drone_rays, pose_over, satellite_rays
 from dphr_train.cities.city import City

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dphr_infer.cli.terminal import Progress
 from dphr_infer.errors import DatasetError
 from dphr_infer.files.atomic import atomic_file
+from dphr_infer.measure.progress import Progress
 from dphr_train.cities.buildings import Building
 from dphr_train.cities.city import City
 from dphr_train.cities.config import CitiesConfig, places_of_city

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from dphr_infer.cli.terminal import Progress, printable
-from dphr_infer.errors import ImageError
+from dphr_infer.errors import ImageError, printable
 from dphr_infer.images.preprocess import read_image
+from dphr_infer.measure.progress import Progress
 from dphr_train.datasets.base import CheckReport, Count
 from dphr_train.datasets.listed import absent_files
 

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dphr_infer.cli.terminal import track
 from dphr_infer.errors import DatasetError
 from dphr_infer.files.atomic import atomic_folder
 from dphr_infer.files.bundle import file_digest
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.maps.tiling import TileSpot, pixel_box
+from dphr_infer.measure.progress import track
 from dphr_infer.types import GeoPoint
 
 RECORD_FILE = "tiles.json"

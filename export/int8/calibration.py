@@ -15,9 +15,9 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from dphr_infer.cli.terminal import Progress
 from dphr_infer.engines.onnxruntime import INPUT_NAME
 from dphr_infer.errors import ExportError
+from dphr_infer.measure.progress import Progress
 from export.int8.recipes import Clip
 
 MIN_IMAGES = 16

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.cli.terminal import Progress
 from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine
 from dphr_infer.errors import ExportError
 from dphr_infer.files.atomic import atomic_file
+from dphr_infer.measure.progress import Progress
 from export.int8.quantiser import Quantiser
 from export.parity import embed_in_batches
 

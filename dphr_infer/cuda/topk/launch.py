@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from dphr_infer.cuda.driver import Buffer, Cuda
 from dphr_infer.cuda.topk.operands import (
+    Found,
     ScanDtype,
     pad_rows,
     prepare_ranges,
+    similarity_offset,
     vectors_a_row,
+    view_outputs,
 )
-from dphr_infer.cuda.topk.outputs import Found, similarity_offset, view_outputs
 from dphr_infer.cuda.topk.plan import (
     RERANK_ARGUMENTS,
     SCAN_ARGUMENTS,

@@ -1,8 +1,12 @@
-"""Turns gallery rows, queries and row ranges into the arrays that the kernels of `topk.cu` read."""
+"""The arrays that the kernels of `topk.cu` read, made of rows, queries and ranges; and what a launch leaves behind.
+
+A launch's block of outputs holds rows, similarity and proofs, each at a multiple of 16 bytes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -48,3 +52,28 @@ def prepare_ranges(row_ranges: Sequence[tuple[int, int]]) -> tuple[NDArray[np.in
 
 def _pad_pair(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(np.stack([pad_rows(first), pad_rows(second)], axis=1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """A launch's outputs: rows int32 (Q, k), similarity float32 (Q, k); proven int32 (Q,), 1 or 0, of a re-rank."""
+
+    rows: NDArray[np.int32]
+    similarity: NDArray[np.float32]
+    proven: NDArray[np.int32]
+
+
+def similarity_offset(n_kept: int) -> int:
+    """Bytes from the rows of so many matches to their similarities, and from these to the proofs."""
+    return -(-4 * n_kept // VECTOR_BYTES) * VECTOR_BYTES
+
+
+def view_outputs(outputs: NDArray[np.uint8], n_queries: int, k: int) -> Found:
+    """What lies in a block of outputs; a view."""
+    similarity_at = similarity_offset(n_queries * k)
+    rows, similarity = (outputs[at : at + 4 * n_queries * k] for at in (0, similarity_at))
+    return Found(
+        rows.view(np.int32).reshape(n_queries, k),
+        similarity.view(np.float32).reshape(n_queries, k),
+        outputs[2 * similarity_at : 2 * similarity_at + 4 * n_queries].view(np.int32),
+    )

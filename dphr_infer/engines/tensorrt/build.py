@@ -15,11 +15,11 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from dphr_infer.cli.terminal import Progress
 from dphr_infer.engines.onnxruntime import EXTERNAL_DATA_MARK, INPUT_NAME, OUTPUT_NAME
 from dphr_infer.engines.tensorrt.api import Api, Messages, open_tensorrt, precision_name
 from dphr_infer.engines.tensorrt.progress import PERCENT, BuildProgress, held_interrupts
 from dphr_infer.errors import ConfigError, EngineError
+from dphr_infer.measure.progress import Progress
 
 # The last of them is what TensorRT-RTX 1.7 says of an allocation that gave a null pointer.
 _MEMORY = re.compile(

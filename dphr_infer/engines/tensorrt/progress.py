@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from dphr_infer.cli.terminal import Progress
+from dphr_infer.measure.progress import Progress
 
 PERCENT = 100
 

@@ -8,16 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dphr_infer.cli.terminal import (
-    Progress,
-    Terminated,
-    format_duration,
-    printable,
-    raised_termination,
-    run_command,
-    track,
-)
-from dphr_infer.errors import ConfigError, MissingPackageError
+from dphr_infer.cli.terminal import Terminated, raised_termination, run_command
+from dphr_infer.errors import ConfigError, MissingPackageError, printable
+from dphr_infer.measure.progress import Progress, format_duration, progress_shown, track
 
 
 def fail(error: BaseException):
@@ -132,8 +125,12 @@ def test_a_log_gets_one_last_line_with_count_and_share() -> None:
     assert log.getvalue().count("\n") == 1
 
 
-def test_track_gives_the_items_on(capsys) -> None:
-    assert list(track("abc", "letters", 3)) == ["a", "b", "c"]
+def test_track_gives_the_items_on_and_is_silent_unless_progress_is_shown(capsys, caplog) -> None:
+    with caplog.at_level("INFO", "dphr_infer"):
+        assert list(track("abc", "letters", 3)) == ["a", "b", "c"]
+    assert "letters 3/3" in caplog.text and capsys.readouterr().err == ""
+    with progress_shown():
+        assert list(track("abc", "letters", 3)) == ["a", "b", "c"]
     assert "letters 3/3" in capsys.readouterr().err
 
 

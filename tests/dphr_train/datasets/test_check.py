@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from dphr_infer.measure.progress import progress_shown
 from dphr_train.datasets.base import CheckReport, Count
 from dphr_train.datasets.check import CheckedSide, check_sides, format_report
 
@@ -29,7 +30,8 @@ def test_every_cut_image_is_found_among_many(tmp_path, write_images):
 
 def test_progress_goes_to_stderr_alone(tmp_path, write_images, capsys):
     write_images(tmp_path, ["a.jpg"])
-    check_sides(tmp_path, [CheckedSide("x", 1, [tmp_path / "a.jpg"])], True)
+    with progress_shown():
+        check_sides(tmp_path, [CheckedSide("x", 1, [tmp_path / "a.jpg"])], True)
     captured = capsys.readouterr()
     assert "check 1/1 (100%)" in captured.err and captured.out == ""
 

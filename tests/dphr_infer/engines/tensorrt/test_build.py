@@ -14,11 +14,11 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from dphr_infer.cli.terminal import Progress
 from dphr_infer.engines.tensorrt import build as tensorrt_build
 from dphr_infer.engines.tensorrt.api import Api, Messages
 from dphr_infer.engines.tensorrt.build import BuildOptions, LayerInfo, build_plan, read_layers
 from dphr_infer.errors import ConfigError, EngineError
+from dphr_infer.measure.progress import Progress
 
 OPTIONS = BuildOptions(max_batch=4, opt_batch=2)
 FLOAT = {"to": TensorProto.FLOAT}

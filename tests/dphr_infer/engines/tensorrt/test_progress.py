@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from dphr_infer.cli.terminal import Progress, Terminated, raised_termination
+from dphr_infer.cli.terminal import Terminated, raised_termination
 from dphr_infer.engines.tensorrt.progress import PERCENT, BuildProgress, held_interrupts
+from dphr_infer.measure.progress import Progress
 
 
 class Bar:
@@ -86,7 +87,7 @@ def test_a_set_stop_ends_the_build_at_the_next_step() -> None:
 
 def test_a_log_shows_percent_phase_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("dphr_infer.cli.terminal.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dphr_infer.measure.progress.time.monotonic", lambda: now[0])
     log = io.StringIO()
     with Progress("model.fp16.onnx: TensorRT builds", PERCENT, "%", log) as bar:
         progress = BuildProgress(bar, threading.Event())
