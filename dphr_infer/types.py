@@ -2,21 +2,98 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dphr_infer.errors import ConfigError, GalleryError
 
 GalleryProtocol = Literal["full", "matched"]
 
 
 @dataclass(frozen=True, slots=True)
 class GeoPoint:
-    """A point on the WGS84 ellipsoid, in degrees; latitude in [-90, 90], longitude in [-180, 180]."""
+    """A point on the WGS84 ellipsoid, in degrees; latitude in [-90, 90], longitude in [-180, 180].
+
+    Raises:
+        ConfigError: outside these ranges, or NaN.
+    """
 
     latitude_deg: float
     longitude_deg: float
+
+    def __post_init__(self) -> None:
+        if not (-90 <= self.latitude_deg <= 90 and -180 <= self.longitude_deg <= 180):
+            raise ConfigError(
+                f"A point has latitude {self.latitude_deg:g} and longitude {self.longitude_deg:g}; expected degrees in "
+                "[-90, 90] and [-180, 180], latitude first."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """Where a photo must have been taken of: only gallery rows at most `radius_m` away are matched.
+
+    Attributes:
+        latitude_deg, longitude_deg: the centre, as in `GeoPoint`.
+        radius_m: above 0 and finite.
+
+    Raises:
+        ConfigError: one of them lies outside its range.
+    """
+
+    latitude_deg: float
+    longitude_deg: float
+    radius_m: float
+
+    def __post_init__(self) -> None:
+        GeoPoint(self.latitude_deg, self.longitude_deg)
+        if not 0 < self.radius_m < math.inf:
+            raise ConfigError(f"radius_m is {self.radius_m:g}; expected metres above 0 and finite.")
+
+    @property
+    def centre(self) -> GeoPoint:
+        """The middle of the circle."""
+        return GeoPoint(self.latitude_deg, self.longitude_deg)
+
+
+@dataclass(frozen=True, slots=True)
+class RowRanges:
+    """Gallery rows as half-open [start, stop) ranges, none empty, sorted and disjoint; what a matcher may match.
+
+    Iterating gives (start, stop); `len` is the number of ranges.
+
+    Attributes:
+        ranges: the pairs.
+        count: rows in them.
+
+    Raises:
+        GalleryError: a range is empty or negative, or begins before an earlier one ends.
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+    count: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        end = count = 0
+        for start, stop in self.ranges:
+            if not end <= start < stop:
+                raise GalleryError(
+                    f"Row range [{start}, {stop}) follows one that ends at {end}: expected ranges that are sorted, "
+                    "disjoint and not empty."
+                )
+            end, count = stop, count + stop - start
+        object.__setattr__(self, "count", count)
+
+    def __len__(self) -> int:
+        return len(self.ranges)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self.ranges)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
