@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dphr_infer.cuda.build import load_fatbin
 from dphr_infer.cuda.driver import Cuda, open_cuda
 from dphr_infer.cuda.one_at_a_time import OneAtATime
-from dphr_infer.cuda.topk.launch import MAX_RANGES, DeviceScan, Limits
+from dphr_infer.cuda.topk.launch import DeviceScan, Limits
 from dphr_infer.cuda.topk.operands import ScanDtype, vectors_a_row
 from dphr_infer.cuda.topk.plan import MAX_K, MAX_QUERIES
 from dphr_infer.errors import EngineError, GalleryError
@@ -193,17 +193,13 @@ class CudaExactMatcher:
         return self._cuda, self._rows, ranges
 
     def _match_batch(self, device: DeviceScan, queries: NDArray[np.float32], k: int, ranges: Ranges) -> Matches:
-        """One batch over all ranges: in one go where they fit, else part by part with a merge on the host."""
-        if not self._stream and len(ranges) <= MAX_RANGES:
+        """One batch over all ranges: in one go, or streamed part by part with a merge on the host."""
+        if not self._stream:
             return self._match_resident(device, queries, k, ranges)
         best: Matches | None = None
-        most_rows = self._limits.n_rows if self._stream else len(self._gallery)
-        for part in cut_ranges(ranges, most_rows, MAX_RANGES):
+        for part in cut_ranges(ranges, self._limits.n_rows):
             n_rows = sum(stop - start for start, stop in part)
-            if self._stream:
-                found = self._match_streamed(device, queries, min(k, n_rows), part)
-            else:
-                found = self._match_resident(device, queries, min(k, n_rows), part)
+            found = self._match_streamed(device, queries, min(k, n_rows), part)
             best = found if best is None else merge(best, found, k)
         if best is None:
             raise GalleryError("No gallery row may be matched.")  # check_ranges lets none of these through
@@ -243,8 +239,8 @@ class CudaExactMatcher:
         return found.matches
 
 
-def cut_ranges(ranges: Ranges, most_rows: int, most_ranges: int) -> Iterator[Ranges]:
-    """Parts of at most so many rows and ranges, in order; a range that does not fit is cut."""
+def cut_ranges(ranges: Ranges, most_rows: int) -> Iterator[Ranges]:
+    """Parts of at most `most_rows` rows, in order; a range that does not fit is cut."""
     part: list[tuple[int, int]] = []
     room = most_rows
     for start, stop in ranges:
@@ -253,7 +249,7 @@ def cut_ranges(ranges: Ranges, most_rows: int, most_ranges: int) -> Iterator[Ran
             part.append((start, end))
             room -= end - start
             start = end
-            if room == 0 or len(part) == most_ranges:
+            if room == 0:
                 yield tuple(part)
                 part, room = [], most_rows
     if part:

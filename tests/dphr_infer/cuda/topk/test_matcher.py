@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dphr_infer.cuda import build as fatbin
 from dphr_infer.cuda import driver as cuda
+from dphr_infer.cuda.topk import launch as topk_launch
 from dphr_infer.cuda.topk import matcher as cuda_exact
 from dphr_infer.cuda.topk.matcher import CudaExactMatcher, cut_ranges, merge
 from dphr_infer.cuda.topk.operands import pad_queries
@@ -23,8 +24,8 @@ from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
 from dphr_infer.types import Matches
 
 
-def load_beside(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+def load_stand_in(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -32,7 +33,7 @@ def load_beside(name: str) -> ModuleType:
     return module
 
 
-fake_pycuda = load_beside("fake_pycuda")
+fake_pycuda = load_stand_in("fake_pycuda")
 KERNELS = fatbin.source_of("topk")
 
 
@@ -132,14 +133,21 @@ def test_match_gives_ties_to_the_lower_row_also_across_streamed_parts(gpu: Any) 
         assert found.rows.tolist() == [[5, 9, 13, 17]], options
 
 
-def test_more_ranges_than_a_launch_takes_are_matched_in_parts(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_exact, "MAX_RANGES", 3)
-    gallery, queries = random_units(5, 100, 16).astype(np.float16), random_units(6, 9, 16)
-    ranges = [(start, start + 2) for start in range(0, 100, 10)]
-    with CudaExactMatcher(gallery) as matcher:
-        found = matcher.match(queries, 15, ranges)
-    assert [launch.grid[0] for launch in gpu.launches] == [1] * 4
-    np.testing.assert_array_equal(found.rows, match_by_sorting(gallery, queries, 15, ranges).rows)
+@pytest.mark.parametrize("scan", ["fp16", "int8"])
+def test_more_ranges_than_there_is_room_for_make_more_room(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, scan: Any
+) -> None:
+    monkeypatch.setattr(topk_launch, "FIRST_RANGES", 3)
+    gallery, queries = random_units(5, 200, 16).astype(np.float16), random_units(6, 9, 16)
+    with CudaExactMatcher(gallery, scan=scan) as matcher:
+        for step in (100, 20, 10, 100):  # 2, 10, 20 and again 2 ranges
+            ranges = [(start, start + 2) for start in range(0, 200, step)]
+            found = matcher.match(queries, 4, ranges)
+            np.testing.assert_array_equal(found.rows, match_by_sorting(gallery, queries, 4, ranges).rows)
+        gpu.calls.clear()
+        matcher.match(queries, 4, [(start, start + 2) for start in range(0, 200, 10)])
+        assert "mem_alloc" not in gpu.calls
+    assert all_given_back(gpu)
 
 
 def test_int8_widens_until_it_is_proven_and_counts_it(gpu: Any) -> None:
@@ -354,10 +362,9 @@ def test_the_device_cuda_is_the_gpu_and_never_another_one(driver: Any, monkeypat
         open_matcher(QUERY, "cuda").__enter__()
 
 
-def test_ranges_are_cut_where_rows_or_ranges_run_out() -> None:
-    assert list(cut_ranges(((0, 3), (5, 12)), 4, 9)) == [((0, 3), (5, 6)), ((6, 10),), ((10, 12),)]
-    assert list(cut_ranges(((0, 1), (2, 3), (4, 5)), 100, 2)) == [((0, 1), (2, 3)), ((4, 5),)]
-    assert list(cut_ranges((), 4, 4)) == []
+def test_ranges_are_cut_where_rows_run_out() -> None:
+    assert list(cut_ranges(((0, 3), (5, 12)), 4)) == [((0, 3), (5, 6)), ((6, 10),), ((10, 12),)]
+    assert list(cut_ranges((), 4)) == []
 
 
 def test_merging_keeps_the_best_and_gives_ties_to_the_lower_row() -> None:
