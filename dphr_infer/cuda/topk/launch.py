@@ -120,8 +120,8 @@ class DeviceScan:
         except EngineError as error:
             raise GalleryError(
                 f"The gallery's {n_rows} rows take {needed:,} bytes on the GPU, but {free:,} of "
-                f"{self._cuda.properties.memory_bytes:,} are free on {self._cuda.properties.name}: match it in parts "
-                "(stream=True), or free the GPU's memory."
+                f"{self._cuda.properties.memory_bytes:,} are free on {self._cuda.properties.name}: free the GPU's "
+                "memory, or split the map."
             ) from error
 
     def _take_buffers(self) -> None:
