@@ -148,7 +148,7 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
     gallery = _open_gallery(request, bundle, paths)
     machine = read_machine()
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(open_engine(bundle, request.precision, request.device, request.threads))
+        engine = stack.enter_context(open_engine(bundle, request.precision, request.device, request.threads or None))
         matcher = rig = pipeline = None
         if gallery is not None:
             timed = with_filter_timed(gallery)

@@ -238,7 +238,7 @@ def _bundle_points(arguments: argparse.Namespace, bench: Bench, bundle: Bundle, 
     images = [read_image(path) for path in paths]
     precisions = unique(arguments.precisions or []) or [p for p in PRECISIONS if model_name(p) in manifest.files]
     for precision, threads in itertools.product(precisions, unique(arguments.threads)):
-        with open_engine(bundle, precision, device, threads) as engine:
+        with open_engine(bundle, precision, device, threads or None) as engine:
             accuracy = check_selftest(bundle, engine, precision)
             case = BatchCase(
                 manifest.encoder,

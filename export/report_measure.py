@@ -170,7 +170,7 @@ def _time_models(
 ) -> dict[str, list[Latency]]:
     found: dict[str, list[Latency]] = {precision: [] for precision in precisions}
     with contextlib.ExitStack() as stack, Progress("latency", len(BATCHES), "batch sizes") as progress:
-        engines = {p: stack.enter_context(open_engine(bundle, p, "cpu", threads)) for p in precisions}
+        engines = {p: stack.enter_context(open_engine(bundle, p, "cpu", threads or None)) for p in precisions}
         for batch in BATCHES:
             pixels = np.ascontiguousarray(images[np.arange(batch) % len(images)])
             calls = {p: partial(engine.embed, pixels) for p, engine in engines.items()}

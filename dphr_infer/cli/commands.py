@@ -14,10 +14,9 @@ from dphr_infer.errors import ConfigError, ImageError, printable
 from dphr_infer.evaluate.listing import Format, summary_lines, to_text
 from dphr_infer.evaluate.scoring import LocatedPhoto, LocateSummary, summarise
 from dphr_infer.evaluate.truth import Truth, check_truths, read_truth, truth_of
-from dphr_infer.files.atomic import atomic_file
 from dphr_infer.files.bundle import MANIFEST_NAME, Bundle, Precision, file_digest, open_bundle
 from dphr_infer.files.gallery import Gallery, GalleryDtype, open_gallery
-from dphr_infer.files.outputs import MAP_PICTURE, check_outputs, picture_names
+from dphr_infer.files.outputs import MAP_PICTURE, Output, check_outputs, picture_names
 from dphr_infer.images.metadata import read_photo_metadata
 from dphr_infer.images.preprocess import list_images, read_image
 from dphr_infer.locate.localizer import Localizer
@@ -34,9 +33,9 @@ class LocateRequest:
     search: SearchOptions
     photos: tuple[Path, ...]
     form: Format
-    out: Path | None
+    out: Output
     truth: Path | None
-    summary: Path | None
+    summary: Output | None
     picture: Path | None
     map: Path | None
 
@@ -56,7 +55,7 @@ def index(
     dtype: GalleryDtype,
     max_nodata: float,
     batch: int,
-    threads: int,
+    threads: int | None,
     device: str = "cpu",
     signer: Path | None = None,
 ) -> None:
@@ -118,8 +117,10 @@ def locate(request: LocateRequest) -> None:
 
 
 def _check_outputs(request: LocateRequest, photos: Sequence[Path]) -> None:
-    named = {"--out": request.out, "--summary": request.summary}
-    outputs = {option: path for option, path in named.items() if path is not None}
+    if request.summary == request.out == Output():
+        raise ConfigError("The list and --summary would both go to standard output: name a file for one of them.")
+    named = {"--out": request.out, "--summary": request.summary or Output()}
+    outputs = {option: output.path for option, output in named.items() if output.path is not None}
     if request.picture is not None:
         for name in (*picture_names(photos).values(), MAP_PICTURE):
             outputs[f"--picture ({name})"] = request.picture / name
@@ -147,21 +148,13 @@ def _locate_each(
 
 
 def _deliver(photos: Sequence[LocatedPhoto], summary: LocateSummary, request: LocateRequest) -> None:
-    text = to_text(photos, request.form)
-    if request.out is None:
-        sys.stdout.write(text)
-    else:
-        _write_text(request.out, text)
-    # A list in CSV or GeoJSON on stdout is for a program: the summary must not run into it.
-    stream = sys.stdout if request.form == "table" or request.out is not None else sys.stderr
+    request.out.write(to_text(photos, request.form))
+    # What a program reads on standard output, a list in CSV or GeoJSON or the numbers: the words must not run into it.
+    read = (request.out == Output() and request.form != "table") or request.summary == Output()
+    stream = sys.stderr if read else sys.stdout
     print("\n".join(summary_lines(summary)), file=stream)
     if request.summary is not None:
-        _write_text(request.summary, json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        request.summary.write(json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
 
 
 def _check_map(map_path: Path, gallery: Gallery) -> None:

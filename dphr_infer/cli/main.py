@@ -14,6 +14,7 @@ from dphr_infer.cli.terminal import run_command
 from dphr_infer.evaluate.listing import FORMATS
 from dphr_infer.files.bundle import PRECISIONS
 from dphr_infer.files.gallery import GALLERY_DTYPES
+from dphr_infer.files.outputs import output_of, path_of
 from dphr_infer.locate.embedder import DEFAULT_BATCH
 from dphr_infer.locate.localizer import DEFAULT_ROTATIONS, DEFAULT_TOP_K, HEADINGS, AcceptRule
 from dphr_infer.locate.open_engine import DEVICES
@@ -139,9 +140,9 @@ def _add_locate(commands_parser: argparse._SubParsersAction[argparse.ArgumentPar
     _add_search(parser)
     _add_device(parser)
     parser.add_argument("--format", choices=FORMATS, default="table", help="of the list of photos (%(default)s)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the list there instead of printing it")
+    parser.add_argument("--out", default="-", metavar="FILE", help="write the list there; - prints it (%(default)s)")
     parser.add_argument("--truth", type=Path, metavar="CSV", help="columns photo,latitude_deg,longitude_deg[,corner…]")
-    parser.add_argument("--summary", type=Path, metavar="JSON", help="write the summary's numbers there")
+    parser.add_argument("--summary", metavar="JSON", help="write the summary's numbers there; - prints them")
     parser.add_argument("--picture", type=Path, metavar="DIR", help="draw the map, and each photo beside its matches")
     parser.add_argument("--map", type=Path, metavar="MAP.tif", help="the gallery's map, for --picture")
     _add_signer(parser)
@@ -209,20 +210,24 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _path(given: Path | None) -> Path | None:
+    return None if given is None else path_of(given)
+
+
 def _index(arguments: argparse.Namespace) -> None:
     commands.index(
-        arguments.bundle,
-        arguments.map,
-        arguments.out,
+        path_of(arguments.bundle),
+        path_of(arguments.map),
+        path_of(arguments.out),
         tile_m=arguments.tile_m,
         stride_m=arguments.stride_m,
         precision=arguments.precision,
         dtype=arguments.dtype,
         max_nodata=arguments.max_nodata,
         batch=arguments.batch,
-        threads=arguments.threads,
+        threads=arguments.threads or None,
         device=arguments.device,
-        signer=arguments.signer,
+        signer=_path(arguments.signer),
     )
 
 
@@ -234,8 +239,8 @@ def _accept_rule(arguments: argparse.Namespace) -> AcceptRule:
 
 def _search_options(arguments: argparse.Namespace) -> SearchOptions:
     return SearchOptions(
-        bundle=arguments.bundle,
-        gallery=arguments.gallery,
+        bundle=path_of(arguments.bundle),
+        gallery=path_of(arguments.gallery),
         top_k=arguments.top_k,
         heading=arguments.heading,
         rotations=arguments.rotations,
@@ -243,9 +248,9 @@ def _search_options(arguments: argparse.Namespace) -> SearchOptions:
         accept=_accept_rule(arguments),
         refine=arguments.refine,
         precision=arguments.precision,
-        threads=arguments.threads,
+        threads=arguments.threads or None,
         device=arguments.device,
-        signer=arguments.signer,
+        signer=_path(arguments.signer),
     )
 
 
@@ -259,13 +264,13 @@ def _locate(arguments: argparse.Namespace) -> None:
     commands.locate(
         commands.LocateRequest(
             search=_search_options(arguments),
-            photos=tuple(arguments.photos),
+            photos=tuple(path_of(photo) for photo in arguments.photos),
             form=arguments.format,
-            out=arguments.out,
-            truth=arguments.truth,
-            summary=arguments.summary,
-            picture=arguments.picture,
-            map=arguments.map,
+            out=output_of(arguments.out),
+            truth=_path(arguments.truth),
+            summary=None if arguments.summary is None else output_of(arguments.summary),
+            picture=_path(arguments.picture),
+            map=_path(arguments.map),
         )
     )
 
@@ -278,9 +283,9 @@ def _run(arguments: argparse.Namespace) -> None:
     elif arguments.command == "watch":
         _watch(arguments)
     elif arguments.command == "inspect":
-        commands.inspect(arguments.path)
+        commands.inspect(path_of(arguments.path))
     else:
-        diagnose(arguments.bundle, arguments.signer)
+        diagnose(_path(arguments.bundle), _path(arguments.signer))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,7 +29,9 @@ def matcher_device(device: str) -> str:
     return "cpu" if device == "cpu" else "cuda"
 
 
-def open_engine(bundle: Bundle, precision: Precision = "fp32", device: str = "cpu", threads: int = 0) -> Engine:
+def open_engine(
+    bundle: Bundle, precision: Precision = "fp32", device: str = "cpu", threads: int | None = None
+) -> Engine:
     """The engine that runs a bundle's model on a device; enter it before use.
 
     Args:
@@ -37,7 +39,7 @@ def open_engine(bundle: Bundle, precision: Precision = "fp32", device: str = "cp
         precision: which of the bundle's models; there is no fallback to another.
         device: "cpu" is ONNX Runtime there; "cuda" TensorRT on the first GPU, whose plan is built at the first use;
             "cuda-onnxruntime" ONNX Runtime on the first GPU.
-        threads: CPU threads; 0 takes all cores.
+        threads: CPU threads; None is every core that this process may use.
 
     Raises:
         EngineError: the precision or the device is unknown, or not available here.

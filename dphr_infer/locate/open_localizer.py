@@ -24,7 +24,7 @@ def open_localizer(
     gallery: Gallery,
     precision: Precision = "fp32",
     device: str = "cpu",
-    threads: int = 0,
+    threads: int | None = None,
     *,
     top_k: int = DEFAULT_TOP_K,
     heading: Heading = "as-is",
@@ -42,7 +42,8 @@ def open_localizer(
 
     Args:
         precision, device: as for `open_engine`.
-        threads: on a CPU, of the engine and of the matcher each; 0 takes all cores.
+        threads: on a CPU, of the engine and of the matcher each; None is every core that
+            this process may use.
         top_k, heading, rotations, accept, refine: as for `Localizer`.
 
     Raises:
@@ -50,7 +51,7 @@ def open_localizer(
     """
     engine = open_engine(bundle, precision, device, threads)
     most = min(max(top_k, 1), len(gallery.embeddings))  # `Localizer` refuses a top_k below 1 in its own words
-    matcher = open_matcher(gallery.embeddings, matcher_device(device), threads=threads or None, max_k=most)
+    matcher = open_matcher(gallery.embeddings, matcher_device(device), threads=threads, max_k=most)
     with ExitStack() as stack:
         pipeline = None
         if takes_one_launch(bundle, device, heading):

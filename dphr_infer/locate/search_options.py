@@ -56,7 +56,7 @@ class SearchOptions:
     accept: AcceptRule
     refine: bool
     precision: Precision
-    threads: int
+    threads: int | None
     device: str = "cpu"
     signer: Path | None = None
 

@@ -43,7 +43,7 @@ def index_map(
     max_nodata: float = DEFAULT_MAX_NODATA,
     batch: int = DEFAULT_BATCH,
     device: str = "cpu",
-    threads: int = 0,
+    threads: int | None = None,
 ) -> IndexReport:
     """Embed every tile of a map and write the gallery. Memory does not grow with the map, but for 16 bytes a tile.
 

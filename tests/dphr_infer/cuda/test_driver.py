@@ -12,8 +12,8 @@ from dphr_infer.cuda import driver as cuda
 from dphr_infer.errors import EngineError, MissingPackageError
 
 
-def load_beside(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+def load_stand_in(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -21,7 +21,7 @@ def load_beside(name: str) -> ModuleType:
     return module
 
 
-fake_pycuda = load_beside("fake_pycuda")
+fake_pycuda = load_stand_in("fake_pycuda")
 
 
 @pytest.fixture

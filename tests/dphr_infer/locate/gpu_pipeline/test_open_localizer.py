@@ -98,9 +98,9 @@ def test_no_matches_are_refused_in_the_same_words_on_every_device(
     assert gpu.retained == 0
 
 
-@pytest.mark.parametrize(("threads", "expected"), [(0, usable_cores()), (1, 1), (3, 3)])
+@pytest.mark.parametrize(("threads", "expected"), [(None, usable_cores()), (1, 1), (3, 3)])
 def test_the_threads_that_are_asked_for_are_the_matchers_too(
-    bundle: Any, map_gallery: Any, threads: int, expected: int
+    bundle: Any, map_gallery: Any, threads: int | None, expected: int
 ) -> None:
     with open_localizer(bundle, map_gallery, threads=threads) as localizer:
         assert localizer._matcher._scan._threads == expected
