@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import numpy as np
@@ -9,19 +10,23 @@ from numpy.typing import NDArray
 
 from dphr_infer.cuda.topk.matcher import DEFAULT_MAX_K, CudaExactMatcher
 from dphr_infer.errors import EngineError
-from dphr_infer.matchers.base import Matcher
+from dphr_infer.matchers.base import Matcher, check_gallery
 from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.matchers.int8 import NumpyInt8Matcher
+from dphr_infer.matchers.scan import choose_scan
+from dphr_infer.measure.available import available_memory_bytes
 
 DEVICES = ("cpu", "cuda")
-Scan = Literal["rows", "int8"]
-SCANS: tuple[Scan, ...] = ("rows", "int8")
+Scan = Literal["auto", "rows", "int8"]
+SCANS: tuple[Scan, ...] = ("auto", "rows", "int8")
+
+_log = logging.getLogger(__name__)
 
 
 def open_matcher(
     embeddings: NDArray[np.float16] | NDArray[np.float32],
     device: str = "cpu",
-    scan: Scan = "rows",
+    scan: Scan = "auto",
     threads: int | None = None,
     max_k: int = DEFAULT_MAX_K,
 ) -> Matcher:
@@ -31,7 +36,7 @@ def open_matcher(
         embeddings: float16 or float32 (N, D), rows of unit length, e.g. `Gallery.embeddings`.
         device: "cpu" is NumPy; "cuda" the first GPU, by float16 rows, for at most 64 queries a launch.
         scan: "rows" reads the rows; "int8" reads codes made from them, one more byte a value in memory, and proves the
-            same answers. On a CPU that pays where a float16 gallery takes more than 1 GiB as float32.
+            same answers. "auto" is what `choose_scan` says on a CPU, and logs why; on a GPU, "rows".
         threads: of a CPU's matcher, as of `NumpyExactMatcher`.
         max_k: the largest k of the GPU's matcher, 1..1024; a CPU's takes any.
 
@@ -46,9 +51,14 @@ def open_matcher(
             "silently. Choose one of these."
         )
     if scan not in SCANS:
-        raise EngineError(f"Scan {scan!r} is unknown: choose {' or '.join(SCANS)}.")
+        raise EngineError(f"Scan {scan!r} is unknown: choose one of {', '.join(SCANS)}.")
+    check_gallery(embeddings)
     if device == "cuda":
         return CudaExactMatcher(embeddings, max_k=max_k, scan="int8" if scan == "int8" else "fp16")
+    if scan == "auto":
+        choice = choose_scan(len(embeddings), embeddings.shape[1], embeddings.dtype, available_memory_bytes())
+        _log.info("%s", choice.why)
+        scan = choice.scan
     if scan == "int8":
         return NumpyInt8Matcher(embeddings, threads=threads)
     return NumpyExactMatcher(embeddings, threads=threads)

@@ -205,5 +205,5 @@ def test_a_gallery_of_another_dtype_is_refused() -> None:
 def test_the_scan_is_chosen_by_name_and_another_name_is_refused() -> None:
     names = [open_matcher(GALLERY, device, scan).name for device in ("cpu", "cuda") for scan in ("rows", "int8")]
     assert names == ["numpy exact", "numpy int8", "cuda exact fp16", "cuda exact int8"]
-    with pytest.raises(EngineError, match="Scan 'fp8' is unknown: choose rows or int8"):
+    with pytest.raises(EngineError, match="Scan 'fp8' is unknown: choose one of auto, rows, int8"):
         open_matcher(GALLERY, scan="fp8")
