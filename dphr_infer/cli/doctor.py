@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dphr_infer.cuda.build import FOLDER, KERNELS, find_nvcc, load_fatbin, nvcc_version
+from dphr_infer.cuda.build import KERNELS, find_nvcc, load_fatbin, nvcc_version, source_of
 from dphr_infer.cuda.driver import open_cuda
 from dphr_infer.cuda.gpu import Gpu, find_gpu
 from dphr_infer.engines.onnxruntime import onnxruntime_version
@@ -204,7 +204,10 @@ def _kernels_finding(gpu: Gpu) -> Finding:
     purpose, states = "matching and preparing frames on the GPU", []
     try:
         for stem in KERNELS:
-            shipped = load_fatbin(gpu.capability, gpu.driver, stem=stem) == (FOLDER / f"{stem}.fatbin").read_bytes()
+            shipped = (
+                load_fatbin(gpu.capability, gpu.driver, stem=stem)
+                == source_of(stem).with_suffix(".fatbin").read_bytes()
+            )
             states.append(f"{stem} {'as shipped' if shipped else 'compiled here'}")
     except DphrError as error:
         return Finding("kernels", "", purpose, "", False, str(error))
