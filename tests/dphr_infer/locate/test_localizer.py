@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from dphr_infer.locate.open_engine import open_engine
 from dphr_infer.maps.index import index_map
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.matchers.exact import NumpyExactMatcher
-from dphr_infer.types import GeoPoint, Matches
+from dphr_infer.types import GeoPoint, LocationEstimate, Matches
 
 TILE_M, STRIDE_M = 50.0, 25.0
 CENTRE = GeoPoint(47.0, 8.0)
@@ -56,12 +57,23 @@ def test_a_photo_of_a_tile_is_located_at_that_tile(flight, localizer, row: int) 
     assert found.rotation_deg == 0.0 and len(found.places) == 5
 
 
+def assert_same_places(found: Sequence[LocationEstimate], expected: Sequence[LocationEstimate]) -> None:
+    """The same rows and places, and similarities to what they are promised between batch shapes."""
+    for one, other in zip(found, expected, strict=True):
+        assert [place.row for place in one.places] == [place.row for place in other.places]
+        assert (one.point, one.accepted, one.rotation_deg) == (other.point, other.accepted, other.rotation_deg)
+        assert one.radius_m == pytest.approx(other.radius_m)
+        similarities = ([place.similarity for place in each.places] for each in (one, other))
+        np.testing.assert_allclose(*similarities, rtol=0, atol=1e-6)
+        assert one.similarity == one.places[0].similarity
+
+
 def test_locate_is_its_four_stages_in_a_row_and_the_same_for_many(flight, localizer) -> None:
     images = [tile_image(flight, row) for row in (3, 20)]
     one = localizer(heading="search", rotations=4)
     by_stage = [one.estimate(one.match(one.embed(one.prepare(image)))) for image in images]
-    assert [one.locate(image) for image in images] == by_stage
-    assert one.locate_many(images) == by_stage
+    assert_same_places([one.locate(image) for image in images], by_stage)
+    assert_same_places(one.locate_many(images), by_stage)
     assert one.locate_many([]) == []
 
 
