@@ -1,11 +1,10 @@
-import importlib.util
 import struct
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import fake_pycuda
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,17 +22,6 @@ from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
 from dphr_infer.types import Matches
 
-
-def load_beside(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-fake_pycuda = load_beside("fake_pycuda")
 KERNELS = fatbin.source_of("topk")
 
 
