@@ -19,7 +19,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +31,11 @@ from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.hilbert import hilbert_order
 from dphr_infer.files.row_blocks import RowBlocks
 from dphr_infer.geo import east_north_m
-from dphr_infer.types import GeoPoint, Prior, RowRanges
+from dphr_infer.types import GALLERY_DTYPES, GalleryDtype, GeoPoint, Prior, RowRanges
 
 FORMAT = "dphr-gallery"
 VERSION = 1
 METADATA_KEY = "gallery"
-
-GalleryDtype = Literal["fp16", "fp32"]
-GALLERY_DTYPES: tuple[GalleryDtype, ...] = ("fp16", "fp32")
 
 # Safetensors' names for them.
 _STORED_NAMES: dict[GalleryDtype, str] = {"fp16": "F16", "fp32": "F32"}
@@ -154,26 +151,23 @@ class Gallery:
             nearest = _readable(float(self.distances_m(prior.centre).min()))
             raise GalleryError(
                 f"No tile of the gallery lies within {_readable(prior.radius_m)} of {prior.latitude_deg:.6f},"
-                f"{prior.longitude_deg:.6f}; the nearest is {nearest} away. Widen the "
-                "radius, or take the gallery of that region."
+                f"{prior.longitude_deg:.6f}; the nearest is {nearest} away. Widen the radius, or take the gallery of "
+                "that region."
             )
         return RowRanges(ranges)
-
-    def allowed_rows(self, near: GeoPoint, within_m: float) -> tuple[tuple[int, int], ...]:
-        """As `rows_in`, for a point and a radius."""
-        return self.rows_in(Prior(near.latitude_deg, near.longitude_deg, within_m)).ranges
 
 
 def _readable(distance_m: float) -> str:
     return f"{distance_m:.3g} m" if distance_m < 999.5 else f"{distance_m / 1000:,.1f} km"
 
 
-def open_gallery(path: Path) -> Gallery:
+def open_gallery(path: str | Path) -> Gallery:
     """Open a gallery without reading its embeddings.
 
     Raises:
         GalleryError: missing, damaged, cut short, or of another format or version.
     """
+    path = Path(path)
     if not path.is_file():
         raise GalleryError(f"{path} is not a file. Make a gallery with: dphr-infer index BUNDLE MAP --out GALLERY")
     try:
