@@ -19,9 +19,7 @@ def test_a_point_that_is_not_on_the_earth_is_refused_with_both_numbers(
     latitude_deg: float, longitude_deg: float
 ) -> None:
     for value in (lambda: GeoPoint(latitude_deg, longitude_deg), lambda: Prior(latitude_deg, longitude_deg, 100.0)):
-        with pytest.raises(
-            ConfigError, match=f"Latitude {latitude_deg}, longitude {longitude_deg} is no place"
-        ):
+        with pytest.raises(ConfigError, match=f"Latitude {latitude_deg}, longitude {longitude_deg} is no place"):
             value()
 
 
