@@ -19,7 +19,7 @@ def test_a_point_that_is_not_on_the_earth_is_refused_with_both_numbers(
     latitude_deg: float, longitude_deg: float
 ) -> None:
     for value in (lambda: GeoPoint(latitude_deg, longitude_deg), lambda: Prior(latitude_deg, longitude_deg, 100.0)):
-        with pytest.raises(ConfigError, match=f"Latitude {latitude_deg}, longitude {longitude_deg} is no place"):
+        with pytest.raises(ConfigError, match=f"latitude {latitude_deg:g} and longitude {longitude_deg:g};"):
             value()
 
 
@@ -29,7 +29,7 @@ def test_a_prior_has_its_centre() -> None:
 
 @pytest.mark.parametrize("radius_m", [0.0, -1.0, math.inf, math.nan])
 def test_a_prior_without_a_radius_is_refused(radius_m: float) -> None:
-    with pytest.raises(ConfigError, match=f"`radius_m` is {radius_m:g}; expected metres, above 0"):
+    with pytest.raises(ConfigError, match=f"radius_m is {radius_m:g}; expected metres above 0"):
         Prior(47.0, 8.0, radius_m)
 
 
