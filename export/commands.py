@@ -140,7 +140,7 @@ def build(
     """
     from dphr_infer.engines.tensorrt.build import BuildOptions
     from dphr_infer.engines.tensorrt.cache import EngineCache
-    from export.report_page import markdown_table
+    from export.report.page import markdown_table
     from export.to_tensorrt import build_engines
 
     opened = open_bundle(bundle)
@@ -206,9 +206,9 @@ def import_weights(
 
 def report(bundle: Path, out: Path, engines: Path | None, seconds: float, threads: int) -> None:
     """Write a bundle's report, and the picture of what its int8 layers cost."""
-    from export.report import draw_layers, write_report
-    from export.report_inputs import read_engine_reports, read_sensitivity
-    from export.report_measure import measure_bundle
+    from export.report.bundle import draw_layers, write_report
+    from export.report.inputs import read_engine_reports, read_sensitivity
+    from export.report.measure import measure_bundle
 
     require_seconds(seconds)
     opened = open_bundle(bundle)
@@ -223,8 +223,8 @@ def report(bundle: Path, out: Path, engines: Path | None, seconds: float, thread
 
 def compare(bundles: Sequence[Path], seconds: float, threads: int) -> None:
     """Measure bundles one after another, and print them beside each other."""
-    from export.report_compare import compare_bundles, require_same_images
-    from export.report_measure import measure_bundle
+    from export.report.compare import compare_bundles, require_same_images
+    from export.report.measure import measure_bundle
 
     require_seconds(seconds)
     require_same_images([(folder.resolve().name, open_bundle(folder).manifest.origin) for folder in bundles])

@@ -46,7 +46,7 @@ OWNERS = {
     "hnswlib": ("bench/peers.py",),
     "onnx": ("export/",),
     "onnxscript": ("export/",),
-    "matplotlib": ("dphr_train/", "export/plots.py", "bench/plots.py", "bench/history.py"),
+    "matplotlib": ("dphr_train/", "export/report/plots.py", "bench/plots.py", "bench/history.py"),
     "torch": ("dphr_train/", "export/", "bench/peers.py", "bench/gpu_peers.py", "bench/peer_runs.py"),
 }
 # What flies may import besides itself and the standard library, and what only one of its files may.

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from dphr_infer.errors import ExportError
 from dphr_infer.files.bundle import PRECISIONS
-from export.report_measure import BATCHES, BundleReport, PrecisionReport
-from export.report_page import markdown_table
+from export.report.measure import BATCHES, BundleReport, PrecisionReport
+from export.report.page import markdown_table
 
 _NONE = "–"
 _DIGEST = "evaluation_sha256"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dphr_infer.errors import ExportError
 from export.int8.sensitivity import LayerSensitivity
-from export.plots import MAX_ROWS, plot_sensitivity
+from export.report.plots import MAX_ROWS, plot_sensitivity
 
 ORANGE, BLUE = (217, 115, 13), (31, 111, 178)
 

@@ -26,8 +26,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.report_measure import BATCHES, BundleReport, Spread
-from export.report_page import Bar, BarGroup, Chart, Page, Picture, Table, to_html, to_markdown
+from export.report.measure import BATCHES, BundleReport, Spread
+from export.report.page import Bar, BarGroup, Chart, Page, Picture, Table, to_html, to_markdown
 
 if TYPE_CHECKING:
     from dphr_infer.files.bundle import Manifest
@@ -239,7 +239,7 @@ def draw_layers(manifest: Manifest, folder: Path, layers: Sequence[LayerSensitiv
     """Draw what each layer of the int8 model costs as sensitivity.png; none for no layers.
 
     Args:
-        layers: see `report_inputs.read_sensitivity`.
+        layers: see `inputs.read_sensitivity`.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -247,7 +247,7 @@ def draw_layers(manifest: Manifest, folder: Path, layers: Sequence[LayerSensitiv
     """
     if not layers:
         return ()
-    from export.plots import plot_sensitivity
+    from export.report.plots import plot_sensitivity
 
     given_back = manifest.quantisation.float_layers if manifest.quantisation is not None else ()
     plot_sensitivity(layers, folder / PICTURE, manifest.encoder, given_back)

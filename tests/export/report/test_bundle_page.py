@@ -16,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from dphr_infer.errors import BundleError, EngineError, ExportError
 from dphr_infer.files.bundle import Manifest, Parity, Quantisation, digest_files
 from dphr_infer.images.preprocess import Preprocess
-from export.report import engine_table, latency_table, precision_table, to_page, write_report
-from export.report_compare import compare_bundles, require_same_images
-from export.report_measure import (
+from export.report.bundle import engine_table, latency_table, precision_table, to_page, write_report
+from export.report.compare import compare_bundles, require_same_images
+from export.report.measure import (
     BundleName,
     BundleReport,
     Latency,
@@ -31,7 +31,7 @@ from export.report_measure import (
     summarise,
     time_in_turn,
 )
-from export.report_page import Bar, BarGroup, Chart, Page, Picture, Table, markdown_table, to_html, to_markdown, to_svg
+from export.report.page import Bar, BarGroup, Chart, Page, Picture, Table, markdown_table, to_html, to_markdown, to_svg
 from export.to_tensorrt import EngineReport
 
 PX, DIM = 16, 3
