@@ -140,7 +140,7 @@ def build(
     """
     from dphr_infer.engines.tensorrt.build import BuildOptions
     from dphr_infer.engines.tensorrt.cache import EngineCache
-    from export.report.page import markdown_table
+    from export.report.table import Table, to_markdown
     from export.to_tensorrt import build_engines
 
     opened = open_bundle(bundle)
@@ -161,7 +161,11 @@ def build(
     ]
     engines = EngineCache(cache)
     reports = build_engines(opened, chosen, options, engines)
-    print(markdown_table(_ENGINE_HEAD, [_engine_row(report) for report in reports]))
+    print(
+        to_markdown(
+            Table("Engines", _ENGINE_HEAD, tuple(map(_engine_row, reports)), words=("library", "for", "layers"))
+        )
+    )
     print(f"engines lie in {printable(str(engines.folder))}")
     if json_file is not None:
         with atomic_file(json_file) as temporary:

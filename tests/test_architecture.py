@@ -46,6 +46,7 @@ OWNERS = {
     "hnswlib": ("bench/peers.py",),
     "onnx": ("export/",),
     "onnxscript": ("export/",),
+    "jinja2": ("export/report/page.py",),
     "matplotlib": ("dphr_train/", "export/report/plots.py", "bench/plots.py", "bench/history.py"),
     "torch": ("dphr_train/", "export/", "bench/peers.py", "bench/gpu_peers.py", "bench/peer_runs.py"),
 }
