@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dphr_infer.errors import ExportError, MissingPackageError, printable
 from dphr_infer.files.atomic import atomic_file
@@ -23,7 +24,7 @@ _WIDTH_IN, _ROW_IN, _FRAME_IN = 8.0, 0.2, 1.3
 _DPI = 130
 _BARS_WIDTH_IN, _BAR_IN, _GAP, _TEXT_SHARE = 3.8, 0.24, 0.7, 0.65
 _COLOURS = (_GREY, _INT8, _HALF)
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "text.parse_math": False,
     "font.size": 9.0,
     "axes.edgecolor": _GREY,
@@ -32,6 +33,7 @@ _STYLE = {
     "axes.spines.right": False,
     "axes.spines.bottom": False,
     "svg.fonttype": "path",
+    "svg.hashsalt": "dphr",
 }
 
 
@@ -87,7 +89,7 @@ def bars_to_svg(groups: Iterable[BarGroup], ticks: tuple[tuple[float, str], ...]
     ends = [max(bar.length, *(bar.spread or (0.0,))) for _, bar in named]
     axis_end = max(longest, *ends) or 1.0
     height_in = _BAR_IN * (places[-1] + 1 + 1.5 * bool(ticks))
-    with rc_context({**_STYLE, "svg.hashsalt": "bars"}):
+    with rc_context(dict[Any, Any](_STYLE)):
         figure = Figure(figsize=(_BARS_WIDTH_IN, height_in), layout="constrained")
         axes = figure.subplots()
         for (group, bar), place, end in zip(named, places, ends, strict=True):

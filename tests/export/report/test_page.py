@@ -63,7 +63,7 @@ def test_the_page_shows_all_its_parts_in_order(read_tags: Callable[[str], Any]) 
         "<h1>Report</h1>",
         '<p class="lead">Of a run.',
         '<p class="notice grave">INVALID: hot.',
-        '<p class="notice">NOTE',
+        '<p class="notice">NOTE: warm.',
         "<h2>Load</h2>",
         "<p>Two words.",
         'alt="Bars: a: 1"',
