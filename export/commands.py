@@ -53,7 +53,7 @@ class Judging:
     def request(self, source: Path | TimmSource, **choices: Any) -> ExportRequest:
         """What `build_bundle` and `add_int8` take."""
         from export.build_bundle import ExportRequest
-        from export.int8_model import Int8Options
+        from export.int8.model import Int8Options
 
         return ExportRequest(
             source,
@@ -201,7 +201,7 @@ def import_weights(
     weights: Path, encoder: str, image_px: int, out: Path, dataset: DatasetName, ground_px: tuple[int, int] | None
 ) -> None:
     """Convert Sample4Geo's weights to a checkpoint."""
-    from export.import_sample4geo import import_sample4geo
+    from export.sources.sample4geo import import_sample4geo
 
     require_image_px(image_px)
     written = import_sample4geo(weights, encoder, image_px, out, dataset, ground_px)

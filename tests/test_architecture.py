@@ -21,6 +21,10 @@ ROOMS = {
         *("errors", "types", "geo", "measure", "images", "files", "matchers", "cuda", "engines", "locate", "maps"),
         *("evaluate", "watch", "cli"),
     ),
+    "export": (
+        *("graph", "sources", "gate", "int8", "signing", "to_tensorrt", "build_bundle", "add_int8", "report"),
+        *("commands", "cli", "__main__"),
+    ),
 }
 MAX_FILES = 9
 VAGUE = ("utils", "util", "common", "helpers", "helper", "misc")
