@@ -101,7 +101,7 @@ def training_steps(out: Path) -> list[Step]:
         Step(
             "export",
             "Export it as a bundle: ONNX in fp32 and fp16, behind the parity gate",
-            ("dphr-export", str(run), "--data", str(cities), "--out", str(bundle), "--optional", "fp16"),
+            ("dphr-export", "bundle", str(run), "--data", str(cities), "--out", str(bundle), "--optional", "fp16"),
             (bundle,),
             ("train",),
             ("export", "dphr_train", "dphr_infer"),

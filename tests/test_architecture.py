@@ -22,8 +22,8 @@ ROOMS = {
         *("evaluate", "watch", "cli"),
     ),
     "export": (
-        *("graph", "sources", "gate", "int8", "signing", "to_tensorrt", "build_bundle", "add_int8", "report"),
-        *("commands", "cli", "__main__"),
+        *("request", "graph", "sources", "gate", "int8", "signing", "to_tensorrt", "build_bundle", "add_int8"),
+        *("report", "commands", "verbs", "cli", "__main__"),
     ),
 }
 MAX_FILES = 9

@@ -25,7 +25,6 @@ from dphr_train.metrics import GroundPositions, report_retrieval
 
 MIN_PLACES = 4
 MIN_IMAGES = 16
-DEFAULT_MAX_IMAGES = 2000
 INT8_RECALL_STEP = 0.005
 """One query must move recall@1 by no more than int8's limit, or a single one decides whether a model passes."""
 

@@ -13,8 +13,7 @@ import onnx
 
 from dphr_infer.engines.onnxruntime import INPUT_NAME, OUTPUT_NAME, OnnxRuntimeEngine
 from dphr_infer.errors import EngineError, ExportError
-
-OPSET = 18
+from export.request import OPSET
 
 
 def require_opset(opset: int) -> None:

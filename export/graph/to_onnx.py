@@ -34,7 +34,8 @@ from dphr_infer.files.bundle import Precision
 from dphr_infer.images.preprocess import Preprocess
 from dphr_train.encoder import Encoder
 from export.graph.fold import fold_batch_norms
-from export.graph.opset import OPSET, require_opset
+from export.graph.opset import require_opset
+from export.request import OPSET
 
 # Two, because torch.export takes an example batch of one for a constant.
 _EXAMPLE_BATCH = 2

@@ -12,34 +12,13 @@ from google.protobuf.message import DecodeError
 from dphr_infer.errors import ExportError
 from dphr_infer.files.bundle import Quantisation
 from export.gate.calibration_set import CalibrationSet
-from export.int8.calibration import MIN_IMAGES
-from export.int8.quantiser import Quantiser, Weights
+from export.int8.quantiser import Quantiser
 from export.int8.recipes import Recipe, recipe_for
 from export.int8.search import give_back
 from export.int8.sensitivity import LayerSensitivity, measure_sensitivity
+from export.request import Weights
 
 SENSITIVITY_IMAGES = 32
-DEFAULT_CALIBRATION_IMAGES = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Int8Options:
-    """How to make an int8 model.
-
-    Attributes:
-        n_calibration_images: training images that ranges are measured on, half of them of each view.
-        weights: "int8" stores them so; "float" stores halves behind Q/DQ pairs, for TensorRT before 10.
-    """
-
-    n_calibration_images: int = DEFAULT_CALIBRATION_IMAGES
-    weights: Weights = "int8"
-
-    def __post_init__(self) -> None:
-        if self.n_calibration_images < MIN_IMAGES:
-            raise ExportError(
-                f"{self.n_calibration_images} calibration images were asked for; at least {MIN_IMAGES} are needed, or "
-                "the ranges of int8 do not hold on other images. Ask for 100 or more."
-            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -44,8 +43,7 @@ from dphr_infer.errors import ExportError
 from export.int8.calibration import INT8_MAX, check_images, choose_scale, count_magnitudes, to_half_scale
 from export.int8.layers import Layer, find_layers
 from export.int8.recipes import Recipe
-
-Weights = Literal["int8", "float"]
+from export.request import Weights
 
 MIN_OPSET = 18
 OPSET = 19

@@ -18,9 +18,10 @@ from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.locate.open_engine import open_engine
 from dphr_train.checkpoint import read_checkpoint, write_checkpoint
 from dphr_train.encoder import Encoder
-from export.build_bundle import ExportRequest, build_bundle
+from export.build_bundle import build_bundle
 from export.cli import main
 from export.graph.to_onnx import to_onnx
+from export.request import ExportRequest
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +185,7 @@ def test_a_precision_named_twice_is_refused(checkpoint: Path, places: Path, tmp_
 def test_the_command_prints_one_line_and_exits_2(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(checkpoint), "--data", str(tmp_path / "none"), "--out", str(tmp_path / "bundle")]) == 2
+    assert main(["bundle", str(checkpoint), "--data", str(tmp_path / "none"), "--out", str(tmp_path / "bundle")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "is not a folder" in error
@@ -193,5 +194,5 @@ def test_the_command_prints_one_line_and_exits_2(
 def test_the_command_refuses_to_export_without_real_images(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(checkpoint), "--out", str(tmp_path / "bundle")]) == 2
+    assert main(["bundle", str(checkpoint), "--out", str(tmp_path / "bundle")]) == 2
     assert "The parity gate compares the exported models with torch on real" in capsys.readouterr().err

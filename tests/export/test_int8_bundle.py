@@ -16,9 +16,9 @@ from dphr_infer.errors import BundleError, DphrError, ExportError
 from dphr_infer.files.bundle import Bundle, open_bundle
 from dphr_infer.locate.open_engine import open_engine
 from export.add_int8 import add_int8
-from export.build_bundle import ExportRequest, build_bundle
+from export.build_bundle import build_bundle
 from export.cli import main
-from export.int8.model import Int8Options
+from export.request import ExportRequest, Int8Options
 
 PLACES, PHOTOS = 40, 5
 OPTIONS = Int8Options(n_calibration_images=32)
@@ -162,7 +162,7 @@ def test_int8_needs_the_half_precision_model(plain: Path, data: Path, tmp_path: 
 def test_a_source_that_is_none_ends_with_code_2(
     words: list[str], message: str, places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*words, "--data", str(places), "--out", str(tmp_path / "out")]) == 2
+    assert main(["bundle", *words, "--data", str(places), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -15,8 +15,9 @@ from dphr_infer.files.bundle import Precision
 from dphr_infer.images.preprocess import Preprocess
 from dphr_train.encoder import Encoder
 from export.gate.parity import torch_embedder
-from export.graph.opset import OPSET, require_opset
+from export.graph.opset import require_opset
 from export.graph.to_onnx import to_onnx
+from export.request import OPSET
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 LIMIT = {"fp32": 1e-6, "fp16": 1e-4}
