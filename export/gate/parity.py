@@ -112,8 +112,13 @@ class ParityReport:
 
     def to_manifest(self) -> Parity:
         """The part that travels in the bundle; rounded, so that another number of threads gives the same bytes."""
-        figures = (self.min_cosine, self.mean_cosine, self.recall_drop, self.ap_drop)
-        return Parity(*(round(figure, _DIGITS) for figure in figures), self.n_images)
+        return Parity(
+            min_cosine=round(self.min_cosine, _DIGITS),
+            mean_cosine=round(self.mean_cosine, _DIGITS),
+            recall_drop=round(self.recall_drop, _DIGITS),
+            ap_drop=round(self.ap_drop, _DIGITS),
+            n_images=self.n_images,
+        )
 
     def require(self) -> None:
         """Let a good model pass.
@@ -199,7 +204,10 @@ def _cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[n
     """float64 (n,), the cosine between rows of the same number; NaN where a row has no direction."""
     a, b = left.astype(np.float64), right.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.einsum("nd,nd->n", a, b) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+        cosines: NDArray[np.float64] = np.einsum("nd,nd->n", a, b) / (
+            np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        )
+    return cosines
 
 
 def compare(precision: Precision, reference: Embeddings, shipped: Embeddings, data: EvaluationSet) -> ParityReport:

@@ -42,13 +42,14 @@ def _find_pairs(backbone: nn.Module, pixels: Tensor) -> list[tuple[nn.Conv2d, nn
 
 def _fold_pair(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Move the norm's scale and shift into the convolution; the norm (and the activation inside it) stays, as y = x."""
-    conv.weight, bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        raise TypeError(f"{norm} keeps no statistics, so it has no scale and shift of its own to fold.")
+    conv.weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias)
     conv.bias = bias
     norm.eps = 0.0
-    norm.running_mean.zero_()
-    norm.running_var.fill_(1.0)
+    mean.zero_()
+    variance.fill_(1.0)
     if norm.affine:
         norm.weight.fill_(1.0)
         norm.bias.zero_()

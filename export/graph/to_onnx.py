@@ -75,7 +75,8 @@ class ExportedEncoder(nn.Module):
         normalised = (pixels / 255.0 - self.mean) / self.std
         embeddings = self.encoder.features(normalised)
         # nn.functional.normalize would expand by the shape of the uint8 input; broadcasting needs no shape.
-        return embeddings / embeddings.norm(dim=1, keepdim=True).clamp_min(_MIN_LENGTH)
+        unit: torch.Tensor = embeddings / embeddings.norm(dim=1, keepdim=True).clamp_min(_MIN_LENGTH)
+        return unit
 
 
 class _FirstConvolution(nn.Module):
@@ -92,7 +93,8 @@ class _FirstConvolution(nn.Module):
 
 def _halve(backbone: nn.Module) -> None:
     """Bring a backbone to half precision, but for the convolutions that timm names as its first."""
-    names = backbone.default_cfg["first_conv"]
+    published: Any = backbone.default_cfg
+    names = published["first_conv"]
     first = {name: backbone.get_submodule(name) for name in ([names] if isinstance(names, str) else names)}
     for name in first:  # taken out, because a weight that was half once has lost its bits
         backbone.set_submodule(name, nn.Identity())

@@ -110,11 +110,13 @@ def choose_scale(counts: NDArray[np.int64], clip: Clip) -> np.float16:
     seen = np.flatnonzero(counts)
     values = np.arange(_MAGNITUDES, dtype=np.uint16).view(np.float16)[seen].astype(np.float64)
     if clip == "max":
-        return np.float16(to_half_scale(values[-1:] / INT8_MAX)[0])
+        scale: np.float16 = to_half_scale(values[-1:] / INT8_MAX)[0]
+        return scale
     weights = counts[seen].astype(np.float64)
     scales = to_half_scale(values[-1] * _CLIP_RATIOS / INT8_MAX)
     errors = []
     for scale in scales.astype(np.float64):
         restored = np.minimum(np.rint(values / scale), INT8_MAX) * scale
         errors.append(float(weights @ (values - restored) ** 2))
-    return np.float16(scales[int(np.argmin(errors))])
+    best: np.float16 = scales[int(np.argmin(errors))]
+    return best

@@ -158,7 +158,9 @@ class _Pairs:
         return name
 
     def _node(self, op: str, inputs: list[str], output: str, **attributes: int) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], name=f"{op}/{output}", **attributes))
+        node = helper.make_node(op, inputs, [output], name=f"{op}/{output}")
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in sorted(attributes.items()))
+        self.nodes.append(node)
         return output
 
     def add_activation(self, tensor: str, scale: np.float16) -> str:

@@ -103,7 +103,8 @@ def from_timm(
         torch.manual_seed(0)  # the same command gives the same bundle, and the caller's generator is left alone
         encoder = make_encoder(config, image_px)
     load_pretrained(encoder, config.weights)
-    trained_with = str(encoder.backbone.default_cfg.get("interpolation", "bilinear"))
+    published: Any = encoder.backbone.default_cfg
+    trained_with = str(published.get("interpolation", "bilinear"))
     preprocess = Preprocess(image_px, image_px, _INTERPOLATIONS.get(trained_with, "bilinear"))
     origin = {"source": "timm", "model_config": _plain_model(config), **_weights_facts(weights)}
     return ExportSource(encoder.eval(), preprocess, {**origin, **package_versions()})

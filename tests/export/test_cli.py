@@ -138,6 +138,10 @@ def test_what_is_no_verb_or_option_ends_with_2_and_says_what_there_is(
         ([""], "The name of the checkpoint is empty"),
         (["--encoder", "resnet18"], "--encoder resnet18 needs --image-px"),
         (["--encoder", "resnet18", "--image-px", "15"], "--image-px is 15; the square input"),
+        (["--encoder", "resnet18", "--image-px", "-32"], "--image-px is -32; "),
+        (["--encoder", "resnet18", "--image-px", "2049"], "--image-px is 2049; the square input of a network has a"),
+        (["--encoder", "test_vit", "--image-px", "32"], "No weights were named for test_vit"),
+        (["--encoder", "test_vitt", "--image-px", "32", "--weights", "random"], "timm has no network test_vitt"),
         (["--encoder", "resnet18", "--image-px", "32", "--weights", ""], "--weights is empty"),
         (["run", "--calibration-images", "32"], "--calibration-images is about int8, but the precisions are fp32 fp16"),
         (["run", "--int8-weights", "float"], "--int8-weights is about int8, but the precisions are fp32 fp16"),
@@ -151,3 +155,4 @@ def test_options_that_do_not_go_together_are_refused_in_one_line(
     assert main(["bundle", *words, "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"{PROGRAM}: {said}") and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -138,36 +138,6 @@ def test_int8_needs_the_half_precision_model(plain: Path, data: Path, tmp_path: 
         add_int8(ExportRequest(lame, data, tmp_path / "out", int8=OPTIONS))
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "Name either a checkpoint or, with --encoder, a timm network"),
-        (["run", "--encoder", "resnet18"], "one of the two"),
-        (["--encoder", "resnet18"], "needs --image-px"),
-        (["run", "--image-px", "64"], "--image-px belongs to --encoder"),
-        (["run", "--pooling", "gem"], "--pooling belongs to --encoder"),
-        (["run", "--optional", "int8"], "int8 is optional, but the precisions are fp32 fp16"),
-        (["run", "--calibration-images", "64"], "--calibration-images is about int8, but the precisions are fp32 fp16"),
-        (["run", "--int8-weights", "float"], "--int8-weights is about int8, but the precisions are fp32 fp16"),
-        (["run", "--precisions", "int8", "--calibration-images", "8"], "at least 16 are needed"),
-        ([""], "The name of the checkpoint is empty"),
-        (["--encoder", "resnet18", "--image-px", "64", "--weights", ""], "--weights is empty"),
-        (["--encoder", "resnet18", "--weights", "random", "--image-px", "0"], "--image-px is 0; "),
-        (["--encoder", "resnet18", "--weights", "random", "--image-px", "-32"], "--image-px is -32; "),
-        (["--encoder", "resnet18", "--weights", "random", "--image-px", "99999999"], "16 to 2048 px"),
-        (["--encoder", "test_vit", "--image-px", "32"], "No weights were named for test_vit"),
-        (["--encoder", "test_vitt", "--image-px", "32", "--weights", "random"], "test_vit"),
-    ],
-)
-def test_a_source_that_is_none_ends_with_code_2(
-    words: list[str], message: str, places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["bundle", *words, "--data", str(places), "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
 def test_add_int8_asks_for_images_in_its_own_words(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
