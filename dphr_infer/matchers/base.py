@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Protocol
 
@@ -27,7 +27,7 @@ class Matcher(Protocol):
     ) -> None: ...
 
     def match(
-        self, queries: NDArray[np.float32], k: int, row_ranges: Sequence[tuple[int, int]] | None = None
+        self, queries: NDArray[np.float32], k: int, row_ranges: Iterable[tuple[int, int]] | None = None
     ) -> Matches:
         """Find the k most similar gallery rows for each query.
 
@@ -87,7 +87,7 @@ def check_queries(queries: NDArray[np.float32], dim: int) -> None:
         )
 
 
-def check_ranges(row_ranges: Sequence[tuple[int, int]] | None, n_rows: int, k: int) -> tuple[tuple[int, int], ...]:
+def check_ranges(row_ranges: Iterable[tuple[int, int]] | None, n_rows: int, k: int) -> tuple[tuple[int, int], ...]:
     """The ranges to search, without empty ones; all rows for None.
 
     Raises:

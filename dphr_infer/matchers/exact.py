@@ -7,7 +7,7 @@ row that is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -29,7 +29,7 @@ def match_by_sorting(
     gallery: NDArray[np.float16] | NDArray[np.float32],
     queries: NDArray[np.float32],
     k: int,
-    row_ranges: Sequence[tuple[int, int]] | None = None,
+    row_ranges: Iterable[tuple[int, int]] | None = None,
 ) -> Matches:
     """The plain reference: the whole (Q, N) matrix and a stable sort. For tests and small galleries only.
 
@@ -87,7 +87,7 @@ class NumpyExactMatcher:
         self._scan.close()
 
     def match(
-        self, queries: NDArray[np.float32], k: int, row_ranges: Sequence[tuple[int, int]] | None = None
+        self, queries: NDArray[np.float32], k: int, row_ranges: Iterable[tuple[int, int]] | None = None
     ) -> Matches:
         """Find the k most similar gallery rows for each query; see `Matcher.match`.
 

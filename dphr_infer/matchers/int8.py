@@ -8,7 +8,7 @@ float32 and multiplied with the query itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from types import TracebackType
 
 import numpy as np
@@ -76,7 +76,7 @@ class NumpyInt8Matcher:
         self._scan.close()
 
     def match(
-        self, queries: NDArray[np.float32], k: int, row_ranges: Sequence[tuple[int, int]] | None = None
+        self, queries: NDArray[np.float32], k: int, row_ranges: Iterable[tuple[int, int]] | None = None
     ) -> Matches:
         """Find the k most similar gallery rows for each query; see `Matcher.match`.
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dphr_infer.errors import EngineError, GalleryError
-from dphr_infer.locate.open_matcher import open_matcher
+from dphr_infer.errors import ConfigError, GalleryError
+from dphr_infer.locate.devices import open_matcher
+from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers import block_scan
 from dphr_infer.matchers import exact as numpy_exact
 from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
@@ -254,8 +255,8 @@ def test_a_gallery_of_another_dtype_is_refused() -> None:
 
 
 def test_an_unavailable_device_is_refused_by_name() -> None:
-    with pytest.raises(EngineError, match="'abacus' is not available"):
-        open_matcher(GALLERY, "abacus")
+    with pytest.raises(ConfigError, match="`device` is 'abacus'; expected one of cpu"):
+        open_matcher(GALLERY, DeviceSettings("abacus"))
 
 
 @pytest.mark.parametrize("gathered", [True, False])
