@@ -24,7 +24,7 @@ from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.locate.open_matcher import open_matcher
-from export.graph_cost import count_cost
+from export.graph.cost import count_cost
 
 MATCH_QUERIES = (1, 8)
 MATCH_DTYPES = ("float32", "float16")

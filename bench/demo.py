@@ -101,7 +101,7 @@ def training_steps(out: Path) -> list[Step]:
         Step(
             "export",
             "Export it as a bundle: ONNX in fp32 and fp16, behind the parity gate",
-            ("dphr-export", str(run), "--data", str(cities), "--out", str(bundle), "--optional", "fp16"),
+            ("dphr-export", "bundle", str(run), "--data", str(cities), "--out", str(bundle), "--optional", "fp16"),
             (bundle,),
             ("train",),
             ("export", "dphr_train", "dphr_infer"),
@@ -166,7 +166,7 @@ def all_steps(out: Path) -> list[Step]:
              str(out / "flight/photos"), "--json", str(out / "bench.json"), "--html", str(out / "bench.html")),
             (out / "bench.json", out / "bench.html"),
             ("index-flight-shipped",),
-            ("bench", "export/graph_cost.py", "dphr_infer"),
+            ("bench", "export/graph/cost.py", "dphr_infer"),
         ),
     ]  # fmt: skip
 

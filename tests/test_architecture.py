@@ -21,6 +21,10 @@ ROOMS = {
         *("errors", "types", "geo", "measure", "images", "files", "matchers", "cuda", "engines", "locate", "maps"),
         *("evaluate", "watch", "cli"),
     ),
+    "export": (
+        *("request", "graph", "sources", "gate", "int8", "signing", "to_tensorrt", "build_bundle", "add_int8"),
+        *("report", "commands", "verbs", "cli", "__main__"),
+    ),
 }
 MAX_FILES = 9
 VAGUE = ("utils", "util", "common", "helpers", "helper", "misc")
@@ -47,7 +51,8 @@ OWNERS = {
     "hnswlib": ("bench/peers.py",),
     "onnx": ("export/",),
     "onnxscript": ("export/",),
-    "matplotlib": ("dphr_train/", "export/plots.py", "bench/plots.py", "bench/history.py"),
+    "jinja2": ("export/report/page.py",),
+    "matplotlib": ("dphr_train/", "export/report/plots.py", "bench/plots.py", "bench/history.py"),
     "torch": ("dphr_train/", "export/", "bench/peers.py", "bench/gpu_peers.py", "bench/peer_runs.py"),
 }
 # What flies may import besides itself and the standard library, and what only one of its files may.
