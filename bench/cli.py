@@ -14,13 +14,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.baton import Baton
-from bench.compare import compare_files
-from bench.history import plot_history
-from bench.page import all_plots, to_html
-from bench.plots import check_drawing, write_sheet
+from bench.compare.baton import Baton
+from bench.compare.compare import compare_files
+from bench.compare.history import plot_history
+from bench.compare.versus_cli import (
+    add_verdict,
+    add_versus,
+    check_verdict,
+    run_versus,
+    share,
+    split_words,
+    write_verdict,
+)
 from bench.record import SCENARIOS
-from bench.report import headline, to_markdown, to_text
+from bench.report.page import all_plots, to_html
+from bench.report.plots import check_drawing, write_sheet
+from bench.report.text import headline, to_markdown, to_text
 from bench.request import (
     DEFAULT_BATCHES,
     DEFAULT_MATCH_ROWS,
@@ -36,7 +45,6 @@ from bench.request import (
 )
 from bench.run import run_bench
 from bench.sweep_cli import add_sweep, run_sweep
-from bench.versus_cli import add_verdict, add_versus, check_verdict, run_versus, share, split_words, write_verdict
 from dphr_infer.cli.terminal import EXIT_INTERRUPTED, run_command
 from dphr_infer.errors import ConfigError
 from dphr_infer.evaluate.scoring import NEAR_M

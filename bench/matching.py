@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cases import generate_rows
-from bench.machine import MachineProfile, read_machine
-from bench.peers import Peer, open_peers
-from bench.roofline import limit_ms, measure_read_bandwidth
+from bench.cases.batches import generate_rows
+from bench.machine.profile import MachineProfile, read_machine
+from bench.machine.roofline import limit_ms, measure_read_bandwidth
+from bench.peers.cpu import Peer, open_peers
+from bench.peers.turns import take_turns
 from bench.stats import LatencySummary, format_ms, percentile, summarise
-from bench.turns import take_turns
 from dphr_infer.cli.terminal import run_command
 from dphr_infer.errors import ConfigError
 from dphr_infer.files.atomic import atomic_file

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.machine import MachineProfile
+from bench.machine.profile import MachineProfile
 from bench.stats import LatencySummary
 
 SCHEMA = "dphr-bench"

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.clock import CLOCK, MIN_CALLS, WARM_UP_CALLS, GiveWay, measure_overhead_ns
-from bench.machine import MachineProfile, read_machine
+from bench.cases.rig import Rig, with_filter_timed
+from bench.machine.power import PowerReader, PowerSample, Recorder, open_power
+from bench.machine.profile import MachineProfile, read_machine
+from bench.machine.program import identity
+from bench.machine.roofline import measure_ceiling
 from bench.memory import reset_peak
-from bench.power import PowerReader, PowerSample, Recorder, open_power
-from bench.program import identity
 from bench.record import ENDURANCE, BenchRecord, ScenarioRecord, Subject
 from bench.request import MATCH_TOP_K, BenchRequest
-from bench.rig import Rig, with_filter_timed
-from bench.roofline import measure_ceiling
+from bench.sampling import CLOCK, MIN_CALLS, WARM_UP_CALLS, GiveWay, measure_overhead_ns
 from bench.steps import Parts, Setup, measure, say
 from bench.validity import invalid_reasons
 from dphr_infer.evaluate.truth import check_truths, read_truth

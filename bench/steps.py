@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.camera import camera
-from bench.cases import MATCH_QUERIES, BatchCase, MatchLimits, time_generated_matching, time_matching
-from bench.clock import GiveWay, StopRule, now_ms
-from bench.endurance import endure, find_drift
-from bench.machine import MachineProfile
+from bench.cases.batches import MATCH_QUERIES, BatchCase, MatchLimits, time_generated_matching, time_matching
+from bench.cases.camera import camera
+from bench.cases.endurance import endure, find_drift
+from bench.cases.photo import Raw, multi_stream, offline, single_stream, to_record
+from bench.cases.rig import Rig
+from bench.cases.startup import measure_startup
+from bench.machine.power import Recorder, energy_per_frame_mj
+from bench.machine.profile import MachineProfile
+from bench.machine.roofline import Ceiling
 from bench.memory import peak_bytes
-from bench.peer_runs import EmbedTask, embed_peers, match_peers, open_match_peers
-from bench.power import Recorder, energy_per_frame_mj
+from bench.peers.runs import EmbedTask, embed_peers, match_peers, open_match_peers
 from bench.record import (
     CAMERA,
     ENDURANCE,
@@ -35,10 +38,7 @@ from bench.record import (
     ScenarioRecord,
 )
 from bench.request import MATCH_TOP_K, BenchRequest
-from bench.rig import Rig
-from bench.roofline import Ceiling
-from bench.scenarios import Raw, multi_stream, offline, single_stream, to_record
-from bench.startup import measure_startup
+from bench.sampling import GiveWay, StopRule, now_ms
 from bench.stats import MIN_SAMPLES_P90, MIN_SAMPLES_P99
 from bench.validity import RecallGate, check_recall, check_selftest
 from dphr_infer.engines.base import Engine
@@ -208,7 +208,7 @@ def _matching(setup: Setup, parts: Parts) -> None:
     request = setup.request
     against = MatchLimits(setup.machine, setup.ceiling.bandwidth, request.threads)
     if request.device != CPU:
-        parts.left_out["matching alone"] = "its limit is the GPU's memory: python -m bench.gpu_matching measures both"
+        parts.left_out["matching alone"] = "its limit is the GPU's memory: python -m bench.gpu.matching measures both"
         return
     if setup.gallery is None or setup.rig is None:
         parts.left_out["matching"] = NO_GALLERY

@@ -22,16 +22,16 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cases import BatchCase, MatchLimits, generate_rows, match_record, rounded
-from bench.clock import StopRule, measure_overhead_ns, sample_whole
-from bench.generated import CENTRE, generated_gallery
-from bench.machine import MachineProfile, read_machine
+from bench.cases.batches import BatchCase, MatchLimits, generate_rows, match_record, rounded
+from bench.galleries import CENTRE, generated_gallery
+from bench.machine.profile import MachineProfile, read_machine
+from bench.machine.program import identity
+from bench.machine.roofline import Ceiling, measure_ceiling
 from bench.memory import reset_peak
-from bench.peer_runs import MatchPeers, match_peers, open_match_peers
-from bench.program import identity
+from bench.peers.runs import MatchPeers, match_peers, open_match_peers
 from bench.record import Accuracy, BatchRecord, BenchRecord, MatchRecord, PeerRecord, Subject
-from bench.roofline import Ceiling, measure_ceiling
 from bench.run import CONDITIONS, flags_of
+from bench.sampling import StopRule, measure_overhead_ns, sample_whole
 from bench.stats import MIN_SAMPLES_P90, summarise
 from bench.steps import CPU, say
 from bench.validity import check_selftest, invalid_reasons

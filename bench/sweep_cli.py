@@ -8,11 +8,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.generated import default_cache
-from bench.page import all_plots, to_html
-from bench.plots import check_drawing, write_sheet
+from bench.galleries import default_cache
 from bench.record import BenchRecord
-from bench.report import headline, to_text
+from bench.report.page import all_plots, to_html
+from bench.report.plots import check_drawing, write_sheet
+from bench.report.text import headline, to_text
 from bench.request import DEFAULT_BATCHES, DEFAULT_NOISE, MAX_BATCH
 from bench.steps import say
 from bench.sweep import embed_points, match_points, merge, open_bench

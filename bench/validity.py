@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.cases.rig import Rig
 from bench.record import Accuracy
-from bench.rig import Rig
 from dphr_infer.engines.base import Engine
 from dphr_infer.evaluate.scoring import LocatedPhoto
 from dphr_infer.evaluate.truth import Truth

@@ -30,7 +30,7 @@ MAX_FUNCTION_LINES = 55
 
 # A heavy package -> the files and folders that may import it; the others ask these.
 OWNERS = {
-    "onnxruntime": ("dphr_infer/engines/onnxruntime.py", "export/int8/calibration.py", "bench/peer_runs.py"),
+    "onnxruntime": ("dphr_infer/engines/onnxruntime.py", "export/int8/calibration.py", "bench/peers/runs.py"),
     "pycuda": ("dphr_infer/cuda/driver.py",),
     "cryptography": ("dphr_infer/files/signature.py", "export/signing.py"),
     "tensorrt": ("dphr_infer/engines/tensorrt/api.py",),
@@ -41,13 +41,13 @@ OWNERS = {
     "torchvision": ("dphr_train/encoder.py",),
     "numba": ("dphr_train/cities/compiled.py",),
     "scipy": ("dphr_train/datasets/cvact.py", "dphr_train/samplers/neighbours.py"),
-    "faiss": ("bench/peers.py", "bench/gpu_peers.py"),
-    "usearch": ("bench/peers.py",),
-    "hnswlib": ("bench/peers.py",),
+    "faiss": ("bench/peers/cpu.py", "bench/peers/gpu.py"),
+    "usearch": ("bench/peers/cpu.py",),
+    "hnswlib": ("bench/peers/cpu.py",),
     "onnx": ("export/",),
     "onnxscript": ("export/",),
-    "matplotlib": ("dphr_train/", "export/plots.py", "bench/plots.py", "bench/history.py"),
-    "torch": ("dphr_train/", "export/", "bench/peers.py", "bench/gpu_peers.py", "bench/peer_runs.py"),
+    "matplotlib": ("dphr_train/", "export/plots.py", "bench/report/plots.py", "bench/compare/history.py"),
+    "torch": ("dphr_train/", "export/", "bench/peers/cpu.py", "bench/peers/gpu.py", "bench/peers/runs.py"),
 }
 # What flies may import besides itself and the standard library, and what only one of its files may.
 RUNTIME_BASE = ("numpy", "PIL", "safetensors")

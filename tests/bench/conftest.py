@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from bench import gpu_matching
-from bench.machine import MachineProfile
+from bench.gpu import matching as gpu_matching
+from bench.machine.profile import MachineProfile
 from bench.record import (
     CAMERA,
     ENDURANCE,

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import cases, roofline, steps
+from bench import steps
+from bench.cases import batches as cases
 from bench.cli import main
+from bench.machine import roofline
 from dphr_infer.errors import EngineError
 from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle
 from dphr_infer.files.gallery import open_gallery

@@ -9,7 +9,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from bench import matching, peers, roofline
+from bench import matching
+from bench.machine import roofline
 from bench.matching import (
     OURS,
     OURS_EVERY_CALL,
@@ -20,8 +21,9 @@ from bench.matching import (
     run_matching,
     to_text,
 )
-from bench.peers import open_numpy, open_peers, recall_of
-from bench.turns import take_turns
+from bench.peers import cpu as peers
+from bench.peers.cpu import open_numpy, open_peers, recall_of
+from bench.peers.turns import take_turns
 from dphr_infer.types import Matches
 
 
