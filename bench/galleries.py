@@ -1,7 +1,8 @@
-"""Galleries of random rows, written once under a cache folder and reused by every later sweep.
+"""Galleries of random rows: in memory, or written once under a cache folder and reused by every later sweep.
 
 The rows are random directions; their places form a square grid of 40 m, so that a position prior allows about as many
-rows as on a map. They are gallery files like any other, opened memory-mapped as `dphr-infer locate` opens its own.
+rows as on a map. Written ones are gallery files like any other, opened memory-mapped as `dphr-infer locate` opens its
+own.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dphr_infer.errors import ConfigError, GalleryError
 from dphr_infer.files.gallery import Gallery, GalleryDtype, GalleryOrigin, GalleryWriter, open_gallery
+from dphr_infer.measure.memory import available_bytes
 from dphr_infer.measure.progress import Progress
 from dphr_infer.types import GeoPoint
 
@@ -29,13 +32,38 @@ _STORED: dict[str, GalleryDtype] = {"float16": "fp16", "float32": "fp32"}
 Stored = Literal["float16", "float32"]
 
 
+def _directions(generator: np.random.Generator, rows: int, dim: int) -> NDArray[np.float32]:
+    part = generator.standard_normal((rows, dim), dtype=np.float32)
+    unit: NDArray[np.float32] = part / np.linalg.norm(part, axis=1, keepdims=True)
+    return unit
+
+
+def generate_rows(rows: int, dim: int, dtype: str, seed: int) -> NDArray[Any]:
+    """Random directions, float32 or float16 (rows, dim), unit length.
+
+    Raises:
+        ConfigError: they would take more than half of the free memory.
+    """
+    size, free = rows * dim * np.dtype(dtype).itemsize, available_bytes()
+    if free and size > free / 2:
+        raise ConfigError(
+            f"A generated gallery of {rows} rows of {dim} {dtype} values takes {size / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB are free; half of that may be used. Ask for fewer rows."
+        )
+    generator = np.random.default_rng(seed)
+    gallery = np.empty((rows, dim), dtype=dtype)
+    for start in range(0, rows, _ROWS_AT_ONCE):
+        gallery[start : start + _ROWS_AT_ONCE] = _directions(generator, min(_ROWS_AT_ONCE, rows - start), dim)
+    return gallery
+
+
 def default_cache() -> Path:
     """Where generated galleries are kept: the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "dphr-bench"
 
 
-def grid_places(rows: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+def _grid_places(rows: int, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Latitude and longitude, float64 (stop - start,), of places of a square grid of `rows` around CENTRE."""
     side = math.isqrt(rows - 1) + 1
     number = np.arange(start, stop)
@@ -62,9 +90,7 @@ def _write(path: Path, rows: int, dim: int, stored: Stored) -> None:
     with GalleryWriter(path, origin, dim, _STORED[stored]) as writer, Progress(path.name, rows, "rows") as progress:
         for start in range(0, rows, _ROWS_AT_ONCE):
             stop = min(rows, start + _ROWS_AT_ONCE)
-            part = generator.standard_normal((stop - start, dim), dtype=np.float32)
-            part /= np.linalg.norm(part, axis=1, keepdims=True)
-            writer.append(part, *grid_places(rows, start, stop))
+            writer.append(_directions(generator, stop - start, dim), *_grid_places(rows, start, stop))
             progress.advance(stop - start)
 
 

@@ -1,4 +1,4 @@
-"""What one run of the benchmark measured, as plain values: version 2 of the schema "dphr-bench".
+"""What one run of the benchmark measured, as plain values: version 3 of the schema "dphr-bench".
 
 All durations are milliseconds unless a name says otherwise. `BenchRecord.to_json` is the whole format; a sweep writes
 one such object a line, each with one point of the sweep in `matching` or `batches`.
@@ -12,11 +12,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.machine.profile import MachineProfile
-from bench.stats import LatencySummary
+from bench.machine.state import MachineState
+from dphr_infer.measure.machine import Machine
+from dphr_infer.measure.stats import LatencySummary
 
 SCHEMA = "dphr-bench"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SINGLE_STREAM, MULTI_STREAM, OFFLINE = "single-stream", "multi-stream", "offline"
 CAMERA, ENDURANCE = "camera", "endurance"
 SCENARIOS = (SINGLE_STREAM, MULTI_STREAM, OFFLINE, CAMERA, ENDURANCE)
@@ -104,7 +105,7 @@ class BatchRecord:
         embed: of one batch of images at model size through the engine.
         embed_limit: of that; None where the graph could not be counted.
         locate: of `locate_many` on as many decoded photos: prepare, embed, match, estimate; None without a gallery.
-        peak_memory_mb: of the process while this was measured; None where it is not told.
+        peak_memory_bytes: of the process while this was measured; None where it is not told.
     """
 
     batch: int
@@ -121,7 +122,7 @@ class BatchRecord:
     locate: LatencySummary | None
     locate_images_per_s: float | None
     locate_samples_ms: tuple[float, ...]
-    peak_memory_mb: float | None
+    peak_memory_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +134,14 @@ class MatchRecord:
         limit_ms: read_bytes / measured bandwidth.
         bandwidth_share: limit_ms / p50.
         in_cache: what is read fits in the last-level cache, so that the limit does not bind.
+        peak_memory_bytes: of the process while this was measured; None where it is not told.
         threads: of the matcher; 0 takes all cores.
+        matcher: its name, where a record holds several.
+        gpu_ms: median of the GPU's own time by its events, copies included; None on a CPU.
+        widened, rescanned: of int8 scans, in all calls: see the matchers.
         prior_m: radius of the position prior; None without.
         allowed_rows: that the prior leaves.
         filter: of the search for these rows; None without a prior.
-        peak_memory_mb: of the process while this was measured; None where it is not told.
     """
 
     rows: int
@@ -152,8 +156,12 @@ class MatchRecord:
     bandwidth_share: float
     in_cache: bool
     samples_ms: tuple[float, ...]
-    peak_memory_mb: float | None
+    peak_memory_bytes: int | None
     threads: int = 0
+    matcher: str = ""
+    gpu_ms: float | None = None
+    widened: int = 0
+    rescanned: int = 0
     prior_m: float | None = None
     allowed_rows: int | None = None
     filter: LatencySummary | None = None
@@ -217,6 +225,7 @@ class BenchRecord:
         valid, invalid_reasons: whether the figures may be believed, and why not.
         interrupted: the run was ended early; it holds what was measured until then.
         failure: the error that ended it early, in words; empty where none did.
+        machine, state: what was measured on, and what it was busy with as the run began.
         flags: what a reader must know of the machine's state, such as a battery or throttling.
         left_out: {what was asked for: why it was not measured}.
         program: version and digest of the code that ran, by `program.identity`.
@@ -240,7 +249,8 @@ class BenchRecord:
     failure: str
     left_out: dict[str, str]
     program: str
-    machine: MachineProfile
+    machine: Machine
+    state: MachineState
     subject: Subject
     scenarios: tuple[ScenarioRecord, ...]
     matching: tuple[MatchRecord, ...]

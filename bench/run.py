@@ -13,13 +13,11 @@ from typing import Any
 
 from bench.cases.rig import Rig, with_filter_timed
 from bench.machine.power import PowerReader, PowerSample, Recorder, open_power
-from bench.machine.profile import MachineProfile, read_machine
 from bench.machine.program import identity
 from bench.machine.roofline import measure_ceiling
-from bench.memory import reset_peak
 from bench.record import ENDURANCE, BenchRecord, ScenarioRecord, Subject
 from bench.request import MATCH_TOP_K, BenchRequest
-from bench.sampling import CLOCK, MIN_CALLS, WARM_UP_CALLS, GiveWay, measure_overhead_ns
+from bench.sampling import MIN_CALLS, WARM_UP_CALLS, GiveWay, measure_overhead_ns
 from bench.steps import Parts, Setup, measure, say
 from bench.validity import invalid_reasons
 from dphr_infer.evaluate.truth import check_truths, read_truth
@@ -31,6 +29,9 @@ from dphr_infer.locate.localizer import DEFAULT_ROTATIONS, Localizer
 from dphr_infer.locate.open_engine import matcher_device, open_engine
 from dphr_infer.locate.open_localizer import takes_one_launch
 from dphr_infer.locate.open_matcher import open_matcher
+from dphr_infer.measure.clock import CLOCK
+from dphr_infer.measure.machine import Machine, read_machine
+from dphr_infer.measure.memory import reset_peak
 
 _PERIOD_S = 1.0
 _ENDURANCE_PERIOD_S = 5.0
@@ -68,7 +69,7 @@ def _subject(setup: Setup) -> Subject:
     )
 
 
-def flags_of(machine: MachineProfile, scenarios: Sequence[ScenarioRecord]) -> tuple[str, ...]:
+def flags_of(machine: Machine, scenarios: Sequence[ScenarioRecord]) -> tuple[str, ...]:
     """What of the machine's state makes the figures worse than they need to be."""
     found = list(machine.warnings())
     discarded = sum(scenario.extra.get("throttled_discarded", 0) for scenario in scenarios)

@@ -1,23 +1,21 @@
-"""How a duration is taken: a monotonic clock, warm calls first, no garbage collection in between, and when to stop."""
+"""How a duration is taken: warm calls first, no garbage collection in between, and when to stop."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stats import half_width_share, percentile
+from dphr_infer.measure.clock import collection_off, now_ms
+from dphr_infer.measure.stats import half_width_share, percentile
 
 WARM_UP_CALLS = 5
 MIN_CALLS = 10
-CLOCK = "time.perf_counter_ns"
 # The noise is looked at after 10 calls, and each time that the calls have grown by a quarter: every look takes time in
 # proportion to the calls, so that all of them together cost a call no more than a few looks at one sample.
 _LOOK_GROWTH = 1.25
@@ -68,24 +66,6 @@ class Sampling:
     half_width: float
 
 
-def now_ms() -> float:
-    """Milliseconds of the monotonic clock; only differences mean something."""
-    return time.perf_counter_ns() / 1e6
-
-
-@contextlib.contextmanager
-def collection_off() -> Iterator[None]:
-    """Collect garbage now, and not again before the block ends."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def repeat(call: Callable[[], object], seconds: float) -> None:
     """Call at least MIN_CALLS times, and until `seconds` have passed; garbage collection is off."""
     with collection_off():
@@ -101,7 +81,7 @@ def repeat_until(call: Callable[[], object], samples: array[float] | array[int],
 
     An interrupt ends it where there is a sample to keep, and is raised where there is none.
     """
-    clock, limit_ns, slot_ns = time.perf_counter_ns, int(rule.seconds * 1e9), int(SLOT_SECONDS * 1e9)
+    clock, limit_ns, slot_ns = time.monotonic_ns, int(rule.seconds * 1e9), int(SLOT_SECONDS * 1e9)
     look = max(MIN_CALLS, rule.least)
     with collection_off():
         end_ns = clock() + limit_ns
@@ -133,7 +113,7 @@ def sample(call: Callable[[], object], rule: StopRule, warm_up: int = WARM_UP_CA
     The call must end when its work has ended: nothing here waits for a device.
     """
     starts, durations = array("q"), array("q")
-    clock, note_start, note_duration = time.perf_counter_ns, starts.append, durations.append
+    clock, note_start, note_duration = time.monotonic_ns, starts.append, durations.append
 
     def timed() -> None:
         start_ns = clock()
@@ -164,25 +144,9 @@ def sample_whole(call: Callable[[], object], rule: StopRule) -> NDArray[np.float
     return found.duration_ms
 
 
-def time_calls(call: Callable[[], object], seconds: float) -> NDArray[np.float64]:
-    """Duration of each call, after WARM_UP_CALLS that are not counted.
-
-    The call must end when its work has ended: nothing here waits for a device.
-
-    Returns:
-        float64 (n,), milliseconds, in the order of the calls; n >= MIN_CALLS.
-    """
-    samples: list[float] = []
-
-    def timed() -> None:
-        start_ms = now_ms()
-        call()
-        samples.append(now_ms() - start_ms)
-
-    for _ in range(WARM_UP_CALLS):
-        call()
-    repeat(timed, seconds)
-    return np.array(samples)
+def rounded(samples_ms: NDArray[np.float64]) -> tuple[float, ...]:
+    """Samples for a record, to 0.1 microseconds."""
+    return tuple(np.round(samples_ms, 4).tolist())
 
 
 def measure_overhead_ns() -> float:

@@ -21,9 +21,7 @@ from bench.cases.photo import Raw, multi_stream, offline, single_stream, to_reco
 from bench.cases.rig import Rig
 from bench.cases.startup import measure_startup
 from bench.machine.power import Recorder, energy_per_frame_mj
-from bench.machine.profile import MachineProfile
 from bench.machine.roofline import Ceiling
-from bench.memory import peak_bytes
 from bench.peers.runs import EmbedTask, embed_peers, match_peers, open_match_peers
 from bench.record import (
     CAMERA,
@@ -38,8 +36,7 @@ from bench.record import (
     ScenarioRecord,
 )
 from bench.request import MATCH_TOP_K, BenchRequest
-from bench.sampling import GiveWay, StopRule, now_ms
-from bench.stats import MIN_SAMPLES_P90, MIN_SAMPLES_P99
+from bench.sampling import GiveWay, StopRule
 from bench.validity import RecallGate, check_recall, check_selftest
 from dphr_infer.engines.base import Engine
 from dphr_infer.errors import DphrError
@@ -53,6 +50,10 @@ from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.localizer import AcceptRule
 from dphr_infer.locate.open_engine import matcher_device
 from dphr_infer.matchers.base import Matcher
+from dphr_infer.measure.clock import now_ms
+from dphr_infer.measure.machine import Machine
+from dphr_infer.measure.memory import peak_bytes
+from dphr_infer.measure.stats import MIN_SAMPLES_P90, MIN_SAMPLES_P99
 
 _PHOTOS_IN_MEMORY = 32
 _GPU_RUNS = 50
@@ -79,7 +80,7 @@ class Setup:
     rig: Rig | None
     pipeline: GpuPipeline | None
     paths: list[Path]
-    machine: MachineProfile
+    machine: Machine
     ceiling: Ceiling
     recorder: Recorder
     give_way: GiveWay | None = None

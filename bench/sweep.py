@@ -24,15 +24,12 @@ from numpy.typing import NDArray
 
 from bench.cases.batches import BatchCase, MatchLimits, generate_rows, match_record, rounded
 from bench.galleries import CENTRE, generated_gallery
-from bench.machine.profile import MachineProfile, read_machine
 from bench.machine.program import identity
 from bench.machine.roofline import Ceiling, measure_ceiling
-from bench.memory import reset_peak
 from bench.peers.runs import MatchPeers, match_peers, open_match_peers
 from bench.record import Accuracy, BatchRecord, BenchRecord, MatchRecord, PeerRecord, Subject
 from bench.run import CONDITIONS, flags_of
 from bench.sampling import StopRule, measure_overhead_ns, sample_whole
-from bench.stats import MIN_SAMPLES_P90, summarise
 from bench.steps import CPU, say
 from bench.validity import check_selftest, invalid_reasons
 from dphr_infer.errors import ConfigError
@@ -42,6 +39,9 @@ from dphr_infer.images.preprocess import list_images, read_image
 from dphr_infer.locate.open_engine import open_engine
 from dphr_infer.locate.open_matcher import open_matcher
 from dphr_infer.matchers.base import Matcher
+from dphr_infer.measure.machine import Machine, read_machine
+from dphr_infer.measure.memory import reset_peak
+from dphr_infer.measure.stats import MIN_SAMPLES_P90, summarise
 
 _TOLERANCE = 1e-4
 Item = TypeVar("Item")
@@ -52,7 +52,7 @@ _CHECKED_ROWS_AT_ONCE = 65536
 class Bench:
     """What every point shares; `ceilings` are those of each number of threads, 0 for all cores."""
 
-    machine: MachineProfile
+    machine: Machine
     ceilings: Mapping[int, Ceiling]
     overhead_ns: float
     rule: StopRule

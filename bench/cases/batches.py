@@ -1,4 +1,4 @@
-"""The cases beside the scenarios: throughput by batch size, and matching alone, each beside its limit."""
+"""Throughput by batch size: embedding beside its limit, and everything but decoding."""
 
 from __future__ import annotations
 
@@ -7,33 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.machine.profile import MachineProfile, available_memory_bytes
 from bench.machine.roofline import Ceiling, limit_ms
-from bench.memory import peak_mb, reset_peak
-from bench.record import BatchRecord, EmbedLimit, MatchRecord
-from bench.sampling import StopRule, sample_whole
-from bench.stats import percentile, summarise
+from bench.record import BatchRecord, EmbedLimit
+from bench.sampling import StopRule, rounded, sample_whole
 from dphr_infer.engines.base import Engine
-from dphr_infer.errors import ConfigError, DphrError
+from dphr_infer.errors import DphrError
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.localizer import Localizer
-from dphr_infer.locate.open_matcher import open_matcher
+from dphr_infer.measure.memory import peak_bytes, reset_peak
+from dphr_infer.measure.stats import percentile, summarise
 from export.graph_cost import count_cost
-
-MATCH_QUERIES = (1, 8)
-MATCH_DTYPES = ("float32", "float16")
-_ROWS_AT_ONCE = 16384
-
-
-def rounded(samples_ms: NDArray[np.float64]) -> tuple[float, ...]:
-    """Samples for a record, to 0.1 microseconds."""
-    return tuple(np.round(samples_ms, 4).tolist())
 
 
 def embed_limit(model_path: Path, batch: int, ceiling: Ceiling, embed_ms: NDArray[np.float64]) -> EmbedLimit:
@@ -113,101 +101,6 @@ class BatchCase:
             locate=locate_summary,
             locate_images_per_s=None if locate_summary is None else 1e3 * batch / locate_summary.p50_ms,
             locate_samples_ms=() if locate is None else rounded(locate),
-            peak_memory_mb=peak_mb(),
+            peak_memory_bytes=peak_bytes(),
         )
         return record, reason
-
-
-def generate_rows(rows: int, dim: int, dtype: str, seed: int) -> NDArray[Any]:
-    """Random directions, float32 or float16 (rows, dim), unit length.
-
-    Raises:
-        ConfigError: they would take more than half of the free memory.
-    """
-    size, free = rows * dim * np.dtype(dtype).itemsize, available_memory_bytes()
-    if free and size > free / 2:
-        raise ConfigError(
-            f"A generated gallery of {rows} rows of {dim} {dtype} values takes {size / 1e9:.1f} GB, and "
-            f"{free / 1e9:.1f} GB are free; half of that may be used. Ask for fewer --match-rows."
-        )
-    generator = np.random.default_rng(seed)
-    gallery = np.empty((rows, dim), dtype=dtype)
-    for start in range(0, rows, _ROWS_AT_ONCE):
-        part = generator.standard_normal((min(_ROWS_AT_ONCE, rows - start), dim), dtype=np.float32)
-        gallery[start : start + len(part)] = part / np.linalg.norm(part, axis=1, keepdims=True)
-    return gallery
-
-
-@dataclass(frozen=True, slots=True)
-class MatchLimits:
-    """What a search is held against: the bandwidth of the matcher's threads, of which 0 are all cores."""
-
-    machine: MachineProfile
-    bandwidth: float
-    threads: int = 0
-
-
-def time_matching(
-    gallery: NDArray[Any],
-    queries: NDArray[np.float32],
-    k: int,
-    rule: StopRule,
-    against: MatchLimits,
-    generated: bool,
-) -> MatchRecord:
-    """Match all queries at once, again and again, against the whole gallery."""
-    reset_peak()
-    with open_matcher(gallery, threads=against.threads or None) as matcher:
-        samples_ms = sample_whole(partial(matcher.match, queries, k), rule)
-    return match_record(gallery, len(queries), k, samples_ms, against, generated)
-
-
-def match_record(
-    gallery: NDArray[Any],
-    n_queries: int,
-    k: int,
-    samples_ms: NDArray[np.float64],
-    against: MatchLimits,
-    generated: bool,
-    allowed_rows: int | None = None,
-) -> MatchRecord:
-    """The record of a measured search, with its limit; `allowed_rows` of the gallery are read, None reads all."""
-    rows = len(gallery) if allowed_rows is None else allowed_rows
-    read_bytes = rows * gallery.shape[1] * gallery.dtype.itemsize
-    latency, least_ms = summarise(samples_ms), limit_ms(read_bytes, against.bandwidth)
-    return MatchRecord(
-        rows=len(gallery),
-        dim=gallery.shape[1],
-        dtype=str(gallery.dtype),
-        queries=n_queries,
-        k=k,
-        generated=generated,
-        latency=latency,
-        read_bytes=read_bytes,
-        limit_ms=least_ms,
-        bandwidth_share=least_ms / latency.p50_ms,
-        in_cache=read_bytes < against.machine.last_level_cache_bytes,
-        samples_ms=rounded(samples_ms),
-        peak_memory_mb=peak_mb(),
-        threads=against.threads,
-        allowed_rows=allowed_rows,
-    )
-
-
-def time_generated_matching(
-    rows: int, dim: int, k: int, rule: StopRule, against: MatchLimits
-) -> tuple[MatchRecord, ...]:
-    """Matching against random galleries of both stored types, for each count in MATCH_QUERIES.
-
-    Raises:
-        ConfigError: k is above `rows`, or the gallery does not fit in memory.
-    """
-    if k > rows:
-        raise ConfigError(f"--match-rows is {rows}, but {k} matches are asked for: give at least {k} rows.")
-    records = []
-    for dtype in MATCH_DTYPES:
-        gallery = generate_rows(rows, dim, dtype, seed=0)
-        for count in MATCH_QUERIES:
-            queries = generate_rows(count, dim, "float32", seed=1)
-            records.append(time_matching(gallery, queries, k, rule, against, generated=True))
-    return tuple(records)

@@ -1,84 +1,69 @@
-"""A camera at a fixed rate: frames come when they are due, whether or not the last one is answered.
+"""A camera at a fixed rate, by the queue and the reader of `dphr-infer watch`: frames come when they are due.
 
-One frame may wait. Where another comes before it was taken, the older is dropped and counted as missed: an autopilot
-wants the newest. The age of an answer is counted from the moment when its frame was due, so that waiting counts.
+The reader's thread decodes; one frame may wait. Where another comes before it was taken, the older is dropped and
+counted as missed, as is one that fell due while its reader was still decoding: an autopilot wants the newest. The age
+of an answer is counted from the moment when its frame was due, so that decoding and waiting count.
 """
 
 from __future__ import annotations
 
-import threading
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from threading import Event
 
 import numpy as np
 
 from bench.cases.photo import Raw, warm_up
 from bench.cases.rig import Rig
 from bench.record import CAMERA
-from bench.sampling import collection_off, now_ms
-from bench.stats import summarise
 from dphr_infer.errors import ConfigError
+from dphr_infer.images.metadata import read_photo_metadata
+from dphr_infer.images.preprocess import read_image
+from dphr_infer.measure.clock import collection_off, now_s
+from dphr_infer.measure.stats import summarise
+from dphr_infer.watch.frames import Frame, Notices, wait_until
+from dphr_infer.watch.queue import FrameQueue, Reader
 
 _LEAD_S = 0.02
+_LOOK_S = 0.1
+QUEUE = 1
 
 
-class _Slot:
-    """A queue of one frame (number, due_ms)."""
+class PhotoCamera:
+    """A source that takes the photos in turn at a rate, with the first frame due `_LEAD_S` after its reader begins.
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._frame: tuple[int, float] | None = None
-        self._closed = False
-        self.dropped = 0
+    Attributes:
+        ready_s: {number of the frame: when it was decoded}.
+        skipped: frames that fell due while another was decoded.
+    """
 
-    def put(self, frame: tuple[int, float]) -> None:
-        with self._changed:
-            self.dropped += self._frame is not None
-            self._frame = frame
-            self._changed.notify()
+    name = "a camera that replays photos"
+    has_yaw = True
+    silence_s: float | None = None
 
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+    def __init__(self, paths: Sequence[Path], rate_hz: float, frames: int) -> None:
+        self.ready_s: dict[int, float] = {}
+        self.skipped = 0
+        self._paths, self._rate_hz, self._frames = paths, rate_hz, frames
 
-    def take(self) -> tuple[int, float] | None:
-        """The waiting frame, as soon as there is one; None when no more will come."""
-        with self._changed:
-            while self._frame is None and not self._closed:
-                self._changed.wait()
-            frame, self._frame = self._frame, None
-            return frame
-
-
-class _Camera(threading.Thread):
-    """Puts a frame into the slot each 1/rate_hz s; `lag_ms` is how much later than due each was there."""
-
-    def __init__(self, slot: _Slot, rate_hz: float, frames: int) -> None:
-        super().__init__(name="camera", daemon=True)
-        self.begun_ms = now_ms() + 1e3 * _LEAD_S
-        self.lag_ms: list[float] = []
-        self._slot, self._rate_hz, self._frames = slot, rate_hz, frames
-        self._stop_early = threading.Event()
-
-    def run(self) -> None:
-        for number in range(self._frames):
-            due_ms = self.begun_ms + 1e3 * number / self._rate_hz
-            if not self._wait_until(due_ms):
-                break
-            self._slot.put((number, due_ms))
-            self.lag_ms.append(now_ms() - due_ms)
-        self._slot.close()
-
-    def _wait_until(self, due_ms: float) -> bool:
-        """False where it was stopped meanwhile. A wait may end a little early."""
-        while (left_ms := due_ms - now_ms()) > 0:
-            if self._stop_early.wait(left_ms / 1e3):
-                return False
-        return not self._stop_early.is_set()
-
-    def stop(self) -> None:
-        self._stop_early.set()
-        self.join()
+    def frames(self, stop: Event, notices: Notices) -> Iterator[Frame]:
+        """See `FrameSource.frames`."""
+        begun_s, number = now_s() + _LEAD_S, 0
+        while number < self._frames:
+            due_s = begun_s + number / self._rate_hz
+            wait_until(due_s, stop)
+            if stop.is_set():
+                return
+            path = self._paths[number % len(self._paths)]
+            image, metadata = read_image(path), read_photo_metadata(path)
+            notices.given += 1
+            self.ready_s[number] = now_s()
+            yield Frame(number, str(path), image, due_s, None, None, True, metadata)
+            newest = min(math.floor((now_s() - begun_s) * self._rate_hz), self._frames - 1)
+            self.skipped += max(0, newest - number - 1)
+            number = max(number + 1, newest)
 
 
 def camera(rig: Rig, rate_hz: float, seconds: float) -> Raw:
@@ -93,32 +78,31 @@ def camera(rig: Rig, rate_hz: float, seconds: float) -> Raw:
             f"A camera of {rate_hz:g} Hz takes no frame in {seconds:g} s: give more time or a higher rate."
         )
     warm_up(rig)
-    slot, rows, stopped = _Slot(), list[tuple[float, float, float]](), "time"
+    source, queue, notices = PhotoCamera(rig.paths, rate_hz, frames), FrameQueue(QUEUE), Notices()
+    rows, stopped = list[tuple[float, float, float, float]](), "time"
     with collection_off():
-        source = _Camera(slot, rate_hz, frames)
-        source.start()
         try:
-            while (frame := slot.take()) is not None:
-                number, due_ms = frame
-                taken_ms = now_ms()
-                rig.locate(rig.paths[number % len(rig.paths)])
-                rows.append((due_ms, taken_ms, now_ms()))
+            with Reader(source, queue, notices):
+                while not queue.ended:
+                    frame = queue.take(_LOOK_S)
+                    if frame is not None:
+                        taken_s = now_s()
+                        rig.locate_image(frame.image, frame.metadata.yaw_deg)
+                        rows.append((frame.arrived_s, source.ready_s[frame.number], taken_s, now_s()))
         except KeyboardInterrupt:
             if not rows:
                 raise
             stopped = "interrupt"
-        finally:
-            source.stop()
-    due, taken, done = np.array(rows).T
-    age = done - due
+    due, ready, taken, done = 1e3 * np.array(rows).T
+    age, missed = done - due, queue.dropped + source.skipped
     extra = {
-        "frames": len(source.lag_ms),
+        "frames": notices.given + source.skipped,
         "answered": len(rows),
-        "missed": slot.dropped,
-        "missed_share": slot.dropped / len(source.lag_ms),
+        "missed": missed,
+        "missed_share": missed / (notices.given + source.skipped),
         "answers_per_s": 1e3 * len(rows) / float(done[-1] - due[0]),
         "jitter": asdict(summarise(np.abs(np.diff(age)))) if len(age) > 1 else None,
-        "arrival_lag": asdict(summarise(np.array(source.lag_ms))),
     }
-    settings = {"rate_hz": rate_hz, "seconds": seconds, "queue": 1}
-    return Raw(CAMERA, settings, due, age, {"wait": taken - due, "locate": done - taken}, len(rows), stopped, extra)
+    stages = {"decode": ready - due, "wait": taken - ready, "locate": done - taken}
+    settings = {"rate_hz": rate_hz, "seconds": seconds, "queue": QUEUE}
+    return Raw(CAMERA, settings, due, age, stages, len(rows), stopped, extra)

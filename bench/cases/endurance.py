@@ -13,7 +13,7 @@ from bench.cases.rig import Rig
 from bench.machine.power import PowerSample
 from bench.record import ENDURANCE
 from bench.sampling import StopRule, sample
-from bench.stats import percentile
+from dphr_infer.measure.stats import percentile
 
 WINDOWS = 30
 _SECONDS_PER_HOUR = 3600.0

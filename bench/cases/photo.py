@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from bench.cases.rig import Rig
 from bench.machine.power import PowerSample
 from bench.record import MULTI_STREAM, OFFLINE, SINGLE_STREAM, ScenarioRecord
-from bench.sampling import MIN_CALLS, WARM_UP_CALLS, StopRule, now_ms, repeat_until, sample
-from bench.stats import half_width_share, summarise
+from bench.sampling import MIN_CALLS, WARM_UP_CALLS, StopRule, repeat_until, rounded, sample
+from dphr_infer.measure.clock import now_ms
+from dphr_infer.measure.stats import half_width_share, summarise
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,8 +171,8 @@ def to_record(
         name=raw.name,
         settings=raw.settings,
         latency=summarise(whole) if len(whole) else None,
-        samples_ms=tuple(np.round(whole, 4).tolist()),
+        samples_ms=rounded(whole),
         stages={name: summarise(values) for name, values in stages.items()} if len(whole) else {},
-        stage_samples_ms={name: tuple(np.round(values, 4).tolist()) for name, values in stages.items()},
+        stage_samples_ms={name: rounded(values) for name, values in stages.items()},
         extra=found,
     )

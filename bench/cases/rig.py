@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.sampling import now_ms
 from dphr_infer.files.gallery import Gallery
 from dphr_infer.images.metadata import read_photo_metadata
 from dphr_infer.images.preprocess import read_image
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.locate.search_options import Prior
+from dphr_infer.measure.clock import now_ms
 from dphr_infer.types import GeoPoint, LocationEstimate
 
 DECODE, PREPARE, EMBED, FILTER, MATCH, ESTIMATE = "decode", "prepare", "embed", "filter", "match", "estimate"
@@ -74,7 +74,11 @@ class Rig:
     def locate(self, path: Path) -> LocationEstimate:
         """One photo from file to position, in one piece: what `dphr-infer locate` does with each."""
         yaw_deg = read_photo_metadata(path).yaw_deg
-        return self.localizer.locate(read_image(path), yaw_deg, self.near, self.within_m)
+        return self.locate_image(read_image(path), yaw_deg)
+
+    def locate_image(self, image: NDArray[np.uint8], yaw_deg: float | None) -> LocationEstimate:
+        """One decoded photo, uint8 (H, W, 3), to its position: what `dphr-infer watch` does with each frame."""
+        return self.localizer.locate(image, yaw_deg, self.near, self.within_m)
 
     def locate_in_stages(self, path: Path) -> tuple[LocationEstimate, list[float]]:
         """The same photo by the same calls one by one, and the milliseconds of each of `stages`."""

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from bench.machine.program import own_code
-from bench.memory import peak_bytes
-from bench.sampling import now_ms
-from bench.stats import percentile, summarise
 from dphr_infer.errors import EngineError
+from dphr_infer.measure.clock import now_ms
+from dphr_infer.measure.memory import peak_bytes
+from dphr_infer.measure.stats import percentile, summarise
 
 PROGRAM = (*own_code("dphr_infer.cli.main", "main"), "locate")
 

@@ -20,8 +20,8 @@ from typing import Any
 from bench.compare.judge import FLOOR, MIN_RUNS, SHARED_FLOOR, Change, judge_runs, judge_two, obstacle
 from bench.compare.report import Comparison, ComparisonReport
 from bench.compare.series import Series, metrics, read_records
-from bench.machine.profile import NONE, UNKNOWN
 from dphr_infer.errors import ConfigError
+from dphr_infer.measure.machine import NONE, UNKNOWN
 
 OTHERS_SHARE = 0.25
 BUSY = "the machine was busy"

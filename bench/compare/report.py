@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.compare.judge import CONFIDENCE, Change
-from bench.stats import format_ms
 from dphr_infer.errors import ConfigError
+from dphr_infer.measure.stats import format_ms
 
 
 @dataclass(frozen=True, slots=True)

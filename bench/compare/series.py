@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.record import SCHEMA, SCHEMA_VERSION
-from bench.stats import percentile
 from dphr_infer.errors import ConfigError
+from dphr_infer.measure.stats import percentile
 
 # Keys that do not tell what was measured: how long, and what follows from the rest.
 _HOW_LONG = ("seconds", "noise", "least", "minutes", "windows")

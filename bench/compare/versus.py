@@ -20,10 +20,10 @@ from bench.compare.compare import compare, make_report
 from bench.compare.judge import MIN_RUNS
 from bench.compare.series import metrics, parse_records, read_records
 from bench.machine.program import own_code
-from bench.stats import format_ms
 from bench.steps import say
 from dphr_infer.errors import ConfigError
 from dphr_infer.files.atomic import atomic_file, check_target
+from dphr_infer.measure.stats import format_ms
 
 DEFAULT_PAIRS = 12
 BASELINE, CANDIDATE = "baseline", "candidate"

@@ -25,11 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.machine.profile import available_memory_bytes
 from bench.machine.roofline import limit_ms
 from bench.peers.gpu import OPENERS, PEERS
 from bench.sampling import time_calls
-from bench.stats import LatencySummary, format_ms, summarise
 from dphr_infer.cli.terminal import run_command
 from dphr_infer.cuda.build import find_nvcc
 from dphr_infer.cuda.driver import Cuda, open_cuda
@@ -38,6 +36,8 @@ from dphr_infer.cuda.topk.operands import ScanDtype
 from dphr_infer.cuda.topk.plan import MAX_QUERIES
 from dphr_infer.errors import DphrError, EngineError, MissingPackageError
 from dphr_infer.files.atomic import atomic_file
+from dphr_infer.measure.memory import available_bytes
+from dphr_infer.measure.stats import LatencySummary, format_ms, summarise
 
 ROWS, DIMS, QUERIES, TOP_KS = (10**5, 10**6, 10**7), (256, 512, 1024), (1, 8, 64, 512), (1, 10, 100)
 SCANS: tuple[ScanDtype, ...] = ("fp16", "int8")
@@ -228,7 +228,7 @@ def run(request: argparse.Namespace) -> dict[str, Any]:
     cases, left_out = [], []
     for rows in request.rows:
         for dim in request.dims:
-            needed, free = 2 * rows * dim, available_memory_bytes()
+            needed, free = 2 * rows * dim, available_bytes()
             if free and needed > free // 2:
                 left_out.append(f"{rows} x {dim}: {needed} bytes on the host, of which {free} are free")
                 continue

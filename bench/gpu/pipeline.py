@@ -21,14 +21,15 @@ from typing import Any
 import numpy as np
 
 from bench.gpu.matching import make_gallery
-from bench.sampling import now_ms, time_calls
-from bench.stats import LatencySummary, format_ms, summarise
+from bench.sampling import time_calls
 from dphr_infer.cli.terminal import run_command
 from dphr_infer.cuda.driver import open_cuda
 from dphr_infer.engines.tensorrt.api import open_tensorrt
 from dphr_infer.files.atomic import atomic_file
 from dphr_infer.files.bundle import PRECISIONS, open_bundle
 from dphr_infer.locate.gpu_pipeline import STAGES, GpuPipeline
+from dphr_infer.measure.clock import now_ms
+from dphr_infer.measure.stats import LatencySummary, format_ms, summarise
 
 FRAMES = {"1080p": (1080, 1920), "12 MP": (3000, 4000)}
 _TOP_K = 5

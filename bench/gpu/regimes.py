@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.gpu.matching import make_gallery, make_queries
-from bench.sampling import WARM_UP_CALLS, now_ms, repeat
-from bench.stats import format_ms
+from bench.sampling import WARM_UP_CALLS, repeat
 from dphr_infer.cli.terminal import run_command
 from dphr_infer.cuda.build import load_fatbin
 from dphr_infer.cuda.driver import Cuda, open_cuda
@@ -27,6 +26,8 @@ from dphr_infer.cuda.topk.launch import DeviceScan, Limits
 from dphr_infer.cuda.topk.operands import ScanDtype
 from dphr_infer.cuda.topk.plan import DOT_TILES
 from dphr_infer.cuda.topk.regimes import TABLE, Regime, read_regimes, write_regimes
+from dphr_infer.measure.clock import now_ms
+from dphr_infer.measure.stats import format_ms
 
 _TOP_K = 10
 _CANDIDATES = 32

@@ -2,9 +2,9 @@
 
     reader = open_power()
     with Recorder(reader, period_s=1.0) as recorder:
-        start_s = clock_s()
+        start_s = now_s()
         ...                                      # work on `frames` frames
-        stop_s = clock_s()
+        stop_s = now_s()
     energy_per_frame_mj(recorder.energy_j(start_s, stop_s), frames)
 
 What the machine does not tell is missing in a sample and named by `PowerReader.missing()`; nothing is estimated.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,8 @@ from types import TracebackType
 
 from bench.machine import sensors
 from bench.machine.sensors import GpuReading
+from dphr_infer.measure.clock import now_s
+from dphr_infer.measure.nvidia_smi import find_nvidia_smi
 
 # The rails that together are a whole module, widest first; the others are parts of these. An AGX Orin has no input
 # rail: VIN_SYS_5V0 holds VDDQ_VDD2_1V8AO, which must not count twice. The carrier board is in none of them.
@@ -35,17 +36,12 @@ _WHOLE_MODULE: tuple[tuple[str, ...], ...] = (
 )
 
 
-def clock_s() -> float:
-    """Seconds of the clock that stamps samples: the one of `sampling`, so that its readings / 1000 are comparable."""
-    return time.perf_counter()
-
-
 @dataclass(frozen=True, slots=True)
 class PowerSample:
     """The machine at one moment. A quantity that could not be read then is not in its dictionary.
 
     Attributes:
-        t_s: of `clock_s`.
+        t_s: of `now_s`.
         temperature_c, clock_mhz, power_w: {name of zone, clock or rail: value}. The power of a RAPL domain is its mean
             since the sample before, or since the opening.
         throttled: whether something slowed the machine down now or since the sample before; None where unknown.
@@ -80,13 +76,13 @@ class PowerReader:
         self._counters = sensors.find_energy_counters(root)
         self._cooling = sensors.find_cooling(root)
         self._throttles = sensors.find_throttle_counters(root)
-        self._smi = sensors.find_nvidia_smi(root)
+        self._smi = find_nvidia_smi(root)
         gpus = self._read_gpus()
         self._gpu_rails = tuple(f"gpu{gpu.index} board" for gpu in gpus if gpu.power_w is not None)
         self._gpus_answered = bool(gpus)
         self._last_counts = [sensors.read_integer(path) for _, path in self._throttles]
         self._last_uj = [sensors.read_integer(counter.path) for counter in self._counters]
-        self._last_s = clock_s()
+        self._last_s = now_s()
         self._joules = [0.0] * len(self._counters)
         self.total_rails = self._find_total()
 
@@ -187,9 +183,9 @@ class PowerReader:
                 if value is not None:
                     table[key] = value
         throttled, reasons = self._find_throttling(gpus)
-        now_s = clock_s()
-        counted, energy = self._count_energy(now_s)
-        return PowerSample(now_s, temperature, clock, power | counted, throttled, reasons, energy)
+        t_s = now_s()
+        counted, energy = self._count_energy(t_s)
+        return PowerSample(t_s, temperature, clock, power | counted, throttled, reasons, energy)
 
 
 def open_power(root: Path = Path("/")) -> PowerReader:
@@ -283,7 +279,7 @@ class Recorder:
             return tuple(self._samples)
 
     def energy_j(self, start_s: float, stop_s: float) -> float | None:
-        """Energy of the whole machine, as far as its total rails measure it, between two moments of `clock_s`.
+        """Energy of the whole machine, as far as its total rails measure it, between two moments of `now_s`.
 
         While it runs, one more sample is taken where `stop_s` lies after the last.
 

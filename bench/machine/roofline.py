@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.machine.profile import MachineProfile, available_memory_bytes
 from bench.machine.program import own_code
-from bench.sampling import collection_off, now_ms
+from dphr_infer.measure.clock import collection_off, now_ms
+from dphr_infer.measure.machine import Machine
+from dphr_infer.measure.memory import available_bytes
 
 PASSES = 15
 _BUFFER_BYTES = 1 << 30
@@ -48,16 +49,16 @@ class Ceiling:
     flops_per_s: float
 
 
-def measure_ceiling(machine: MachineProfile, threads: int = 0) -> Ceiling:
+def measure_ceiling(machine: Machine, threads: int = 0) -> Ceiling:
     """Both rates of so many threads; 0, and as many as there are cores, are all."""
     few = 0 if threads >= machine.cores else threads
     return Ceiling(measure_read_bandwidth(machine, few), measure_matmul_rate(few))
 
 
-def measure_read_bandwidth(machine: MachineProfile, threads: int = 0) -> float:
+def measure_read_bandwidth(machine: Machine, threads: int = 0) -> float:
     """Bytes a second that so many threads together read from memory, at best; 0 are all cores."""
     threads = threads or machine.cores
-    size = buffer_bytes(machine.last_level_cache_bytes, available_memory_bytes())
+    size = buffer_bytes(machine.last_level_cache_bytes, available_bytes())
     buffer = np.ones(size // 8, dtype=np.int64)  # written, so that every page is there
     reductions: list[tuple[Callable[[NDArray[Any]], Any], type]] = [
         (np.max, np.float32),

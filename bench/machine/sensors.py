@@ -9,28 +9,18 @@ the power chapter of the Jetson Linux developer guide (rails, throttle alerts, o
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-NVIDIA_SMI_LIMIT_S = 5.0
-_SMI_FOLDERS = ("usr/bin", "usr/local/bin", "usr/sbin", "usr/lib/wsl/lib", "usr/local/nvidia/bin")
+from dphr_infer.measure.machine import read_text
+from dphr_infer.measure.nvidia_smi import ask_nvidia_smi
+
 # GPUs of Jetsons in the device tree: JetPack 6 calls each "gpu", JetPack 5 by its chip.
 _TEGRA_GPUS = ("gpu", "ga10b", "gv11b", "gp10b", "gm20b")
 _SLOWING = re.compile(r"throttle|-alert|cpufreq|devfreq|^processor$|powerclamp", re.IGNORECASE)
-
-
-def read_text(path: Path) -> str:
-    """Text of a small file without its end; empty where it cannot be read."""
-    try:
-        return path.read_text(errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
 
 
 def read_integer(path: Path) -> int | None:
@@ -198,26 +188,6 @@ def find_throttle_counters(root: Path) -> list[tuple[str, Path]]:
             if path.exists():
                 found.append((f"{cpu.name} {part} heat", path))
     return found
-
-
-def find_nvidia_smi(root: Path) -> Path | None:
-    """The program nvidia-smi below `root`, on the search path too where that is the machine's own."""
-    folders = [str(root / folder) for folder in _SMI_FOLDERS]
-    if root == Path("/"):
-        folders += os.environ.get("PATH", "").split(os.pathsep)
-    found = shutil.which("nvidia-smi", path=os.pathsep.join(folders))
-    return Path(found) if found else None
-
-
-def ask_nvidia_smi(program: Path, arguments: Sequence[str]) -> str:
-    """Its standard output; empty where it fails or does not answer within NVIDIA_SMI_LIMIT_S."""
-    try:
-        done = subprocess.run(
-            [str(program), *arguments], capture_output=True, text=True, timeout=NVIDIA_SMI_LIMIT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
 
 
 # Bits of NVML's clocks event reasons that mean slower than asked for; idle (1) and clocks set by the user (2) do not.

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.machine.profile import available_memory_bytes
 from bench.machine.program import version
 from bench.peers import gpu as gpu_peers
 from bench.peers.cpu import Peer, open_installed, open_peers, recall_of, set_torch_threads
 from bench.peers.turns import describe, take_turns
 from bench.record import PeerRecord
-from bench.stats import percentile, summarise
 from dphr_infer.engines.base import Engine
 from dphr_infer.matchers.base import Matcher
-from dphr_infer.matchers.block_scan import usable_cores
+from dphr_infer.measure.machine import usable_cores
+from dphr_infer.measure.memory import available_bytes
+from dphr_infer.measure.stats import percentile, summarise
 
 OURS = "dphr"
 # Measured where it is installed, also beside TensorRT: by name, because only an engine may depend on it.
@@ -92,7 +92,7 @@ def open_match_peers(embeddings: NDArray[Any], threads: int, device: str = "cpu"
         embeddings: the gallery's, float16 or float32 (N, D).
         threads: of the peers that can be told.
     """
-    free = available_memory_bytes()
+    free = available_bytes()
     if free and (8 if device == "cpu" else 4) * embeddings.size > free:  # a copy, and as much again for what they make
         reason = f"copies of {embeddings.size:,} values for them do not fit in {free / 1e9:.1f} GB"
         return MatchPeers(*embeddings.shape, str(embeddings.dtype), (), {"all": reason})

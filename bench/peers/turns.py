@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.sampling import now_ms, repeat
+from bench.sampling import repeat
+from dphr_infer.measure.clock import now_ms
 
 _WORDS = 200
 

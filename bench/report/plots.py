@@ -13,9 +13,9 @@ import numpy as np
 
 from bench.record import CAMERA, MULTI_STREAM, OFFLINE, SINGLE_STREAM, BenchRecord, ScenarioRecord
 from bench.report.text import batch_kinds, format_share
-from bench.stats import format_ms
 from dphr_infer.errors import ConfigError, MissingPackageError
 from dphr_infer.files.atomic import atomic_file
+from dphr_infer.measure.stats import format_ms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

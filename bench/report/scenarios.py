@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.record import CAMERA, ENDURANCE, MULTI_STREAM, OFFLINE, SINGLE_STREAM, BenchRecord, ScenarioRecord
 from bench.report.table import LATENCY_HEAD, Table
-from bench.stats import format_ms, format_summary
+from dphr_infer.measure.stats import format_ms, format_summary
 
 _STOPPED = {"noise": "its p50 was steady", "time": "the time was over", "interrupt": "it was interrupted"}
 _WINDOWS_SHOWN = 10

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bench.record import BatchRecord, BenchRecord, MatchRecord
 from bench.report.scenarios import accuracy_table, endurance_table, scenario_table, stage_table
 from bench.report.table import LATENCY_HEAD, WORDS, Table, gigabytes
-from bench.stats import LatencySummary, format_ms, format_summary
+from dphr_infer.measure.stats import LatencySummary, format_ms, format_summary
 
 _PEAK = "peak MB"
 _EMBED_HEAD = ("embed p50 ms", "images/s", "n")

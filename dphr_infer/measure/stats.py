@@ -15,6 +15,7 @@ which gives MLPerf's 64 for p90 and 662 for p99, and 6636 for p99.9.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,8 +50,8 @@ def least_samples(percent: float) -> int:
     return n
 
 
-def percentile(samples: NDArray[np.float64], percent: float) -> float:
-    """The nearest-rank percentile of float64 (n,), n >= 1, any order."""
+def percentile(samples: NDArray[np.float64] | Sequence[float], percent: float) -> float:
+    """The nearest-rank percentile of n >= 1 samples in any order; 0 <= percent <= 100."""
     rank = max(1, math.ceil(percent / 100 * len(samples)))
     return float(np.partition(samples, rank - 1)[rank - 1])
 

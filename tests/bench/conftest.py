@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from bench.gpu import matching as gpu_matching
-from bench.machine.profile import MachineProfile
+from dphr_infer.measure.machine import Machine
 from bench.record import (
     CAMERA,
     ENDURANCE,
@@ -28,7 +28,7 @@ from bench.record import (
     ScenarioRecord,
     Subject,
 )
-from bench.stats import LatencySummary
+from dphr_infer.measure.stats import LatencySummary
 from dphr_infer.cuda import driver as cuda
 from dphr_infer.cuda.topk import matcher as cuda_exact
 from dphr_infer.files.bundle import (
@@ -48,7 +48,7 @@ DIM = 8
 ROWS = 200
 IMAGES = 4
 
-MACHINE = MachineProfile(
+MACHINE = Machine(
     cpu="Test CPU <2>",
     board="Test board",
     cores=2,
@@ -125,7 +125,7 @@ LIMIT = EmbedLimit(2_000_000_000, 4_000_000, 9_000_000, 1.5, 0.2, 1.5, "arithmet
 
 
 @pytest.fixture(scope="session")
-def machine() -> MachineProfile:
+def machine() -> Machine:
     return MACHINE
 
 

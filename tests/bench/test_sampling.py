@@ -7,16 +7,8 @@ from array import array
 import numpy as np
 import pytest
 
-from bench.sampling import (
-    MIN_CALLS,
-    WARM_UP_CALLS,
-    StopRule,
-    collection_off,
-    measure_overhead_ns,
-    repeat_until,
-    sample,
-    time_calls,
-)
+from bench.sampling import MIN_CALLS, WARM_UP_CALLS, StopRule, measure_overhead_ns, repeat_until, sample, time_calls
+from dphr_infer.measure.clock import collection_off
 
 
 def test_time_calls_gives_each_call_its_own_duration() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from bench.cases import batches as cases
 from bench.cases.batches import BatchCase, MatchLimits, embed_limit, generate_rows, time_generated_matching
-from bench.machine.profile import MachineProfile
+from dphr_infer.measure.machine import Machine
 from bench.machine.roofline import Ceiling
 from bench.sampling import StopRule
 from dphr_infer.errors import ConfigError
@@ -25,12 +25,12 @@ def test_generated_rows_are_of_unit_length_and_the_same_every_time() -> None:
 
 
 def test_a_gallery_beyond_half_of_the_free_memory_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cases, "available_memory_bytes", lambda: 1_000_000_000)
+    monkeypatch.setattr(cases, "available_bytes", lambda: 1_000_000_000)
     with pytest.raises(ConfigError, match=r"takes 4\.0 GB, and 1\.0 GB are free"):
         generate_rows(1_000_000, 1000, "float32", seed=0)
 
 
-def test_generated_matching_states_its_bytes_limit_and_share(machine: MachineProfile) -> None:
+def test_generated_matching_states_its_bytes_limit_and_share(machine: Machine) -> None:
     single, _, half, _ = time_generated_matching(400, 16, 10, SHORT, MatchLimits(machine, 1e9))
     assert (single.read_bytes, half.read_bytes) == (400 * 16 * 4, 400 * 16 * 2)
     assert single.limit_ms == pytest.approx(0.0256)
@@ -39,7 +39,7 @@ def test_generated_matching_states_its_bytes_limit_and_share(machine: MachinePro
     assert len(single.samples_ms) == single.latency.n
 
 
-def test_fewer_generated_rows_than_matches_are_refused(machine: MachineProfile) -> None:
+def test_fewer_generated_rows_than_matches_are_refused(machine: Machine) -> None:
     with pytest.raises(ConfigError, match="--match-rows is 5, but 10 matches"):
         time_generated_matching(5, 16, 10, SHORT, MatchLimits(machine, 1e9))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.cases.startup import measure_startup, start_once
-from bench.memory import peak_bytes, peak_mb, reset_peak
+from dphr_infer.measure.memory import peak_bytes, peak_mb, reset_peak
 from bench.request import BenchRequest
 from bench.steps import locate_arguments
 from dphr_infer.cli.main import build_parser

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from bench.machine import roofline
-from bench.machine.profile import MachineProfile
+from dphr_infer.measure.machine import Machine
 from bench.machine.roofline import buffer_bytes, limit_ms, measure_ceiling, measure_matmul_rate, measure_read_bandwidth
 
 
@@ -20,7 +20,7 @@ def test_the_limit_is_bytes_over_bandwidth() -> None:
     assert limit_ms(512_000_000, 20e9) == pytest.approx(25.6)
 
 
-def test_the_measured_bandwidth_is_of_a_real_memory(machine: MachineProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_measured_bandwidth_is_of_a_real_memory(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "_BUFFER_BYTES", 64 << 20)
     bandwidth = measure_read_bandwidth(dataclasses.replace(machine, last_level_cache_bytes=0))
     assert 1e8 < bandwidth < 1e13
@@ -34,7 +34,7 @@ def test_products_of_fewer_threads_are_measured_by_a_blas_that_was_told_so(monke
     assert 1e7 < measure_matmul_rate(1) < 1e13
 
 
-def test_as_many_threads_as_cores_are_all_of_them(machine: MachineProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_threads_as_cores_are_all_of_them(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(roofline, "measure_read_bandwidth", lambda machine, threads: asked.append(threads) or 1.0)
     monkeypatch.setattr(roofline, "measure_matmul_rate", lambda threads: asked.append(threads) or 2.0)
@@ -43,7 +43,7 @@ def test_as_many_threads_as_cores_are_all_of_them(machine: MachineProfile, monke
     assert asked == [0, 0, 1, 1, 0, 0, 0, 0]
 
 
-def test_one_thread_reads_in_one_piece(machine: MachineProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_thread_reads_in_one_piece(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "_BUFFER_BYTES", 1 << 20)
     pieces = []
     monkeypatch.setattr(roofline.np, "array_split", lambda array, parts: pieces.append(parts) or [array])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.machine.profile import (
+from dphr_infer.measure.machine import (
     ABSENT,
     NONE,
     UNKNOWN,

@@ -108,7 +108,7 @@ def test_onnxruntime_itself_gives_the_engines_embeddings_or_says_why_not(bundle:
 
 
 def test_a_gallery_that_does_not_fit_as_float32_is_left_to_ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_runs, "available_memory_bytes", lambda: 30_000)
+    monkeypatch.setattr(peer_runs, "available_bytes", lambda: 30_000)
     gallery = unit_rows(300, 0)
     with NumpyExactMatcher(gallery) as matcher:
         (record,) = match_peers(open_match_peers(gallery, 1), matcher, unit_rows(1, 1), 5, seconds=0)

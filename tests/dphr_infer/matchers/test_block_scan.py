@@ -5,7 +5,7 @@ import pytest
 
 from dphr_infer.errors import EngineError
 from dphr_infer.locate.open_matcher import SCANS, Scan, open_matcher
-from dphr_infer.matchers.block_scan import usable_cores
+from dphr_infer.measure.machine import usable_cores
 
 
 @pytest.mark.parametrize("scan", SCANS)

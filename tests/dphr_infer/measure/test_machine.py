@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from dphr_infer.measure.jetson import read_machine
+from dphr_infer.measure.machine import read_machine
 
-TREES = Path(__file__).resolve().parent.parent / "bench/sysfs"
+TREES = Path(__file__).resolve().parents[2] / "sysfs"
 
 
 def grow(root: Path, files: dict[str, str]) -> Path:
@@ -37,6 +37,10 @@ def test_an_orin_nano_with_jetpack_6_is_read_in_full(tmp_path: Path) -> None:
     assert (machine.chip, machine.l4t, machine.jetpack, machine.jetpack_major) == ("tegra234", "36.4.3", "6.2+b77", 6)
     assert (machine.cuda, machine.power_mode, machine.driver) == ("12.6.11", "MAXN_SUPER (2)", "540.4.0")
     assert machine.is_jetson and machine.too_old() == ""
+    assert (machine.cpu, machine.gpu) == ("Arm Cortex-A78AE", "integrated, tegra234")
+    assert (machine.memory_bytes, machine.governor) == (7802880 * 1024, "schedutil (tegra194)")
+    assert machine.caches == "L1d 64 KiB, L1i 64 KiB, L2 256 KiB, L3 2048 KiB"
+    assert machine.last_level_cache_bytes == 2 << 20
     assert machine.name().endswith("Developer Kit Super, Jetson Linux 36.4.3 (JetPack 6.2+b77)")
 
 
@@ -76,5 +80,57 @@ def test_a_pc_is_no_jetson_and_garbage_is_nothing(tmp_path: Path) -> None:
     pc = {"usr/local/cuda/version.json": "{", "var/lib/nvpmodel/status": "?", "proc/device-tree/model": "A board\0"}
     machine = read_machine(grow(tmp_path, {**pc, "etc/nv_tegra_release": "# R (release)"}))
     assert not machine.is_jetson and machine.name() == "no Jetson" and machine.jetpack_major is None
-    assert (machine.board, machine.cuda, machine.power_mode, machine.driver, machine.too_old()) == ("",) * 5
-    assert read_machine(tmp_path / "nowhere") == read_machine(tmp_path / "nowhere either")
+    assert machine.board == "A board"
+    assert (machine.cuda, machine.power_mode, machine.driver, machine.too_old()) == ("",) * 4
+    nowhere = read_machine(tmp_path / "nowhere")
+    assert nowhere == read_machine(tmp_path / "nowhere either")
+    told = (nowhere.board, nowhere.gpu, nowhere.governor, nowhere.caches, nowhere.hypervisor, nowhere.driver)
+    assert told == ("",) * 6
+    assert (nowhere.memory_bytes, nowhere.last_level_cache_bytes) == (0, 0)
+
+
+def test_this_machine_tells_its_processor_cores_memory_and_packages() -> None:
+    machine = read_machine()
+    assert machine.cpu and machine.system and machine.python
+    assert machine.cores >= 1 and machine.memory_bytes > 1e8
+    assert machine.packages["numpy"] and machine.packages["onnxruntime"]
+
+
+def test_a_mode_that_the_configuration_does_not_name_keeps_its_number(tmp_path: Path) -> None:
+    recorded(tmp_path, "orin_nano")
+    (tmp_path / "var/lib/nvpmodel/status").write_text("pmode:0007\n")
+    assert read_machine(tmp_path).power_mode == "mode (7)"
+
+
+def smi(root: Path, script: str) -> None:
+    grow(root, {"usr/bin/nvidia-smi": f"#!/bin/sh\n{script}\n"})
+    (root / "usr/bin/nvidia-smi").chmod(0o755)
+
+
+def test_a_card_and_its_driver_are_read_from_proc(tmp_path: Path) -> None:
+    version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n"
+    card = "Model: \t\t NVIDIA H100 PCIe\nIRQ: 16\n"
+    grow(tmp_path, {"proc/driver/nvidia/version": version, "proc/driver/nvidia/gpus/0000:01:00.0/information": card})
+    smi(tmp_path, "echo 'Driver Version                            : 550.54.15'; echo 'CUDA Version : 12.4'")
+    machine = read_machine(tmp_path)
+    assert (machine.gpu, machine.driver, machine.cuda_served) == ("NVIDIA H100 PCIe", "550.54.15", "12.4")
+
+
+def test_a_card_in_a_container_is_read_from_nvidia_smi(tmp_path: Path) -> None:
+    smi(tmp_path, "printf 'Driver Version : 575.1\\nCUDA Version : 12.9\\n    Product Name : NVIDIA L4\\n'")
+    machine = read_machine(tmp_path)
+    assert (machine.gpu, machine.driver) == ("NVIDIA L4", "575.1")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("proc/cpuinfo", "model name : X\nflags : fpu vme hypervisor lahf_lm\n", "flag of the CPU"),
+        ("proc/cpuinfo", "model name : hypervisor\nflags : fpu vme\n", ""),
+        ("proc/device-tree/hypervisor/compatible", "linux,kvm", "linux,kvm"),
+        ("sys/hypervisor/type", "xen\n", "xen"),
+        ("proc/version", "Linux", ""),
+    ],
+)
+def test_a_virtual_machine_is_told_from_one_of_its_own(tmp_path: Path, file: str, content: str, expected: str) -> None:
+    assert read_machine(grow(tmp_path, {file: content})).hypervisor == expected

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.stats import (
+from dphr_infer.measure.stats import (
     MIN_SAMPLES_P90,
     MIN_SAMPLES_P99,
     MIN_SAMPLES_P999,
@@ -22,6 +22,8 @@ from bench.stats import (
 def test_percentiles_are_nearest_rank() -> None:
     samples = np.arange(10, 0, -1).astype(float)
     assert [percentile(samples, p) for p in (10, 50, 90, 99, 100)] == [1, 5, 9, 10, 10]
+    values = [5.0, 1.0, 4.0, 2.0, 3.0]
+    assert [percentile(values, p) for p in (50, 90, 20, 21, 100, 0)] == [3.0, 5.0, 1.0, 2.0, 5.0, 1.0]
 
 
 def test_the_rule_for_least_samples_gives_mlperfs_counts() -> None:

@@ -15,7 +15,7 @@ from dphr_infer.locate import open_localizer as open_localizer_module
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.open_localizer import open_localizer
 from dphr_infer.maps.index import index_map
-from dphr_infer.matchers.block_scan import usable_cores
+from dphr_infer.measure.machine import usable_cores
 
 
 @pytest.fixture(scope="module")
