@@ -30,14 +30,14 @@ from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_train.config import DatasetName
 from dphr_train.datasets.base import PlaceImage
 from dphr_train.encoder import Encoder
-from export.calibration_set import CalibrationSet, calibration_images
-from export.evaluation_set import DEFAULT_MAX_IMAGES, EvaluationSet, read_evaluation_set, require_enough
+from export.gate.calibration_set import CalibrationSet, calibration_images
+from export.gate.evaluation_set import DEFAULT_MAX_IMAGES, EvaluationSet, read_evaluation_set, require_enough
+from export.gate.parity import MAX_BATCH, Gate, ParityReport, embed_evaluation_set, one_thread, say, torch_embedder
+from export.graph.opset import require_opset
+from export.graph.to_onnx import OPSET, to_onnx
+from export.int8.model import Int8Options, make_int8, require_recipe
 from export.int8.sensitivity import write_table
-from export.int8_model import Int8Options, make_int8, require_recipe
-from export.opset import require_opset
-from export.parity import MAX_BATCH, Gate, ParityReport, embed_evaluation_set, one_thread, say, torch_embedder
-from export.source import ExportSource, from_checkpoint, from_timm
-from export.to_onnx import OPSET, to_onnx
+from export.sources.source import ExportSource, from_checkpoint, from_timm
 
 SELFTEST_COUNT = 12
 INT8_FOLDER = "int8"

@@ -15,7 +15,7 @@ from dphr_train.config import DatasetName
 from export import commands
 
 PROGRAM = "dphr-export"
-# Kept in words that load nothing: export.evaluation_set and export.int8_model have the numbers.
+# Kept in words that load nothing: export.gate.evaluation_set and export.int8.model have the numbers.
 _MAX_IMAGES, _CALIBRATION_IMAGES = 2000, 256
 _DATASETS = ", ".join(get_args(DatasetName))
 _WORDS = """\

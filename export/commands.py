@@ -53,7 +53,7 @@ class Judging:
     def request(self, source: Path | TimmSource, **choices: Any) -> ExportRequest:
         """What `build_bundle` and `add_int8` take."""
         from export.build_bundle import ExportRequest
-        from export.int8_model import Int8Options
+        from export.int8.model import Int8Options
 
         return ExportRequest(
             source,
@@ -140,7 +140,7 @@ def build(
     """
     from dphr_infer.engines.tensorrt.build import BuildOptions
     from dphr_infer.engines.tensorrt.cache import EngineCache
-    from export.report_page import markdown_table
+    from export.report.table import Table, to_markdown
     from export.to_tensorrt import build_engines
 
     opened = open_bundle(bundle)
@@ -161,7 +161,11 @@ def build(
     ]
     engines = EngineCache(cache)
     reports = build_engines(opened, chosen, options, engines)
-    print(markdown_table(_ENGINE_HEAD, [_engine_row(report) for report in reports]))
+    print(
+        to_markdown(
+            Table("Engines", _ENGINE_HEAD, tuple(map(_engine_row, reports)), words=("library", "for", "layers"))
+        )
+    )
     print(f"engines lie in {printable(str(engines.folder))}")
     if json_file is not None:
         with atomic_file(json_file) as temporary:
@@ -197,7 +201,7 @@ def import_weights(
     weights: Path, encoder: str, image_px: int, out: Path, dataset: DatasetName, ground_px: tuple[int, int] | None
 ) -> None:
     """Convert Sample4Geo's weights to a checkpoint."""
-    from export.import_sample4geo import import_sample4geo
+    from export.sources.sample4geo import import_sample4geo
 
     require_image_px(image_px)
     written = import_sample4geo(weights, encoder, image_px, out, dataset, ground_px)
@@ -206,9 +210,9 @@ def import_weights(
 
 def report(bundle: Path, out: Path, engines: Path | None, seconds: float, threads: int) -> None:
     """Write a bundle's report, and the picture of what its int8 layers cost."""
-    from export.report import draw_layers, write_report
-    from export.report_inputs import read_engine_reports, read_sensitivity
-    from export.report_measure import measure_bundle
+    from export.report.bundle import draw_layers, write_report
+    from export.report.inputs import read_engine_reports, read_sensitivity
+    from export.report.measure import measure_bundle
 
     require_seconds(seconds)
     opened = open_bundle(bundle)
@@ -223,8 +227,8 @@ def report(bundle: Path, out: Path, engines: Path | None, seconds: float, thread
 
 def compare(bundles: Sequence[Path], seconds: float, threads: int) -> None:
     """Measure bundles one after another, and print them beside each other."""
-    from export.report_compare import compare_bundles, require_same_images
-    from export.report_measure import measure_bundle
+    from export.report.compare import compare_bundles, require_same_images
+    from export.report.measure import measure_bundle
 
     require_seconds(seconds)
     require_same_images([(folder.resolve().name, open_bundle(folder).manifest.origin) for folder in bundles])

@@ -21,7 +21,7 @@ from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.measure.memory import peak_bytes, reset_peak
 from dphr_infer.measure.stats import percentile, summarise
-from export.graph_cost import count_cost
+from export.graph.cost import count_cost
 
 
 def embed_limit(model_path: Path, batch: int, ceiling: Ceiling, embed_ms: NDArray[np.float64]) -> EmbedLimit:

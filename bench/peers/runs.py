@@ -174,7 +174,7 @@ def _torch_embedder(checkpoint: Path, compiled: bool, on_gpu: bool, threads: int
     set_torch_threads(threads or usable_cores())
     # Only here: they import torch.
     from dphr_train.checkpoint import last_checkpoint, load_encoder
-    from export.parity import torch_embedder
+    from export.gate.parity import torch_embedder
 
     encoder, _ = load_encoder(last_checkpoint(checkpoint))
     if on_gpu:

@@ -166,7 +166,7 @@ def all_steps(out: Path) -> list[Step]:
              str(out / "flight/photos"), "--json", str(out / "bench.json"), "--html", str(out / "bench.html")),
             (out / "bench.json", out / "bench.html"),
             ("index-flight-shipped",),
-            ("bench", "export/graph_cost.py", "dphr_infer"),
+            ("bench", "export/graph/cost.py", "dphr_infer"),
         ),
     ]  # fmt: skip
 

@@ -20,7 +20,7 @@ from dphr_train.checkpoint import read_checkpoint, write_checkpoint
 from dphr_train.encoder import Encoder
 from export.build_bundle import ExportRequest, build_bundle
 from export.cli import main
-from export.to_onnx import to_onnx
+from export.graph.to_onnx import to_onnx
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from dphr_infer.locate.open_engine import open_engine
 from export.add_int8 import add_int8
 from export.build_bundle import ExportRequest, build_bundle
 from export.cli import main
-from export.int8_model import Int8Options
+from export.int8.model import Int8Options
 
 PLACES, PHOTOS = 40, 5
 OPTIONS = Int8Options(n_calibration_images=32)

@@ -14,7 +14,7 @@ import export.build_bundle as building
 from dphr_infer.errors import DphrError, EngineError, ExportError, ImageError
 from dphr_infer.files.bundle import open_bundle
 from export.build_bundle import ExportRequest, build_bundle
-from export.int8_model import Int8Options, make_int8, require_recipe
+from export.int8.model import Int8Options, make_int8, require_recipe
 
 OPTIONS = Int8Options(n_calibration_images=16)
 

@@ -20,9 +20,9 @@ from dphr_infer.files.bundle import PRECISIONS, Precision
 from dphr_infer.images.preprocess import Preprocess
 from dphr_train.config import ModelConfig
 from dphr_train.encoder import Encoder
+from export.graph.to_onnx import to_onnx
 from export.int8.quantiser import Quantiser
 from export.int8.recipes import recipe_for
-from export.to_onnx import to_onnx
 from export.to_tensorrt import count_layers
 
 SIDE_PX = 32

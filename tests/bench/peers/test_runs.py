@@ -158,7 +158,7 @@ def test_torch_on_the_same_weights_is_a_peer_and_on_others_is_none(
     pytest.importorskip("torch")
     from dphr_train.checkpoint import load_encoder
     from dphr_train.encoder import Encoder
-    from export.parity import torch_embedder
+    from export.gate.parity import torch_embedder
 
     def no_compiler(self: Encoder) -> None:
         raise RuntimeError("no C++ compiler")

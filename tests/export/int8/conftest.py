@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dphr_infer.images.preprocess import Preprocess
 from dphr_train.config import ModelConfig
 from dphr_train.encoder import Encoder
-from export.to_onnx import to_onnx
+from export.graph.to_onnx import to_onnx
 
 FAMILIES = {
     "convnext": "test_convnext",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 
 from dphr_infer.errors import ExportError
 from export.int8.sensitivity import LayerSensitivity
-from export.plots import MAX_ROWS, plot_sensitivity
+from export.report.plots import MAX_ROWS, Bar, BarGroup, bars_to_svg, plot_sensitivity
 
 ORANGE, BLUE = (217, 115, 13), (31, 111, 178)
 
@@ -59,3 +60,20 @@ def test_losses_of_zero_are_drawn_and_an_empty_table_is_refused(tmp_path: Path) 
     with pytest.raises(ExportError, match="0 rows"):
         plot_sensitivity([], tmp_path / "q.png", "a model")
     assert not (tmp_path / "q.png").exists()
+
+
+def drawn_widths(svg: bytes, colour: str) -> list[float]:
+    """Widths of the filled rectangles of one colour, in the order of drawing."""
+    paths = re.findall(rf'd="([^"]*)"[^>]*style="fill: {colour}', svg.decode())
+    xs = [[float(x) for x in re.findall(r"[ML] ([\d.]+) ", path)] for path in paths]
+    return [max(each) - min(each) for each in xs]
+
+
+def test_bars_of_a_report_are_as_long_as_their_values_with_a_colour_for_each_label() -> None:
+    bars = (Bar("a", 1.0, "1 MB", (0.5, 2.0)), Bar("b", 4.0, "4 MB"), Bar("a", 2.0, "2 MB"))
+    groups = (BarGroup("first", bars), BarGroup("", (Bar("a", 0.0, "0"),)))
+    svg = bars_to_svg(groups, ((2.0, "half"),))
+    grey, blue = drawn_widths(svg, "#8a8f98"), drawn_widths(svg, "#1f6fb2")
+    assert [round(width / blue[0], 4) for width in (*grey[:2], *blue)] == [0.25, 0.5, 1.0]
+    assert svg == bars_to_svg(groups, ((2.0, "half"),)) and svg.startswith(b"<svg")
+    assert drawn_widths(bars_to_svg(groups, longest=8.0), "#1f6fb2")[0] == pytest.approx(blue[0] / 2)

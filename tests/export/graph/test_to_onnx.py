@@ -14,9 +14,9 @@ from dphr_infer.errors import ExportError
 from dphr_infer.files.bundle import Precision
 from dphr_infer.images.preprocess import Preprocess
 from dphr_train.encoder import Encoder
-from export.opset import OPSET, require_opset
-from export.parity import torch_embedder
-from export.to_onnx import to_onnx
+from export.gate.parity import torch_embedder
+from export.graph.opset import OPSET, require_opset
+from export.graph.to_onnx import to_onnx
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 LIMIT = {"fp32": 1e-6, "fp16": 1e-4}
@@ -67,7 +67,7 @@ def test_the_opset_is_18_and_no_path_of_this_machine_is_inside(models: dict[str,
         model = onnx.load_model_from_string(content)
         assert [(item.domain, item.version) for item in model.opset_import] == [("", 18)]
         assert b".py" not in content
-        assert str(Path(__file__).parents[2]).encode() not in content
+        assert str(Path(__file__).parents[3]).encode() not in content
 
 
 def test_equal_weights_give_equal_bytes_and_no_word_on_the_terminal(
@@ -154,7 +154,7 @@ def test_a_graph_whose_output_is_no_embedding_is_refused(
 
     parts = copy.deepcopy(encoder)
     parts.__class__ = Parts
-    monkeypatch.setattr("export.to_onnx._require_embeddings", lambda *_: None)
+    monkeypatch.setattr("export.graph.to_onnx._require_embeddings", lambda *_: None)
     with pytest.raises(ExportError, match=r"gives .*\['B', 1, 24\].* needs one output \"embeddings\", float32"):
         to_onnx(parts, preprocess, "fp32")
 
@@ -202,7 +202,7 @@ def test_an_opset_that_the_runtime_does_not_open_is_refused_with_both_numbers(
 def test_an_opset_that_the_exporter_leaves_unconverted_is_refused(
     encoder: Encoder, preprocess: Preprocess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.to_onnx.require_opset", lambda opset: None)
+    monkeypatch.setattr("export.graph.to_onnx.require_opset", lambda opset: None)
     with pytest.raises(ExportError, match="in opset 18 instead of 99, which it cannot convert to"):
         to_onnx(encoder, preprocess, "fp32", opset=99)
 

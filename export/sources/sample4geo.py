@@ -23,7 +23,7 @@ from dphr_train.checkpoint import Checkpoint, write_checkpoint
 from dphr_train.config import DataConfig, DatasetName, ModelConfig, TrainConfig
 from dphr_train.encoder import Encoder, import_timm, load_exactly, read_state_dict
 from dphr_train.presets.sample4geo import SAMPLE4GEO
-from export.source import IMPORTED, make_encoder
+from export.sources.source import IMPORTED, make_encoder
 
 LAYOUT = "sample4geo"
 _WRAPPED, _NETWORK, _SCALE = "module.", "model.", "logit_scale"

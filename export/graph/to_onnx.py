@@ -33,8 +33,8 @@ from dphr_infer.errors import ExportError
 from dphr_infer.files.bundle import Precision
 from dphr_infer.images.preprocess import Preprocess
 from dphr_train.encoder import Encoder
-from export.fold import fold_batch_norms
-from export.opset import OPSET, require_opset
+from export.graph.fold import fold_batch_norms
+from export.graph.opset import OPSET, require_opset
 
 # Two, because torch.export takes an example batch of one for a constant.
 _EXAMPLE_BATCH = 2

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from dphr_infer.errors import ExportError
 from dphr_infer.files.bundle import PRECISIONS
-from export.report_measure import BATCHES, BundleReport, PrecisionReport
-from export.report_page import markdown_table
+from export.report.measure import BATCHES, BundleReport, PrecisionReport
+from export.report.table import Table, to_markdown
 
 _NONE = "–"
 _DIGEST = "evaluation_sha256"
@@ -99,4 +99,5 @@ def compare_bundles(reports: Sequence[BundleReport]) -> str:
         "In brackets: the difference to the first bundle. Drops are in points, latency is the median of a whole batch; "
         "the bundles were timed one after another."
     )
-    return f"{markdown_table(('precision', 'bundle', 'encoder', *_COMPARED), rows)}\n\n{note}\n"
+    columns = ("precision", "bundle", "encoder", *_COMPARED)
+    return to_markdown(Table("Bundles", columns, tuple(rows), (note,), words=columns[1:3])) + "\n"

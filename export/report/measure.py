@@ -173,7 +173,7 @@ def _time_models(
         engines = {p: stack.enter_context(open_engine(bundle, p, "cpu", threads)) for p in precisions}
         for batch in BATCHES:
             pixels = np.ascontiguousarray(images[np.arange(batch) % len(images)])
-            calls = {p: partial(engine.embed, pixels) for p, engine in engines.items()}
+            calls: dict[str, Callable[[], object]] = {p: partial(e.embed, pixels) for p, e in engines.items()}
             for precision, latency in summarise(batch, time_in_turn(calls, seconds)).items():
                 found[precision].append(latency)
             progress.advance()

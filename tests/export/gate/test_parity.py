@@ -8,8 +8,8 @@ import pytest
 
 from dphr_infer.errors import ExportError
 from dphr_train.datasets.university1652 import PlaceImage
-from export.evaluation_set import EvaluationSet
-from export.parity import Embeddings, ParityReport, compare, embed_in_batches
+from export.gate.evaluation_set import EvaluationSet
+from export.gate.parity import Embeddings, ParityReport, compare, embed_in_batches
 
 ROOT = Path("/data")
 QUERIES = tuple(PlaceImage(ROOT / f"q{place}.png", place) for place in (1, 2))

@@ -16,8 +16,8 @@ from dphr_infer.images.preprocess import Preprocess
 from dphr_train.checkpoint import Checkpoint, load_encoder, read_checkpoint, write_checkpoint
 from dphr_train.encoder import Encoder, import_timm
 from dphr_train.run_record import RunRecord, write_record
-from export.parity import torch_embedder
-from export.source import from_checkpoint, from_timm
+from export.gate.parity import torch_embedder
+from export.sources.source import from_checkpoint, from_timm
 
 timm = import_timm()
 # The tiny networks of timm, by family, and the length of their pooled features.

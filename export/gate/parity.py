@@ -24,7 +24,7 @@ from dphr_infer.files.bundle import Parity, Precision
 from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_infer.measure.progress import Progress
 from dphr_train.encoder import Encoder, normalise
-from export.evaluation_set import INT8_RECALL_STEP, EvaluationSet
+from export.gate.evaluation_set import INT8_RECALL_STEP, EvaluationSet
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 

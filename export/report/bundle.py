@@ -26,8 +26,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.report_measure import BATCHES, BundleReport, Spread
-from export.report_page import Bar, BarGroup, Chart, Page, Picture, Table, to_html, to_markdown
+from export.report.measure import BATCHES, BundleReport, Spread
+from export.report.page import Page, Picture, Section, page_to_markdown, to_html
+from export.report.plots import Bar, BarGroup, bars_to_svg, plot_sensitivity, spoken
+from export.report.table import Table
 
 if TYPE_CHECKING:
     from dphr_infer.files.bundle import Manifest
@@ -66,13 +68,12 @@ def _range(value: Spread, unit: str = "") -> str:
 
 
 def _nines(cosine: float) -> float:
-    """Share of the chart's width for a cosine; below 0 there is nothing to draw."""
-    distance = max(1 - cosine, 10.0**-_MAX_NINES)
-    return max(0.0, -math.log10(distance)) / _MAX_NINES
+    """Length of the bar of a cosine; below 0 there is nothing to draw."""
+    return max(0.0, -math.log10(max(1 - cosine, 10.0**-_MAX_NINES)))
 
 
 def _by_precision(report: BundleReport, title: str, rows: Sequence[tuple[str, ...]], note: str) -> Table:
-    return Table(title, ("", *(entry.precision for entry in report.precisions)), tuple(rows), note)
+    return Table(title, ("", *(entry.precision for entry in report.precisions)), tuple(rows), (note,))
 
 
 def precision_table(report: BundleReport) -> Table:
@@ -130,20 +131,20 @@ def engine_table(report: BundleReport) -> Table:
     )
     head = ("model", "batches", "built by, for", "seconds", "plan, MB", "layers")
     note = "A plan runs only with the version that built it, and on the kind of GPU that it was built for."
-    return Table("Engine builds", head, rows, note)
+    return Table("Engine builds", head, rows, (note,), words=head[2:3] + head[5:])
 
 
 def _quantisation_table(report: BundleReport) -> Table:
     q = report.quantisation
     if q is None:
-        return Table("Quantisation", ("", ""), (("int8", "the bundle holds no int8 model"),), "")
+        return Table("Quantisation", (), (("int8", "the bundle holds no int8 model"),))
     rows = (
         ("recipe", str(q.recipe)),
         ("weights stored as", str(q.weights)),
         ("calibration", f"{q.n_calibration_images} images, sha256 {q.calibration_sha256}"),
         (f"layers given back ({len(q.float_layers)})", ", ".join(q.float_layers) or "none"),
     )
-    return Table("Quantisation", ("", ""), rows, "Layers given back run in half precision, so that the gate holds.")
+    return Table("Quantisation", (), rows, ("Layers given back run in half precision, so that the gate holds.",))
 
 
 def _origin_table(report: BundleReport) -> Table:
@@ -155,50 +156,67 @@ def _origin_table(report: BundleReport) -> Table:
         *sorted(report.origin.items()),
         ("measured on", f"{m.cpu}, {m.cores} cores, {m.system}"),
     )
-    return Table("Provenance", ("", ""), rows, "")
+    return Table("Provenance", (), rows)
 
 
-def _size_chart(report: BundleReport) -> Chart:
-    largest = max(entry.size_bytes for entry in report.precisions)
-    bars = []
-    for entry in report.precisions:
-        share = "" if entry.size_share is None else f", {entry.size_share:.1%}"
-        text = f"{_megabytes(entry.size_bytes)} MB{share}"
-        bars.append(Bar(entry.precision, entry.size_bytes / largest, text))
-    return Chart("Size of the model", "The .onnx file, and its share of fp32's.", (BarGroup("", tuple(bars)),))
+def _bars(
+    title: str, caption: str, groups: Sequence[BarGroup], ticks: tuple[tuple[float, str], ...] = (), longest: float = 0
+) -> Picture:
+    return Picture(title, caption, bars_to_svg(groups, ticks, longest), f"{title}: {spoken(groups)}")
 
 
-def _cosine_chart(report: BundleReport) -> Chart:
+def size_groups(report: BundleReport) -> list[BarGroup]:
+    """Megabytes of each model."""
+    shares = ("" if entry.size_share is None else f", {entry.size_share:.1%}" for entry in report.precisions)
+    return [
+        BarGroup(
+            "",
+            tuple(
+                Bar(entry.precision, entry.size_bytes / 1e6, f"{_megabytes(entry.size_bytes)} MB{share}")
+                for entry, share in zip(report.precisions, shares, strict=True)
+            ),
+        )
+    ]
+
+
+def cosine_groups(report: BundleReport) -> list[BarGroup]:
+    """Nines of the smallest and the mean cosine of each model that has been compared."""
     known = [(entry.precision, entry.parity) for entry in report.precisions if entry.parity is not None]
-    groups = (
-        ("smallest", tuple(Bar(p, _nines(parity.min_cosine), f"{parity.min_cosine:.7f}") for p, parity in known)),
-        ("mean", tuple(Bar(p, _nines(parity.mean_cosine), f"{parity.mean_cosine:.7f}") for p, parity in known)),
-    )
-    return Chart(
-        "Cosine to the reference",
-        "Over the evaluation set; longer is nearer. Each further nine is as long as the one before.",
-        tuple(BarGroup(title, bars) for title, bars in groups),
-        tuple((nines / _MAX_NINES, label) for nines, label in _NINES),
-    )
+    smallest = tuple(Bar(p, _nines(parity.min_cosine), f"{parity.min_cosine:.7f}") for p, parity in known)
+    mean = tuple(Bar(p, _nines(parity.mean_cosine), f"{parity.mean_cosine:.7f}") for p, parity in known)
+    return [BarGroup("smallest", smallest), BarGroup("mean", mean)]
 
 
-def _latency_chart(report: BundleReport) -> Chart:
-    longest = max(entry.at(batch).ms.p90 / batch for entry in report.precisions for batch in BATCHES)
+def latency_groups(report: BundleReport) -> list[BarGroup]:
+    """Milliseconds an image of each model, a group for each batch size."""
     groups = []
     for batch in BATCHES:
-        bars = []
-        for entry in report.precisions:
-            ms = entry.at(batch).ms
-            low, middle, high = (value / batch / longest for value in (ms.p10, ms.median, ms.p90))
-            text = f"{_milliseconds(ms.median / batch)} ms"
-            bars.append(Bar(entry.precision, middle, text, (low, high)))
-        groups.append(BarGroup(f"batch {batch}", tuple(bars)))
-    caption = "Milliseconds an image on this machine's CPU: median; the line runs from the 10th to the 90th percentile."
-    return Chart("Latency of an image", caption, tuple(groups))
+        times = [(entry.precision, entry.at(batch).ms) for entry in report.precisions]
+        bars = tuple(
+            Bar(p, ms.median / batch, f"{_milliseconds(ms.median / batch)} ms", (ms.p10 / batch, ms.p90 / batch))
+            for p, ms in times
+        )
+        groups.append(BarGroup(f"batch {batch}", bars))
+    return groups
 
 
-def to_page(report: BundleReport) -> Page:
-    """The report in the order of reading."""
+def _charts(report: BundleReport) -> tuple[Picture, ...]:
+    size = _bars("Size of the model", "The .onnx file, and its share of fp32's.", size_groups(report))
+    caption = "Per image on this machine's CPU: median; the line runs from the 10th to the 90th percentile."
+    latency = _bars("Latency of an image", caption, latency_groups(report))
+    if all(entry.parity is None for entry in report.precisions):
+        return size, latency
+    caption = "Over the evaluation set; longer is nearer. Each further nine is as long as the one before."
+    cosine = _bars("Cosine to the reference", caption, cosine_groups(report), _NINES, _MAX_NINES)
+    return size, cosine, latency
+
+
+def to_page(report: BundleReport, pictures: tuple[Picture, ...] = ()) -> Page:
+    """The report in the order of reading; `pictures` come last.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
     b = report.bundle
     measured = [
         f"{entry.precision} {_megabytes(entry.size_bytes)} MB"
@@ -206,14 +224,12 @@ def to_page(report: BundleReport) -> Page:
         for entry in report.precisions
     ]
     lead = f"{b.encoder}, {b.width_px}x{b.height_px} px, {b.dim} values an embedding. {'; '.join(measured)}."
-    charts = [_size_chart(report), _latency_chart(report)]
-    if any(entry.parity is not None for entry in report.precisions):
-        charts.insert(1, _cosine_chart(report))
     tables = [precision_table(report), latency_table(report)]
     if report.engines:
         tables.append(engine_table(report))
     tables += [_quantisation_table(report), _origin_table(report)]
-    return Page(f"Bundle {b.name}", lead, tuple(charts), tuple(tables))
+    sections = (Section(pictures=_charts(report), tables=tuple(tables)), Section(pictures=pictures))
+    return Page(f"Bundle {b.name}", lead, sections)
 
 
 def write_report(report: BundleReport, folder: Path, pictures: tuple[Picture, ...] = ()) -> tuple[str, ...]:
@@ -226,10 +242,11 @@ def write_report(report: BundleReport, folder: Path, pictures: tuple[Picture, ..
         The names of all files.
 
     Raises:
+        MissingPackageError: matplotlib or Jinja2 is not installed.
         OSError: a file cannot be written.
     """
-    page = dataclasses.replace(to_page(report), pictures=pictures)
-    texts = {"report.html": to_html(page), "report.md": to_markdown(page), "report.json": to_json(report)}
+    page = to_page(report, pictures)
+    texts = {"report.html": to_html(page), "report.md": page_to_markdown(page), "report.json": to_json(report)}
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return (*texts, *(picture.file for picture in pictures))
@@ -239,7 +256,7 @@ def draw_layers(manifest: Manifest, folder: Path, layers: Sequence[LayerSensitiv
     """Draw what each layer of the int8 model costs as sensitivity.png; none for no layers.
 
     Args:
-        layers: see `report_inputs.read_sensitivity`.
+        layers: see `inputs.read_sensitivity`.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -247,12 +264,10 @@ def draw_layers(manifest: Manifest, folder: Path, layers: Sequence[LayerSensitiv
     """
     if not layers:
         return ()
-    from export.plots import plot_sensitivity
-
     given_back = manifest.quantisation.float_layers if manifest.quantisation is not None else ()
     plot_sensitivity(layers, folder / PICTURE, manifest.encoder, given_back)
     caption = (
         "Loss of cosine with one layer alone in int8, the largest first; all of them are in the bundle's "
         "int8/sensitivity.json."
     )
-    return (Picture("What each layer costs in int8", caption, PICTURE, (folder / PICTURE).read_bytes()),)
+    return (Picture("What each layer costs in int8", caption, (folder / PICTURE).read_bytes(), file=PICTURE),)

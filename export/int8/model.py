@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from dphr_infer.errors import ExportError
 from dphr_infer.files.bundle import Quantisation
-from export.calibration_set import CalibrationSet
+from export.gate.calibration_set import CalibrationSet
 from export.int8.calibration import MIN_IMAGES
 from export.int8.quantiser import Quantiser, Weights
 from export.int8.recipes import Recipe, recipe_for

@@ -12,7 +12,7 @@ from dphr_infer.errors import ConfigError, DatasetError, ExportError
 from dphr_train.datasets.base import PlaceImage
 from dphr_train.datasets.open import open_dataset
 from dphr_train.evaluate import evaluate
-from export.evaluation_set import EvaluationSet, needed_queries, read_evaluation_set, require_enough, spread
+from export.gate.evaluation_set import EvaluationSet, needed_queries, read_evaluation_set, require_enough, spread
 
 CITIES = ("Chicago", "NewYork", "SanFrancisco", "Seattle")
 TILES = 5

@@ -15,8 +15,8 @@ from dphr_infer.images.preprocess import Preprocess
 from dphr_train.checkpoint import load_encoder, read_checkpoint
 from dphr_train.encoder import import_timm, normalise
 from dphr_train.objective import Objective
-from export.import_sample4geo import import_sample4geo
-from export.source import from_checkpoint
+from export.sources.sample4geo import import_sample4geo
+from export.sources.source import from_checkpoint
 
 timm = import_timm()
 SIZES = {"test_convnext": 64, "test_vit": 96, "test_resnet": 64, "test_efficientnet": 64}

@@ -7,7 +7,7 @@ from torch import nn
 
 from dphr_train.config import ModelConfig
 from dphr_train.encoder import Encoder
-from export.fold import fold_batch_norms
+from export.graph.fold import fold_batch_norms
 
 PIXELS = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import export.report_measure as measuring
+import export.report.measure as measuring
 from dphr_infer.errors import BundleError, ExportError
 from dphr_infer.files.bundle import Bundle, Manifest, Parity, Quantisation, digest_files, open_bundle
 from dphr_infer.images.preprocess import Preprocess
 from export.cli import main
-from export.report_inputs import read_engine_reports, read_sensitivity
+from export.report.inputs import read_engine_reports, read_sensitivity
 from export.to_tensorrt import EngineReport
 
 BUILD = EngineReport("fp16", "TensorRT", "10.3", "Orin", 16, 7_100_000, {"fp16": 70}, 7.25, 1 << 30, ("slow",))

@@ -23,7 +23,7 @@ from dphr_infer.measure.progress import Progress
 from dphr_train.config import DataConfig, DatasetName
 from dphr_train.datasets.base import PlaceImage
 from dphr_train.datasets.open import open_dataset
-from export.evaluation_set import EvaluationSet, spread
+from export.gate.evaluation_set import EvaluationSet, spread
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, save_model
 
 from dphr_infer.errors import ExportError
-from export.graph_cost import count_cost
+from export.graph.cost import count_cost
 
 F32, F16 = TensorProto.FLOAT, TensorProto.FLOAT16
 

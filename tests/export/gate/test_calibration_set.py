@@ -9,8 +9,8 @@ from PIL import Image
 
 from dphr_infer.errors import ConfigError, ExportError, ImageError
 from dphr_infer.images.preprocess import Preprocess, read_image
-from export.calibration_set import CalibrationSet, calibration_images
-from export.evaluation_set import EvaluationSet, read_evaluation_set
+from export.gate.calibration_set import CalibrationSet, calibration_images
+from export.gate.evaluation_set import EvaluationSet, read_evaluation_set
 
 PREPROCESS = Preprocess(16, 24)
 TRAINING, TEST = range(10, 18), range(4)
