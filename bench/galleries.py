@@ -66,11 +66,13 @@ def default_cache() -> Path:
 def _grid_places(rows: int, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Latitude and longitude, float64 (stop - start,), of places of a square grid of `rows` around CENTRE."""
     side = math.isqrt(rows - 1) + 1
-    number = np.arange(start, stop)
+    number: NDArray[np.int64] = np.arange(start, stop)
     north_m = (number // side - (side - 1) / 2) * STRIDE_M
     east_m = (number % side - (side - 1) / 2) * STRIDE_M
     east_degree_m = _METRES_PER_DEGREE * math.cos(math.radians(CENTRE.latitude_deg))
-    return CENTRE.latitude_deg + north_m / _METRES_PER_DEGREE, CENTRE.longitude_deg + east_m / east_degree_m
+    latitude_deg: NDArray[np.float64] = CENTRE.latitude_deg + north_m / _METRES_PER_DEGREE
+    longitude_deg: NDArray[np.float64] = CENTRE.longitude_deg + east_m / east_degree_m
+    return latitude_deg, longitude_deg
 
 
 def _check_room(path: Path, rows: int, dim: int, stored: Stored) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.machine.state import MachineState
+from bench.sampling import MIN_CALLS, WARM_UP_CALLS
+from dphr_infer.measure.clock import CLOCK
 from dphr_infer.measure.machine import Machine
 from dphr_infer.measure.stats import LatencySummary
 
@@ -20,6 +22,14 @@ SCHEMA = "dphr-bench"
 SCHEMA_VERSION = 3
 SINGLE_STREAM, MULTI_STREAM, OFFLINE = "single-stream", "multi-stream", "offline"
 CAMERA, ENDURANCE = "camera", "endurance"
+# Not of a run: a frame in one launch of the GPU, by dphr-bench gpu pipeline.
+GPU_FRAME = "gpu-frame"
+CONDITIONS = (
+    f"{WARM_UP_CALLS} warm-up calls before each case are not counted (2 of batches of photos); at least {MIN_CALLS} "
+    f"calls; garbage collection is off while timing; clock {CLOCK}; percentiles are nearest-rank, p90 from 64 samples "
+    "on, p99 from 662 and p99.9 from 6636. Warm: engine, matcher and files have been used before, except where a "
+    "figure is called cold. Samples of scenarios taken while the machine was throttled are discarded and counted."
+)
 SCENARIOS = (SINGLE_STREAM, MULTI_STREAM, OFFLINE, CAMERA, ENDURANCE)
 
 

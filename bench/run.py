@@ -11,43 +11,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.cases.rig import Rig, with_filter_timed
+from bench.cases.rig import Rig, prior_of_request, with_filter_timed
 from bench.machine.power import PowerReader, PowerSample, Recorder, open_power
-from bench.machine.program import identity
+from bench.machine.program import identity, say
 from bench.machine.roofline import measure_ceiling
-from bench.record import ENDURANCE, BenchRecord, ScenarioRecord, Subject
+from bench.machine.state import read_state
+from bench.record import CONDITIONS, ENDURANCE, BenchRecord, Subject
 from bench.request import MATCH_TOP_K, BenchRequest
-from bench.sampling import MIN_CALLS, WARM_UP_CALLS, GiveWay, measure_overhead_ns
-from bench.steps import Parts, Setup, measure, say
+from bench.sampling import GiveWay, measure_overhead_ns
+from bench.steps import Parts, Setup, measure
 from bench.validity import invalid_reasons
 from dphr_infer.evaluate.truth import check_truths, read_truth
 from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle, open_bundle
 from dphr_infer.files.gallery import Gallery, open_gallery
 from dphr_infer.images.preprocess import list_images, read_image
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
-from dphr_infer.locate.localizer import DEFAULT_ROTATIONS, Localizer
+from dphr_infer.locate.localizer import DEFAULT_ROTATIONS, DEFAULT_TOP_K, Localizer
 from dphr_infer.locate.open_engine import matcher_device, open_engine
 from dphr_infer.locate.open_localizer import takes_one_launch
 from dphr_infer.locate.open_matcher import open_matcher
-from dphr_infer.measure.clock import CLOCK
-from dphr_infer.measure.machine import Machine, read_machine
+from dphr_infer.measure.machine import read_machine
 from dphr_infer.measure.memory import reset_peak
 
 _PERIOD_S = 1.0
 _ENDURANCE_PERIOD_S = 5.0
-CONDITIONS = (
-    f"{WARM_UP_CALLS} warm-up calls before each case are not counted (2 of batches of photos); at least {MIN_CALLS} "
-    f"calls; garbage collection is off while timing; clock {CLOCK}; percentiles are nearest-rank, p90 from 64 samples "
-    "on, p99 from 662 and p99.9 from 6636. Warm: engine, matcher and files have been used before, except where a "
-    "figure is called cold."
-)
-_THROTTLED = " Samples of scenarios taken while the machine was throttled are discarded and counted."
 
 
 def _subject(setup: Setup) -> Subject:
     request, manifest, gallery = setup.request, setup.bundle.manifest, setup.gallery
     image = read_image(setup.paths[0])
-    prior = request.prior
+    prior = prior_of_request(request)
     return Subject(
         encoder=manifest.encoder,
         dim=manifest.dim,
@@ -59,7 +52,7 @@ def _subject(setup: Setup) -> Subject:
         bundle_digest=setup.bundle.digest,
         gallery_rows=None if gallery is None else len(gallery),
         gallery_dtype=None if gallery is None else str(gallery.embeddings.dtype),
-        top_k=request.top_k,
+        top_k=setup.top_k,
         heading=request.heading,
         views=DEFAULT_ROTATIONS if request.heading == "search" else 1,
         n_images=len(setup.paths),
@@ -69,16 +62,16 @@ def _subject(setup: Setup) -> Subject:
     )
 
 
-def flags_of(machine: Machine, scenarios: Sequence[ScenarioRecord]) -> tuple[str, ...]:
+def _flags(setup: Setup, parts: Parts) -> tuple[str, ...]:
     """What of the machine's state makes the figures worse than they need to be."""
-    found = list(machine.warnings())
-    discarded = sum(scenario.extra.get("throttled_discarded", 0) for scenario in scenarios)
+    found = list(setup.state.warnings(setup.machine))
+    discarded = sum(scenario.extra.get("throttled_discarded", 0) for scenario in parts.scenarios)
     if discarded:
         found.append(f"{discarded} samples were taken while the machine was throttled, and discarded.")
     return tuple(found)
 
 
-def timeline_json(timeline: Sequence[PowerSample]) -> tuple[dict[str, Any], ...]:
+def _timeline_json(timeline: Sequence[PowerSample]) -> tuple[dict[str, Any], ...]:
     """The readings as JSON values, in seconds since the first."""
     return tuple(
         {
@@ -116,8 +109,8 @@ def _open_gallery(request: BenchRequest, bundle: Bundle, paths: list[Path]) -> G
         return None
     gallery = open_gallery(request.gallery)
     gallery.check_bundle(bundle)
-    if request.prior is not None:
-        gallery.allowed_rows(request.prior.near, request.prior.within_m)
+    if (prior := prior_of_request(request)) is not None:
+        gallery.allowed_rows(prior.near, prior.within_m)
     if request.truth is not None:
         truths = read_truth(request.truth)
         check_truths(truths, request.truth, paths, gallery)
@@ -125,12 +118,12 @@ def _open_gallery(request: BenchRequest, bundle: Bundle, paths: list[Path]) -> G
 
 
 def _open_pipeline(
-    request: BenchRequest, bundle: Bundle, gallery: Gallery, stack: contextlib.ExitStack
+    request: BenchRequest, bundle: Bundle, gallery: Gallery, top_k: int, stack: contextlib.ExitStack
 ) -> GpuPipeline | None:
     """What `open_localizer` opens for a whole photo, which the stages go through apart."""
     if not takes_one_launch(bundle, request.device, request.heading):
         return None
-    return stack.enter_context(GpuPipeline(bundle, gallery.embeddings, request.precision, request.top_k))
+    return stack.enter_context(GpuPipeline(bundle, gallery.embeddings, request.precision, top_k))
 
 
 def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRecord:
@@ -147,7 +140,8 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
     bundle = open_bundle(request.bundle)
     paths = list_images(request.images if request.images is not None else request.bundle / SELFTEST_IMAGES)
     gallery = _open_gallery(request, bundle, paths)
-    machine = read_machine()
+    machine, state = read_machine(), read_state()
+    top_k = request.top_k or DEFAULT_TOP_K
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(open_engine(bundle, request.precision, request.device, request.threads))
         matcher = rig = pipeline = None
@@ -157,14 +151,14 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
                 timed.embeddings,
                 matcher_device(request.device),
                 threads=request.threads or None,
-                max_k=max(request.top_k, MATCH_TOP_K if request.peers else 0),
+                max_k=max(top_k, MATCH_TOP_K if request.peers else 0),
             )
             matcher = stack.enter_context(matching)
-            pipeline = _open_pipeline(request, bundle, timed, stack)
+            pipeline = _open_pipeline(request, bundle, timed, top_k, stack)
             localizer = Localizer(
-                bundle, timed, engine, matcher, top_k=request.top_k, heading=request.heading, pipeline=pipeline
+                bundle, timed, engine, matcher, top_k=top_k, heading=request.heading, pipeline=pipeline
             )
-            rig = Rig(localizer, timed, tuple(paths), request.prior)
+            rig = Rig(localizer, timed, tuple(paths), prior_of_request(request))
         say("memory bandwidth, matrix products, the bench's own overhead")
         ceiling = measure_ceiling(machine, request.threads)
         overhead_ns = measure_overhead_ns()
@@ -175,7 +169,20 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
         period_s = _ENDURANCE_PERIOD_S if seldom else _PERIOD_S
         recorder = stack.enter_context(Recorder(reader, period_s))
         setup = Setup(
-            request, bundle, gallery, engine, matcher, rig, pipeline, paths, machine, ceiling, recorder, give_way
+            request,
+            top_k,
+            bundle,
+            gallery,
+            engine,
+            matcher,
+            rig,
+            pipeline,
+            paths,
+            machine,
+            state,
+            ceiling,
+            recorder,
+            give_way,
         )
         parts = measure(setup)
         return _to_record(setup, parts, reader, overhead_ns)
@@ -188,15 +195,16 @@ def _to_record(setup: Setup, parts: Parts, reader: PowerReader, overhead_ns: flo
         reasons = invalid_reasons(parts.accuracy)
     return BenchRecord(
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        conditions=CONDITIONS + _THROTTLED,
+        conditions=CONDITIONS,
         valid=not reasons,
         invalid_reasons=reasons,
         interrupted=parts.interrupted,
         failure=parts.failure,
-        flags=flags_of(setup.machine, parts.scenarios),
+        flags=_flags(setup, parts),
         left_out=parts.left_out,
         program=identity(),
         machine=setup.machine,
+        state=setup.state,
         subject=_subject(setup),
         scenarios=tuple(parts.scenarios),
         matching=tuple(parts.matching),
@@ -205,7 +213,7 @@ def _to_record(setup: Setup, parts: Parts, reader: PowerReader, overhead_ns: flo
         accuracy=parts.accuracy,
         cold_first_ms=parts.cold_first_ms,
         power=_power_json(reader, setup.recorder, alone=setup.give_way is None),
-        timeline=timeline_json(setup.recorder.timeline),
+        timeline=_timeline_json(setup.recorder.timeline),
         startup_ms=parts.startup_ms,
         peak_memory_bytes=parts.peak_memory_bytes,
         bandwidth_bytes_per_s=setup.ceiling.bandwidth,

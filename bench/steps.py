@@ -5,23 +5,26 @@ Each adds to `Parts`; an interrupt leaves what is there.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cases.batches import MATCH_QUERIES, BatchCase, MatchLimits, time_generated_matching, time_matching
+from bench.cases.batches import BatchCase
 from bench.cases.camera import camera
 from bench.cases.endurance import endure, find_drift
-from bench.cases.photo import Raw, multi_stream, offline, single_stream, to_record
+from bench.cases.matching import MATCH_QUERIES, MatchLimits, time_generated_matching, time_matching
+from bench.cases.photo import Raw, multi_stream, offline, single_stream, stage_summaries, to_record
 from bench.cases.rig import Rig
 from bench.cases.startup import measure_startup
 from bench.machine.power import Recorder, energy_per_frame_mj
+from bench.machine.program import say
 from bench.machine.roofline import Ceiling
+from bench.machine.state import MachineState
 from bench.peers.runs import EmbedTask, embed_peers, match_peers, open_match_peers
 from bench.record import (
     CAMERA,
@@ -47,7 +50,7 @@ from dphr_infer.images.metadata import read_photo_metadata
 from dphr_infer.images.preprocess import read_image
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
-from dphr_infer.locate.localizer import AcceptRule
+from dphr_infer.locate.localizer import DEFAULT_TOP_K, AcceptRule
 from dphr_infer.locate.open_engine import matcher_device
 from dphr_infer.matchers.base import Matcher
 from dphr_infer.measure.clock import now_ms
@@ -56,7 +59,6 @@ from dphr_infer.measure.memory import peak_bytes
 from dphr_infer.measure.stats import MIN_SAMPLES_P90, MIN_SAMPLES_P99
 
 _PHOTOS_IN_MEMORY = 32
-_GPU_RUNS = 50
 CPU = "cpu"
 NO_GALLERY = "no gallery was given: embedding alone is measured"
 
@@ -73,6 +75,7 @@ class Setup:
     """
 
     request: BenchRequest
+    top_k: int
     bundle: Bundle
     gallery: Gallery | None
     engine: Engine
@@ -81,6 +84,7 @@ class Setup:
     pipeline: GpuPipeline | None
     paths: list[Path]
     machine: Machine
+    state: MachineState
     ceiling: Ceiling
     recorder: Recorder
     give_way: GiveWay | None = None
@@ -103,10 +107,6 @@ class Parts:
     failure: str = ""
 
 
-def say(text: str) -> None:
-    print(f"bench: {text}", file=sys.stderr, flush=True)
-
-
 def _rule(setup: Setup, least: int = MIN_SAMPLES_P90, scenario: str = "") -> StopRule:
     return StopRule(setup.request.seconds_of(scenario), setup.request.noise, least, setup.give_way)
 
@@ -126,7 +126,7 @@ def _check_accuracy(setup: Setup, parts: Parts) -> None:
         parts.cold_first_ms = now_ms() - start_ms
     parts.accuracy = check_selftest(setup.bundle, setup.engine, request.precision)
     if rig is not None and request.truth is not None and request.least_recall is not None:
-        gate = RecallGate(read_truth(request.truth), request.recall_within_m, request.least_recall)
+        gate = RecallGate(read_truth(request.truth), request.recall_within, request.least_recall)
         parts.accuracy = check_recall(rig, gate, parts.accuracy)
     _note_peak(parts)
 
@@ -144,12 +144,6 @@ def _run_scenario(name: str, rig: Rig, setup: Setup) -> Raw:
     return endure(rig, request.minutes)
 
 
-def gpu_stages(pipeline: GpuPipeline, image: NDArray[np.uint8], k: int) -> dict[str, float]:
-    """Median of each stage on the GPU by events, {stage: milliseconds}, for uint8 (H, W, 3) that is not turned."""
-    runs = [pipeline.stage_ms(image, k) for _ in range(_GPU_RUNS)]
-    return {stage: float(np.median([run[stage] for run in runs])) for stage in runs[0]}
-
-
 def _scenario(name: str, setup: Setup, parts: Parts) -> None:
     if setup.rig is None:
         parts.left_out[name] = NO_GALLERY
@@ -164,8 +158,9 @@ def _scenario(name: str, setup: Setup, parts: Parts) -> None:
     timeline = setup.recorder.timeline
     extra = find_drift(raw, timeline) if name == ENDURANCE else {}
     if name == SINGLE_STREAM and setup.pipeline is not None:
-        k = min(setup.request.top_k, len(setup.rig.gallery))
-        extra["gpu_stage_p50_ms"] = gpu_stages(setup.pipeline, read_image(setup.paths[0]), k)
+        k = min(setup.top_k, len(setup.rig.gallery))
+        stages = stage_summaries(setup.pipeline, read_image(setup.paths[0]), k)
+        extra["gpu_stage_p50_ms"] = {stage: summary.p50_ms for stage, summary in stages.items()}
     _note_peak(parts)
     parts.scenarios.append(to_record(raw, timeline, energy_mj, extra))
     differing = raw.extra.get("answers_differing", 0)
@@ -180,12 +175,10 @@ def _batches(setup: Setup, parts: Parts) -> None:
     say(f"batches of {', '.join(map(str, request.batches))}")
     paths = setup.paths[: min(_PHOTOS_IN_MEMORY, max(request.batches))]
     case = BatchCase(
-        encoder=setup.bundle.manifest.encoder,
-        preprocess=setup.bundle.manifest.preprocess,
-        engine=setup.engine,
-        model_path=setup.bundle.model_path(request.precision),
-        precision=request.precision,
-        threads=request.threads,
+        setup.bundle,
+        setup.engine,
+        request.precision,
+        request.threads,
         images=[read_image(path) for path in paths],
         yaws_deg=[read_photo_metadata(path).yaw_deg for path in paths],
         localizer=None if setup.rig is None else setup.rig.localizer,
@@ -209,7 +202,7 @@ def _matching(setup: Setup, parts: Parts) -> None:
     request = setup.request
     against = MatchLimits(setup.machine, setup.ceiling.bandwidth, request.threads)
     if request.device != CPU:
-        parts.left_out["matching alone"] = "its limit is the GPU's memory: python -m bench.gpu.matching measures both"
+        parts.left_out["matching alone"] = "its limit is the GPU's memory: dphr-bench gpu matching measures both"
         return
     if setup.gallery is None or setup.rig is None:
         parts.left_out["matching"] = NO_GALLERY
@@ -218,8 +211,8 @@ def _matching(setup: Setup, parts: Parts) -> None:
         k = min(MATCH_TOP_K, len(setup.gallery))
         for count in MATCH_QUERIES:
             queries = _queries(setup.rig, count)
-            rows = setup.gallery.embeddings
-            parts.matching.append(time_matching(rows, queries, k, _rule(setup), against, generated=False))
+            embeddings = setup.gallery.embeddings
+            parts.matching.append(time_matching(embeddings, queries, k, _rule(setup), against, generated=False))
     for rows in request.match_rows:
         say(f"matching {rows} generated rows")
         dim = setup.bundle.manifest.dim
@@ -228,13 +221,13 @@ def _matching(setup: Setup, parts: Parts) -> None:
 
 def locate_arguments(request: BenchRequest, gallery: Path, photo: Path) -> list[str]:
     """The arguments of `dphr-infer locate` that do what this run measures, for one photo."""
+    top_k = request.top_k or DEFAULT_TOP_K
     found = [str(request.bundle), str(gallery), str(photo), "--precision", request.precision]
     found += ["--device", request.device, "--threads", str(request.threads)]
-    found += ["--top-k", str(request.top_k), "--heading", request.heading]
-    found += ["--agreeing", str(min(request.top_k, AcceptRule().agreeing))]
-    if request.prior is not None:
-        near = request.prior.near
-        found += [f"--near={near.latitude_deg},{near.longitude_deg}", "--within", str(request.prior.within_m)]
+    found += ["--top-k", str(top_k), "--heading", request.heading]
+    found += ["--agreeing", str(min(top_k, AcceptRule().agreeing))]
+    if request.near is not None:
+        found += [f"--near={request.near[0]},{request.near[1]}", "--within", str(request.within)]
     return found
 
 
@@ -278,7 +271,7 @@ def _peers(setup: Setup, parts: Parts) -> None:
 def _steps(setup: Setup, parts: Parts) -> list[Callable[[], None]]:
     names = [name for name in setup.request.scenarios if name != ENDURANCE]
     steps: list[Callable[[], None]] = [lambda: _check_accuracy(setup, parts)]
-    steps += [lambda name=name: _scenario(name, setup, parts) for name in names]
+    steps += [partial(_scenario, name, setup, parts) for name in names]
     steps += [lambda: _batches(setup, parts), lambda: _matching(setup, parts), lambda: _startup(setup, parts)]
     steps.append(lambda: _peers(setup, parts))
     if ENDURANCE in setup.request.scenarios:  # last, since it heats the machine

@@ -16,7 +16,7 @@ from bench.record import BatchRecord, EmbedLimit
 from bench.sampling import StopRule, rounded, sample_whole
 from dphr_infer.engines.base import Engine
 from dphr_infer.errors import DphrError
-from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.files.bundle import Bundle, Precision
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.measure.memory import peak_bytes, reset_peak
@@ -57,11 +57,9 @@ class BatchCase:
         ceiling: None where the engine runs elsewhere than what was measured.
     """
 
-    encoder: str
-    preprocess: Preprocess
+    bundle: Bundle
     engine: Engine
-    model_path: Path
-    precision: str
+    precision: Precision
     threads: int
     images: Sequence[NDArray[np.uint8]]
     yaws_deg: Sequence[float | None]
@@ -72,8 +70,9 @@ class BatchCase:
         """Throughput at one batch size, and why the limit is unknown where it is."""
         chosen = list(itertools.islice(itertools.cycle(self.images), batch))
         yaws = list(itertools.islice(itertools.cycle(self.yaws_deg), batch))
+        size, path = self.bundle.manifest.preprocess, self.bundle.model_path(self.precision)
         reset_peak()
-        embedder = Embedder(self.preprocess, self.engine, batch)
+        embedder = Embedder(size, self.engine, batch)
         views = embedder.prepare(chosen)
         embed = sample_whole(partial(embedder.embed_prepared, views), rule)
         locate = None
@@ -82,16 +81,16 @@ class BatchCase:
         limit, reason = None, "the ceilings are measured on the CPU, and the engine runs on a GPU"
         try:
             if self.ceiling is not None:
-                limit, reason = embed_limit(self.model_path, batch, self.ceiling, embed), ""
+                limit, reason = embed_limit(path, batch, self.ceiling, embed), ""
         except DphrError as error:
             reason = str(error)
         embed_summary, locate_summary = summarise(embed), None if locate is None else summarise(locate)
         record = BatchRecord(
             batch=batch,
-            encoder=self.encoder,
+            encoder=self.bundle.manifest.encoder,
             engine=self.engine.name,
-            input_width_px=self.preprocess.width_px,
-            input_height_px=self.preprocess.height_px,
+            input_width_px=size.width_px,
+            input_height_px=size.height_px,
             precision=self.precision,
             threads=self.threads,
             embed=embed_summary,

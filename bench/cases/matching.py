@@ -123,8 +123,8 @@ def time_search(
     samples_ms = sample_whole(partial(matcher.match, queries, k, ranges), rule)
     record = match_record(gallery.embeddings, len(queries), k, samples_ms, against, True, ranges)
     if filter_ms is not None:
-        filtered = {"filter": summarise(filter_ms), "filter_samples_ms": rounded(filter_ms)}
-        record = replace(record, prior_m=prior_m, **filtered)
+        summary, samples = summarise(filter_ms), rounded(filter_ms)
+        record = replace(record, prior_m=prior_m, filter=summary, filter_samples_ms=samples)
     best = matcher.match(queries, k, ranges).similarity[:, 0]
     return record, float(np.abs(best - _best_similarity(gallery, queries, ranges)).max())
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.request import BenchRequest
 from dphr_infer.files.gallery import Gallery
 from dphr_infer.images.metadata import read_photo_metadata
 from dphr_infer.images.preprocess import read_image
 from dphr_infer.locate.localizer import Localizer
-from dphr_infer.locate.search_options import Prior
+from dphr_infer.locate.search_options import Prior, prior_of
 from dphr_infer.measure.clock import now_ms
 from dphr_infer.types import GeoPoint, LocationEstimate
 
@@ -40,6 +41,15 @@ class TimedGallery(Gallery):
             return Gallery.allowed_rows(self, near, within_m)
         finally:
             self.filter_ms.append(now_ms() - start_ms)
+
+
+def prior_of_request(request: BenchRequest) -> Prior | None:
+    """The prior of a run.
+
+    Raises:
+        ConfigError: a place without a radius, or the reverse.
+    """
+    return prior_of(None if request.near is None else GeoPoint(*request.near), request.within)
 
 
 def with_filter_timed(gallery: Gallery) -> TimedGallery:

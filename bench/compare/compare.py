@@ -1,32 +1,25 @@
-"""Reports -> what changed between them, by how much, and whether noise alone could have done it (`judge`).
+"""Reports -> what changed between them (`judge`).
 
 A report holds one run, or MIN_RUNS runs and more that were taken in turns with those of another report, as
-`dphr-bench versus` writes them. Two single runs are judged by their samples, many by how their pairs scatter.
-
-Where other programs used more than OTHERS_SHARE of the cores, nothing is judged: runs of one matcher on a machine with
-two cores and about three busy programs were each steady, and differed by up to a factor of three.
+`dphr-bench versus` writes them. Only the latter are judged.
 """
 
 from __future__ import annotations
 
 import datetime
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.compare.judge import FLOOR, MIN_RUNS, SHARED_FLOOR, Change, judge_runs, judge_two, obstacle
+from bench.compare.judge import MIN_RUNS, Change, compare_two, judge_runs
 from bench.compare.report import Comparison, ComparisonReport
 from bench.compare.series import Series, metrics, read_records
+from bench.machine.state import BUSY_SHARE
 from dphr_infer.errors import ConfigError
-from dphr_infer.measure.machine import NONE, UNKNOWN
 
-OTHERS_SHARE = 0.25
 BUSY = "the machine was busy"
-# What differs from run to run on one machine, and what a figure is not measured on.
-_STATE = ("load", "others_cores", "clocks", "throttled", "throttled_by", "on_battery")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,21 +27,25 @@ class Run:
     """One run, or one sweep with all of its points.
 
     Attributes:
-        machines: of its records.
+        records: its own.
         date: when the last of its records was made; None where it does not say.
     """
 
     series: Mapping[str, Series]
-    machines: tuple[Mapping[str, Any], ...]
+    records: tuple[Mapping[str, Any], ...]
     date: datetime.datetime | None
 
     @property
-    def busy(self) -> Mapping[str, Any] | None:
-        """The machine of a record beside which other programs used too much of it; None where none did."""
-        for machine in self.machines:
-            if float(machine.get("others_cores") or 0) > OTHERS_SHARE * max(1, int(machine.get("cores") or 1)):
-                return machine
-        return None
+    def busy_cores(self) -> float:
+        """Cores that others used as a record began, where these were too many; else 0."""
+        for record in self.records:
+            others, cores = (
+                float(_part(record, "state").get("others_cores") or 0),
+                _part(record, "machine").get("cores"),
+            )
+            if others > BUSY_SHARE * max(1, int(cores or 1)):
+                return others
+        return 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,34 +54,23 @@ class Report:
 
     Attributes:
         runs: at least one, in the file's order.
-        machine, subject, program: of the first record.
         others: words for what is not the same in all records of the file, one each.
-        invalid: why a record may not be believed, one text a record that is marked so.
+        invalid: why a record may not be believed, one text for each that is marked so.
     """
 
     name: str
     runs: tuple[Run, ...]
-    machine: Mapping[str, Any]
-    subject: Mapping[str, Any]
-    program: str
     others: tuple[str, ...]
     invalid: tuple[str, ...]
 
+    @property
+    def first(self) -> Mapping[str, Any]:
+        """The first record: machine, subject and program of all."""
+        return self.runs[0].records[0]
 
-def parse_share(text: str) -> float:
-    """A share such as "5%" or "0.05".
 
-    Raises:
-        ConfigError: it is no number, or outside 0 to 10.
-    """
-    body = text.strip()
-    try:
-        value = float(body.removesuffix("%")) / (100 if body.endswith("%") else 1)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 10:
-        raise ConfigError(f'The limit {text!r} is no share of 0 to 10: write it as "5%" or "0.05".')
-    return value
+def _part(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    return record.get(key) or {}
 
 
 def _date(record: Mapping[str, Any]) -> datetime.datetime | None:
@@ -103,7 +89,7 @@ def _runs(name: str, records: Sequence[Mapping[str, Any]]) -> tuple[Run, ...]:
             runs.append(({}, []))
         runs[-1][0].update(found)
         runs[-1][1].append(record)
-    return tuple(Run(series, tuple(r.get("machine") or {} for r in own), _date(own[-1])) for series, own in runs)
+    return tuple(Run(series, tuple(own), _date(own[-1])) for series, own in runs)
 
 
 def make_report(name: str, records: Sequence[Mapping[str, Any]]) -> Report:
@@ -114,43 +100,29 @@ def make_report(name: str, records: Sequence[Mapping[str, Any]]) -> Report:
     """
     doubted = [record for record in records if record.get("valid") is not True]
     reasons = ["; ".join(map(str, record.get("invalid_reasons") or ("no reason is stated",))) for record in doubted]
-    first, others = records[0], []
-    for key in ("machine", "program"):
-        here = first.get(key) or {}
-        for record in records[1:]:
-            there = record.get(key) or {}
-            words = _differences(here, there) if key == "machine" else f"{here} and {there}" if here != there else ""
-            others += [words] if words else []
-    return Report(
-        name=name,
-        runs=_runs(name, records),
-        machine=first.get("machine") or {},
-        subject=first.get("subject") or {},
-        program=str(first.get("program") or ""),
-        others=tuple(dict.fromkeys(others)),
-        invalid=tuple(dict.fromkeys(reasons)),
-    )
+    others = []
+    for record in records[1:]:
+        others.append(_differences(_part(records[0], "machine"), _part(record, "machine")))
+        here, there = records[0].get("program"), record.get("program")
+        others.append(f"{here} and {there}" if here != there else "")
+    return Report(name, _runs(name, records), tuple(dict.fromkeys(filter(None, others))), tuple(dict.fromkeys(reasons)))
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    keys = [key for key in {**a, **b} if key not in _STATE and a.get(key) != b.get(key)]
-    return "; ".join(f"{key} {a.get(key)} against {b.get(key)}" for key in keys)
+    return "; ".join(f"{key} {a.get(key)} against {b.get(key)}" for key in {**a, **b} if a.get(key) != b.get(key))
 
 
 def _warnings_of(a: Report, b: Report) -> list[str]:
     found = []
-    for words, differences in (
-        ("Different machines", _differences(a.machine, b.machine)),
-        ("Different subjects", _differences(a.subject, b.subject)),
-    ):
-        if differences:
-            found.append(f"{words}, so that a change is not the program's alone: {differences}.")
+    for key in ("machine", "subject"):
+        if differences := _differences(_part(a.first, key), _part(b.first, key)):
+            found.append(f"Different {key}s, so that a change is not the program's alone: {differences}.")
     for report in (a, b):
         found += [f"The runs of {report.name} are not all of one kind: {words}." for words in report.others]
         found += [f"{report.name} is INVALID, its figures show nothing: {reason}." for reason in report.invalid]
-        states = [machine for run in report.runs for machine in run.machines]
+        states = [_part(record, "state") for run in report.runs for record in run.records]
         for key, words in (("throttled", "throttled"), ("on_battery", "on battery")):
-            if any(machine.get(key) for machine in states):
+            if any(state.get(key) for state in states):
                 found.append(f"{report.name} was measured {words}.")
     return found
 
@@ -171,19 +143,13 @@ def _common(a: Report, b: Report) -> tuple[list[str], list[str]]:
     return common, list(dict.fromkeys(unpaired))
 
 
-def _beside_one(a: Report, b: Report, common: Sequence[str], floor: float) -> tuple[tuple[Change, ...], list[str]]:
-    left, right = a.runs[0].series, b.runs[0].series
-    warnings = []
-    for report in (a, b):
-        if (machine := report.runs[0].busy) is not None:
-            warnings.append(
-                f"{report.name} was measured while other programs used {machine['others_cores']:.1f} of "
-                f"{machine['cores']} cores: nothing is judged."
-            )
-    reasons = [BUSY if warnings else obstacle(left[key], right[key]) for key in common]
-    n_judged = max(1, reasons.count(""))
-    pairs = zip(common, reasons, strict=True)
-    return tuple(judge_two(left[key], right[key], n_judged, floor, why) for key, why in pairs), warnings
+def _beside_one(a: Report, b: Report, common: Sequence[str]) -> tuple[tuple[Change, ...], list[str]]:
+    warnings = [
+        f"{report.name} was measured while other programs used {cores:.1f} cores."
+        for report in (a, b)
+        if (cores := report.runs[0].busy_cores)
+    ]
+    return tuple(compare_two(a.runs[0].series[key], b.runs[0].series[key]) for key in common), warnings
 
 
 def _in_turns(pairs: Sequence[tuple[Run, Run]]) -> bool:
@@ -196,7 +162,7 @@ def _in_turns(pairs: Sequence[tuple[Run, Run]]) -> bool:
 
 def _beside_many(a: Report, b: Report, common: Sequence[str]) -> tuple[tuple[Change, ...], list[str]]:
     pairs = list(zip(a.runs, b.runs, strict=True))
-    quiet = [pair for pair in pairs if not any(run.busy for run in pair)]
+    quiet = [pair for pair in pairs if not any(run.busy_cores for run in pair)]
     warnings = []
     if len(quiet) < len(pairs):
         warnings.append(
@@ -217,26 +183,19 @@ def _beside(a: Report, b: Report) -> Comparison:
     counts = len(a.runs), len(b.runs)
     if counts[0] != counts[1] or 1 < counts[0] < MIN_RUNS:
         raise ConfigError(
-            f"{a.name} holds {counts[0]} runs and {b.name} {counts[1]}: give one run each, or {MIN_RUNS} and more, "
+            f"{a.name} holds {counts[0]} runs and {b.name} {counts[1]}: give one run each, or at least {MIN_RUNS}, "
             "as many of both, taken in turns as by dphr-bench versus."
         )
     common, unpaired = _common(a, b)
-    warnings, floor = _warnings_of(a, b), None
-    if counts[0] == 1:
-        shared = any(report.machine.get("hypervisor") not in (None, NONE, UNKNOWN) for report in (a, b))
-        floor = SHARED_FLOOR if shared else FLOOR
-        changes, more = _beside_one(a, b, common, floor)
-    else:
-        changes, more = _beside_many(a, b, common)
+    changes, warnings = (_beside_one if counts[0] == 1 else _beside_many)(a, b, common)
     return Comparison(
         baseline=a.name,
         candidate=b.name,
-        programs=(a.program, b.program),
+        programs=(str(a.first.get("program") or ""), str(b.first.get("program") or "")),
         changes=changes,
         unpaired=tuple(unpaired),
-        warnings=tuple(warnings + more),
+        warnings=(*_warnings_of(a, b), *warnings),
         invalid=bool(a.invalid or b.invalid),
-        floor=floor,
     )
 
 
@@ -256,7 +215,7 @@ def compare_files(paths: Sequence[Path], fail_above: float | None = None) -> Com
 
     Args:
         paths: reports; the records of a run or a sweep, or of many, a line each.
-        fail_above: share above which a slowdown fails, such as 0.05; None fails nothing.
+        fail_above: share above which a slowdown of many runs fails, such as 0.05; None fails nothing.
 
     Raises:
         ConfigError: as `compare`; or a file is no report.

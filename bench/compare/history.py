@@ -1,4 +1,4 @@
-"""A folder of reports -> one picture: p50 and p90 of each scenario over time, a colour a machine."""
+"""A folder of reports -> one picture: p50 and p90 of each scenario over time, a colour per machine."""
 
 from __future__ import annotations
 
@@ -10,33 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from bench.compare.series import is_record, parse_records, scenario_name
 from bench.record import SCHEMA_VERSION
-from dphr_infer.errors import ConfigError, MissingPackageError
-from dphr_infer.files.atomic import atomic_file
+from bench.report.plots import COLOURS, RED, Plot, plain_log_axis, write_sheet
+from dphr_infer.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.lines import Line2D
 
-# Told apart by those who see few colours too; beyond eight they repeat, with the marks still different.
-_COLOURS = ("#1f6fb2", "#d9730d", "#2f8f5b", "#a23b72", "#6b4fa0", "#8a6d00", "#0f8b8d", "#5b6470")
 _MARKS = "osD^vP*X"
-_GREY, _RED = "#8a8f98", "#c0392b"
-_PANEL_IN = (6.2, 2.9)
-_COLUMNS = 2
-_DPI = 130
 _WIDE = 8.0
 _HALF_A_DAY = datetime.timedelta(hours=12)
-_STYLE: dict[str, Any] = {
-    "font.size": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "grid.color": "#e3e5e8",
-}
+_LEGEND_IN = 0.2
+_PANEL_IN = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,72 +146,50 @@ def read_history(folder: Path) -> History:
 
 def _paint(axes: Axes, points: Sequence[Point], colours: Mapping[str, str], marks: Mapping[str, str]) -> None:
     """One scenario: p50 as a line, p90 dashed; reports of one machine and subject are joined, invalid ones are not."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    import matplotlib.dates
 
     for machine, subject in dict.fromkeys((point.machine, point.subject) for point in points):
         line = [p for p in points if (p.machine, p.subject, p.valid) == (machine, subject, True)]
         look: dict[str, Any] = {"color": colours[machine], "marker": marks[subject], "markersize": 4.5}
-        axes.plot([p.date for p in line], [p.p50_ms for p in line], "-", linewidth=1.6, **look)
+        label = f"{machine}; {subject}"
+        axes.plot([p.date for p in line], [p.p50_ms for p in line], "-", linewidth=1.6, label=label, **look)
         tails = [(p.date, p.p90_ms) for p in line if p.p90_ms is not None]
         axes.plot([t[0] for t in tails], [t[1] for t in tails], "--", linewidth=1.0, fillstyle="none", **look)
-    bad = [p for p in points if not p.valid]
-    axes.plot([p.date for p in bad], [p.p50_ms for p in bad], "x", color=_RED, markersize=7, markeredgewidth=1.8)
+    if bad := [p for p in points if not p.valid]:
+        label = "INVALID, p50"
+        axes.plot([p.date for p in bad], [p.p50_ms for p in bad], "x", color=RED, markeredgewidth=1.8, label=label)
     values = [value for p in points for value in (p.p50_ms, p.p90_ms) if value is not None and value > 0]
     if values and max(values) > _WIDE * min(values):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.margins(y=0.12)
+        plain_log_axis(axes, (1.0, 2.0, 5.0), along="y")
     elif values:
         axes.set_ylim(0, 1.12 * max(values))
-    axes.set_ylabel("ms")
-
-
-def _legend(points: Sequence[Point], colours: Mapping[str, str], marks: Mapping[str, str]) -> list[Line2D]:
-    from matplotlib.lines import Line2D
-
-    entries = [Line2D([], [], color=colour, linewidth=3, label=machine) for machine, colour in colours.items()]
-    if len(marks) > 1:
-        entries += [Line2D([], [], color=_GREY, marker=mark, ls="", label=name) for name, mark in marks.items()]
-    entries += [
-        Line2D([], [], color=_GREY, label="p50"),
-        Line2D([], [], color=_GREY, linestyle="--", linewidth=1, label="p90"),
-    ]
-    if not all(point.valid for point in points):
-        entries.append(Line2D([], [], color=_RED, marker="x", ls="", label="INVALID, p50"))
-    return entries
-
-
-def _draw(points: Sequence[Point], out: Path) -> None:
-    """Draw points, in the order of their dates."""
-    import matplotlib.dates
-    from matplotlib.figure import Figure
-
-    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(dict.fromkeys(p.machine for p in points))}
-    marks = {name: _MARKS[i % len(_MARKS)] for i, name in enumerate(dict.fromkeys(p.subject for p in points))}
-    scenarios = list(dict.fromkeys(point.scenario for point in points))
-    columns = min(_COLUMNS, len(scenarios))
-    rows = -(-len(scenarios) // columns)
-    legend = _legend(points, colours, marks)
-    figure = Figure((_PANEL_IN[0] * columns, _PANEL_IN[1] * rows + 0.22 * len(legend)), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     first, last = points[0].date, points[-1].date
-    # matplotlib widens a single moment to four years.
-    margin = 0.04 * (last - first) or _HALF_A_DAY
-    panels[0].set_xlim(first - margin, last + margin)
-    for axes, scenario in zip(panels, scenarios, strict=False):
-        _paint(axes, [point for point in points if point.scenario == scenario], colours, marks)
-        axes.set_title(scenario)
-        locator = matplotlib.dates.AutoDateLocator(maxticks=6)
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(matplotlib.dates.ConciseDateFormatter(locator))
-        # sharex hides the dates of a panel that has an empty place below it.
-        axes.tick_params(labelbottom=True)
-    for axes in panels[len(scenarios) :]:
-        axes.remove()
-    figure.legend(handles=legend, loc="outside upper left", ncols=1, frameon=False)
-    figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
+    margin = 0.04 * (last - first) or _HALF_A_DAY  # matplotlib widens a single moment to four years
+    axes.set_xlim(first - margin, last + margin)
+    locator = matplotlib.dates.AutoDateLocator(maxticks=6)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(matplotlib.dates.ConciseDateFormatter(locator))
+    axes.set_ylabel("ms; dashed: p90")
+    axes.legend(frameon=False, fontsize=7.5, loc="lower left", bbox_to_anchor=(0.0, 1.0))
+
+
+def history_plots(history: History) -> list[Plot]:
+    """A picture for each scenario; a machine keeps its colour and a subject its mark in all of them."""
+    points = history.points
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(history.machines)}
+    marks = {name: _MARKS[i % len(_MARKS)] for i, name in enumerate(dict.fromkeys(p.subject for p in points))}
+    found = []
+    for scenario in dict.fromkeys(point.scenario for point in points):
+        own = [point for point in points if point.scenario == scenario]
+
+        def paint(axes: Axes, own: Sequence[Point] = own) -> None:
+            _paint(axes, own, colours, marks)
+
+        lines = len({(point.machine, point.subject) for point in own}) + any(not point.valid for point in own)
+        found.append(
+            Plot(scenario, f"{len(own)} reports.", f"history-{scenario}", paint, _PANEL_IN + _LEGEND_IN * lines)
+        )
+    return found
 
 
 def plot_history(folder: Path, out: Path) -> History:
@@ -241,10 +203,5 @@ def plot_history(folder: Path, out: Path) -> History:
     if out.suffix.lower() != ".png":
         raise ConfigError(f"The picture {out} does not end in .png, which is its format: rename it.")
     history = read_history(folder)
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingPackageError("matplotlib", "bench", "Drawing the history") from error
-    with matplotlib.rc_context(_STYLE), atomic_file(out) as temporary:
-        _draw(history.points, temporary)
+    write_sheet(out, f"{history.n_records} reports", history_plots(history))
     return history

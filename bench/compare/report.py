@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bench.compare.judge import CONFIDENCE, Change
 from dphr_infer.errors import ConfigError
 from dphr_infer.measure.stats import format_ms
+from export.report.table import Table, to_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,6 @@ class Comparison:
         warnings: why the change may not be the program's, one sentence each.
         invalid: a record of the two is marked invalid.
         unpaired: metrics that only one holds, as "only in NAME: metric".
-        floor: by which two runs of one program were taken to differ; None where many runs show it.
     """
 
     baseline: str
@@ -29,7 +29,11 @@ class Comparison:
     unpaired: tuple[str, ...]
     warnings: tuple[str, ...]
     invalid: bool
-    floor: float | None
+
+    @property
+    def judged(self) -> bool:
+        """Whether many runs were compared and a metric of them has an interval."""
+        return any(change.run_ratios and not change.no_interval for change in self.changes)
 
     def offending(self, fail_above: float) -> tuple[Change, ...]:
         """Metrics slower by more than `fail_above`, beyond noise."""
@@ -50,11 +54,6 @@ class ComparisonReport:
             return False
         return any(item.invalid or item.offending(self.fail_above) for item in self.comparisons)
 
-    @property
-    def exit_code(self) -> int:
-        """1 where it failed, else 0."""
-        return int(self.failed)
-
     def check_judged(self) -> None:
         """Refuse a limit that nothing could fail.
 
@@ -62,16 +61,15 @@ class ComparisonReport:
             ConfigError: with `fail_above`, none of a comparison's metrics can be judged, and nothing fails.
         """
         for item in self.comparisons:
-            unjudged = all(change.not_judged for change in item.changes)
-            if self.fail_above is not None and unjudged and not (item.invalid or item.offending(self.fail_above)):
+            if self.fail_above is not None and not item.judged and not item.invalid:
                 raise ConfigError(
                     f"None of the {len(item.changes)} metrics of {item.candidate} can be judged "
-                    f"({item.changes[0].not_judged}), so that nothing could fail: measure longer, on an idle machine."
+                    f"({item.changes[0].no_interval}), so that nothing could fail: measure on an idle machine."
                 )
 
     @property
     def text(self) -> str:
-        """One block a candidate, and the metrics that fail at the end."""
+        """One block per candidate, and the metrics that fail at the end."""
         blocks = [_comparison_text(comparison) for comparison in self.comparisons]
         if self.fail_above is not None:
             blocks.append(_verdict_text(self.comparisons, self.fail_above))
@@ -105,30 +103,34 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 def _comparison_text(comparison: Comparison) -> str:
     """One candidate beside its baseline, all metrics."""
-    counted = "n" if comparison.floor is not None else "runs"
-    rows = [("metric", f"baseline p50 ms ({counted})", f"candidate p50 ms ({counted})", "change", "interval", "")]
-    names = short_names([change.name for change in comparison.changes])
-    for name, change in zip(names, comparison.changes, strict=True):
+    many = any(change.run_ratios for change in comparison.changes)
+    counted = "runs" if many else "n"
+    rows = []
+    for name, change in zip(short_names([c.name for c in comparison.changes]), comparison.changes, strict=True):
         cells = [f"{format_ms(p50)} ({n})" for p50, n in zip(change.p50_ms, change.n, strict=True)]
-        judged = change.low is not None and change.high is not None
-        span = f"{format_change(change.low or 0)} .. {format_change(change.high or 0)}" if judged else ""
+        span = ""
+        if change.low is not None and change.high is not None:
+            span = f"{format_change(change.low)} .. {format_change(change.high)}"
         rows.append((name, *cells, format_change(change.ratio), span, change.verdict))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [f"{comparison.candidate} beside {comparison.baseline}"]
+    notes = [f"WARNING: {warning}" for warning in comparison.warnings]
     if any(comparison.programs):
         a, b = (program or "unknown" for program in comparison.programs)
-        lines.append(f"  both ran {a}" if a == b else f"  baseline {a}; candidate {b}")
-    lines += [f"  WARNING: {warning}" for warning in comparison.warnings]
-    for name, *cells, verdict in rows:
-        middle = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths[1:-1], strict=True))
-        lines.append(f"  {name.ljust(widths[0])}  {middle}  {verdict}".rstrip())
-    lines += [f"  {text}" for text in comparison.unpaired]
-    n_judged = sum(not change.not_judged for change in comparison.changes)
-    how = "by the scatter of the pairs of runs"
-    if comparison.floor is not None:
-        how = f"taking it that two runs of one program differ by {comparison.floor:.0%} in what no sample shows"
-    lines.append(f"  Intervals hold at {CONFIDENCE:.0%} for all {n_judged} judged metrics together, {how}.")
-    return "\n".join(lines)
+        notes.insert(0, f"Both ran {a}." if a == b else f"baseline {a}; candidate {b}")
+    notes += comparison.unpaired
+    if many:
+        n_judged = sum(not change.no_interval for change in comparison.changes)
+        notes.append(
+            f"Intervals hold at {CONFIDENCE:.0%} for all {n_judged} judged metrics together, by the scatter of the "
+            "pairs of runs."
+        )
+    else:
+        notes.append(
+            f"Intervals are {CONFIDENCE:.0%} of what varies within each run. Two runs of one program differ by more: "
+            "dphr-bench versus tells whether one is slower."
+        )
+    head = ("metric", f"baseline p50 ms ({counted})", f"candidate p50 ms ({counted})", "change", "interval", "found")
+    title = f"{comparison.candidate} beside {comparison.baseline}"
+    return to_text(Table(title, head, tuple(rows), tuple(notes), ("found",)))
 
 
 def _verdict_text(comparisons: Sequence[Comparison], fail_above: float) -> str:
@@ -141,6 +143,6 @@ def _verdict_text(comparisons: Sequence[Comparison], fail_above: float) -> str:
     limit = f"{100 * fail_above:g} %"
     if lines:
         return "\n".join([f"FAILED: slower by more than {limit}, or invalid", *lines])
-    unknown = sum(bool(change.not_judged) for item in comparisons for change in item.changes)
+    unknown = sum(bool(change.no_interval) for item in comparisons for change in item.changes)
     left = f" {unknown} metrics could not be judged." if unknown else ""
     return f"Passed: nothing is slower by more than {limit} beyond noise.{left}"

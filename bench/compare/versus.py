@@ -1,6 +1,6 @@
 """Two installations of dphr on one machine, in turns: which is faster, and by how much beyond what runs scatter.
 
-Each pair starts a process of both. They measure the same cases for the same time, a slot of `clock.SLOT_SECONDS` each
+Each pair starts a process of both. They measure the same cases for the same time, a slot of `SLOT_SECONDS` each
 in turn, so that whatever the machine does in a second meets both; what is constant in a process, such as the place of
 its memory, differs from pair to pair and shows in their scatter. The candidate begins every second pair.
 """
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from bench.compare.baton import Lane, take_turns
 from bench.compare.compare import compare, make_report
 from bench.compare.judge import MIN_RUNS
 from bench.compare.series import metrics, parse_records, read_records
-from bench.machine.program import own_code
-from bench.steps import say
+from bench.machine.program import own_code, say
 from dphr_infer.errors import ConfigError
 from dphr_infer.files.atomic import atomic_file, check_target
+from dphr_infer.measure.clock import now_s
 from dphr_infer.measure.stats import format_ms
 
 DEFAULT_PAIRS = 12
@@ -30,7 +30,7 @@ BASELINE, CANDIDATE = "baseline", "candidate"
 # An exit code of 1 is a run that is INVALID and whole: the comparison says so.
 _ENDED_WHOLE = (0, 1)
 OWN_PROGRAM = own_code("bench.cli", "main")
-_COMMANDS = ("sweep", "versus", "compare", "history")
+_COMMANDS = ("sweep", "versus", "compare", "history", "gpu")
 # Of a run, which would be lost, or of one run written over by the next.
 _OUTPUTS = ("--json", "--markdown", "--html", "--png", "--baton")
 
@@ -87,10 +87,22 @@ class _Runner:
             said = self.errors.read_text(errors="replace").strip().splitlines()
             if not said:
                 said = ["it said nothing" if code else "it wrote no report, as a dphr-bench does"]
-            if "unrecognized arguments: --baton" in said[-1]:
+            if any("--baton" in line and "nrecognized" in line for line in said):
                 said.append("it is of a version without versus: both installations need it")
             raise ConfigError(f"Run {pair} of the {self.role} ended with exit code {code}: {said[-1]}")
         return self.report.read_text(encoding="utf-8")
+
+
+def find_program(name: str) -> tuple[str, ...]:
+    """A command on PATH, or a path of one.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    found = shutil.which(name)
+    if found is None:
+        raise ConfigError(f"{name} is no program: give an installation's, as ../before/.venv/bin/dphr-bench.")
+    return (found,)
 
 
 def _start(role: str, request: VersusRequest, scratch: Path) -> _Runner:
@@ -98,7 +110,7 @@ def _start(role: str, request: VersusRequest, scratch: Path) -> _Runner:
     lane, report, errors = Lane(), scratch / f"{role}.json", scratch / f"{role}.txt"
     report.unlink(missing_ok=True)
     # Cases then end by time alone, and the two stay in step; a --noise of the user's comes later and counts.
-    words = ["run", "--noise", "0", *request.words, "--json", str(report), "--baton", ",".join(map(str, lane.fds))]
+    words = ["run", "--noise", "0", *request.words, "--json", str(report), "--baton", *map(str, lane.fds)]
     try:
         with errors.open("wb") as file:
             process = subprocess.Popen(
@@ -157,7 +169,7 @@ def run_versus(request: VersusRequest) -> tuple[Path, Path]:
         if path.exists():
             raise ConfigError(f"{path} is there already: name another folder, or remove it.")
         check_target(path)
-    texts, begun, kept = dict.fromkeys(targets, ""), time.monotonic(), 0
+    texts, begun, kept = dict.fromkeys(targets, ""), now_s(), 0
     try:
         with tempfile.TemporaryDirectory(prefix="dphr-versus-") as scratch:
             for number in range(1, request.pairs + 1):
@@ -169,7 +181,7 @@ def run_versus(request: VersusRequest) -> tuple[Path, Path]:
                     for role, path in targets.items():
                         stack.enter_context(atomic_file(path)).write_text(texts[role], encoding="utf-8")
                 kept = number
-                left_s = (time.monotonic() - begun) / number * (request.pairs - number)
+                left_s = (now_s() - begun) / number * (request.pairs - number)
                 say(f"pair {number} of {request.pairs}: {_headline(lines)}; {left_s / 60:.1f} min left")
     except BaseException:
         if kept:

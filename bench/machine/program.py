@@ -1,4 +1,4 @@
-"""Which code ran: a report that says so can be told from that of another version, whatever its file is called."""
+"""Which code runs, so that a report can be told from that of another version, and what it says of its work."""
 
 from __future__ import annotations
 
@@ -39,3 +39,8 @@ def identity() -> str:
 def own_code(module: str, function: str) -> tuple[str, ...]:
     """A command that calls a function of these packages, those of this process, with the list of words that follow."""
     return sys.executable, "-c", _RUN.format(root=str(_ROOT), module=module, function=function)
+
+
+def say(text: str) -> None:
+    """Tell on stderr what is measured now."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,15 @@ def open_match_peers(embeddings: NDArray[Any], threads: int, device: str = "cpu"
         embeddings: the gallery's, float16 or float32 (N, D).
         threads: of the peers that can be told.
     """
-    free = available_bytes()
+    size, free = (len(embeddings), embeddings.shape[1], str(embeddings.dtype)), available_bytes()
     if free and (8 if device == "cpu" else 4) * embeddings.size > free:  # a copy, and as much again for what they make
         reason = f"copies of {embeddings.size:,} values for them do not fit in {free / 1e9:.1f} GB"
-        return MatchPeers(*embeddings.shape, str(embeddings.dtype), (), {"all": reason})
+        return MatchPeers(*size, (), {"all": reason})
     if device != "cpu":
         peers, left_out = open_installed(np.ascontiguousarray(embeddings, np.float16), threads, gpu_peers.__name__)
-        return MatchPeers(*embeddings.shape, str(embeddings.dtype), tuple(peers), left_out)
+        return MatchPeers(*size, tuple(peers), left_out)
     peers, left_out = open_peers(np.ascontiguousarray(embeddings, np.float32), threads)
-    return MatchPeers(*embeddings.shape, str(embeddings.dtype), tuple(peers), left_out)
+    return MatchPeers(*size, tuple(peers), left_out)
 
 
 def match_peers(
@@ -213,7 +214,7 @@ class EmbedTask:
             for name, compiled in (("torch eager, fp32", False), ("torch.compile, fp32", True)):
                 found[name] = (
                     _version_of("torch"),
-                    lambda compiled=compiled: _torch_embedder(checkpoint, compiled, self.on_gpu, self.threads),
+                    partial(_torch_embedder, checkpoint, compiled, self.on_gpu, self.threads),
                 )
         return found
 
@@ -241,5 +242,5 @@ def embed_peers(engine: Engine, task: EmbedTask, views: NDArray[np.uint8], secon
             why = f"its embeddings are ours to a cosine of {least:.4f} only: is it the bundle's checkpoint?"
             failed.append(PeerRecord(words, name, versions[name], None, None, None, None, why))
             continue
-        calls[name] = lambda embed=embed: embed(views)
+        calls[name] = partial(embed, views)
     return [*_records(words, calls, versions, seconds, None), *failed]

@@ -1,4 +1,4 @@
-"""The page's pictures of one run, as SVG text. The only file of the benchmark that imports matplotlib."""
+"""The page's pictures of one run. Beside compare/history.py the only file of the bench that imports matplotlib."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.record import CAMERA, MULTI_STREAM, OFFLINE, SINGLE_STREAM, BenchRecord, ScenarioRecord
-from bench.report.text import batch_kinds, format_share
+from bench.report.tables import batch_kinds, format_share
 from dphr_infer.errors import ConfigError, MissingPackageError
 from dphr_infer.files.atomic import atomic_file
 from dphr_infer.measure.stats import format_ms
+from export.report.page import Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,8 +61,8 @@ class Plot:
     paint: Callable[[Axes], None]
     height_in: float = _SIZE_IN[1]
 
-    def to_svg(self) -> str:
-        """As SVG; the same each time.
+    def to_picture(self) -> Picture:
+        """As a picture of a page, in SVG; the same each time.
 
         Raises:
             MissingPackageError: matplotlib is not installed.
@@ -76,7 +77,7 @@ class Plot:
             text = io.StringIO()
             figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
         svg = text.getvalue()
-        return svg[svg.index("<svg") :]
+        return Picture(self.title, self.caption, svg[svg.index("<svg") :].encode())
 
 
 def check_drawing() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from bench.record import CAMERA, ENDURANCE, MULTI_STREAM, OFFLINE, SINGLE_STREAM, BenchRecord, ScenarioRecord
-from bench.report.table import LATENCY_HEAD, Table
+from bench.record import CAMERA, ENDURANCE, GPU_FRAME, MULTI_STREAM, OFFLINE, SINGLE_STREAM, BenchRecord, ScenarioRecord
 from dphr_infer.measure.stats import format_ms, format_summary
+from export.report.table import Table
 
+LATENCY_HEAD = ("n", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms")
+# Columns of these titles hold words; all others but the first hold figures.
+WORDS = ("found",)
 _STOPPED = {"noise": "its p50 was steady", "time": "the time was over", "interrupt": "it was interrupted"}
 _WINDOWS_SHOWN = 10
 
@@ -37,7 +40,7 @@ def accuracy_table(record: BenchRecord) -> Table | None:
         note += f" Median error {found.median_error_m:.1f} m."
     if found.recall is None:
         note += " No truth was given, so no recall is known."
-    return Table("Is it right?", ("check", "measured", "at least", ""), tuple(rows), note)
+    return Table("Is it right?", ("check", "measured", "at least", ""), tuple(rows), (note,))
 
 
 def difference_note(scenario: ScenarioRecord) -> str:
@@ -63,8 +66,10 @@ def stage_table(record: BenchRecord) -> Table | None:
         "One photo, from file to position",
         ("stage", *LATENCY_HEAD, "share"),
         tuple(rows),
-        f"{difference_note(scenario)} Measured until {_STOPPED[scenario.extra['stopped']]}{_noise(scenario)}. Stages "
-        f"are of the host's clock.{_gpu_note(scenario)}",
+        (
+            f"{difference_note(scenario)} Measured until {_STOPPED[scenario.extra['stopped']]}{_noise(scenario)}. "
+            f"Stages are of the host's clock.{_gpu_note(scenario)}",
+        ),
     )
 
 
@@ -83,6 +88,8 @@ def _noise(scenario: ScenarioRecord) -> str:
 
 def _settings(scenario: ScenarioRecord) -> str:
     asked = scenario.settings
+    if scenario.name == GPU_FRAME:
+        return f"{asked['frame']} {asked['precision']}, {asked['rows']:,} rows"
     return {
         SINGLE_STREAM: "one photo after the other",
         MULTI_STREAM: f"batches of {asked.get('batch')}",
@@ -103,10 +110,14 @@ def _found(scenario: ScenarioRecord) -> str:
         parts.append(f"{extra['answers_per_s']:.1f} answers/s")
         if jitter is not None:
             parts.append(f"jitter p50 {format_ms(jitter['p50_ms'])}, max {format_ms(jitter['max_ms'])} ms")
+    if scenario.name == GPU_FRAME:
+        stages = ", ".join(f"{name} {format_ms(summary.p50_ms)}" for name, summary in scenario.stages.items())
+        parts.append(f"on the GPU {stages} ms, the wall {extra['wall_to_stages']:.2f} of their sum")
+        parts.append(f"first {format_ms(extra['first_ms'])} ms")
     if scenario.name == ENDURANCE and extra["drift_share"] is not None:
         parts.append(f"drift of the p50 {extra['drift_share']:+.1%}")
     if extra.get("energy_per_photo_mj") is not None:
-        parts.append(f"{extra['energy_per_photo_mj']:.1f} mJ a photo")
+        parts.append(f"{extra['energy_per_photo_mj']:.1f} mJ per photo")
     if extra.get("throttled_discarded"):
         parts.append(f"{extra['throttled_discarded']} throttled samples discarded")
     parts.append(f"ended as {_STOPPED[extra['stopped']]}")
@@ -125,9 +136,13 @@ def scenario_table(record: BenchRecord) -> Table | None:
         "Scenarios",
         ("scenario", *LATENCY_HEAD, "found"),
         tuple(rows),
-        "A sample is a photo from file to position; in multi-stream and offline a batch of them; with a camera the age "
-        "of an answer, from the moment when its frame was due. One frame may wait; where a newer comes, the older is "
-        "missed. Jitter: difference of the ages of successive answers.",
+        (
+            "A sample is a photo from file to position; in multi-stream and offline a batch of them; with a camera the "
+            "age of an answer, from the moment when its frame was due, decoded in the reader's thread as by dphr-infer "
+            "watch. One frame may wait; where a newer comes, the older is missed. Jitter: difference of the ages of "
+            "successive answers.",
+        ),
+        WORDS,
     )
 
 
@@ -147,7 +162,7 @@ def endurance_table(record: BenchRecord) -> Table | None:
     if extra["drift_share"] is not None:
         note += f" Last third over first third: {extra['drift_share']:+.1%}."
     if extra["slope_share_per_hour"] is not None:
-        note += f" Slope {extra['slope_share_per_hour']:+.1%} an hour."
+        note += f" Slope {extra['slope_share_per_hour']:+.1%} per hour."
     if extra["spread_share"] is not None:
         note += f" The quartiles of the windows lie {extra['spread_share']:.1%} apart: a smaller drift means nothing."
-    return Table("Endurance", ("middle of the window", "n", "p50 ms", "throttled, discarded"), tuple(rows), note)
+    return Table("Endurance", ("middle of the window", "n", "p50 ms", "throttled, discarded"), tuple(rows), (note,))

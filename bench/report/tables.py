@@ -1,4 +1,4 @@
-"""A record as tables: text for a terminal, Markdown, and rows that the page shares."""
+"""A record as tables: machine, batches, matching, start-up, peers; those of the scenarios are in scenarios.py."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import itertools
 from collections.abc import Sequence
 
 from bench.record import BatchRecord, BenchRecord, MatchRecord
-from bench.report.scenarios import accuracy_table, endurance_table, scenario_table, stage_table
-from bench.report.table import LATENCY_HEAD, WORDS, Table, gigabytes
+from bench.report.scenarios import LATENCY_HEAD, WORDS, accuracy_table, endurance_table, scenario_table, stage_table
 from dphr_infer.measure.stats import LatencySummary, format_ms, format_summary
+from export.report.table import Table
 
 _PEAK = "peak MB"
+UNKNOWN = "unknown"
 _EMBED_HEAD = ("embed p50 ms", "images/s", "n")
 
 
 def match_label(match: MatchRecord) -> str:
     """What was matched, in a few words."""
-    kind = "random" if match.generated else "gallery"
+    kind = ("random" if match.generated else "gallery") + (f", {match.matcher}" if match.matcher else "")
     threads = f", {match.threads} threads" if match.threads else ""
     prior = "" if match.prior_m is None else f", prior {match.prior_m:g} m: {match.allowed_rows:,} rows"
     return f"{match.rows:,} x {match.dim} {match.dtype}, {match.queries} q, k {match.k}{threads} ({kind}{prior})"
@@ -27,25 +28,45 @@ def format_share(share: float, in_cache: bool = False) -> str:
     return f"{share:.{0 if share >= 0.1 else 1}%}" + ("*" if in_cache else "")
 
 
-def _megabytes(size_mb: float | None) -> str:
-    return "" if size_mb is None else f"{size_mb:.0f}"
+def gigabytes(value: float) -> str:
+    """Bytes in words."""
+    return f"{value / 1e9:.1f} GB"
 
 
-def machine_table(record: BenchRecord) -> Table:
-    """The machine and what was measured on it."""
-    m, s = record.machine, record.subject
-    memory = f"{gigabytes(m.memory_bytes)} memory; caches {m.caches}"
-    rows = [
-        ("machine", f"board {m.board}; {m.cpu}; {m.cores} cores; {memory}; hypervisor {m.hypervisor}"),
-        ("power", f"{m.power}; mode {m.power_mode}; clocks {m.clocks}; load {m.load:.2f} when the run began"),
-        ("graphics", f"GPU {m.gpu}; driver {m.driver}; CUDA {m.cuda}; TensorRT {m.tensorrt}; JetPack {m.jetpack}"),
+def _megabytes(size_bytes: int | None) -> str:
+    return "" if size_bytes is None else f"{size_bytes / 1e6:.0f}"
+
+
+def _machine_rows(record: BenchRecord) -> list[tuple[str, str]]:
+    m, state = record.machine, record.state
+    jetson = f"; Jetson Linux {m.l4t}, JetPack {m.jetpack}" if m.is_jetson else ""
+    memory = f"{gigabytes(m.memory_bytes)} memory; caches {m.caches or UNKNOWN}"
+    versions = ", ".join(f"{name} {version}" for name, version in m.packages.items())
+    return [
+        ("machine", f"{m.board or UNKNOWN}{jetson}; {m.cpu}; {m.cores} cores; {memory}"),
+        (
+            "state",
+            f"governor {m.governor or UNKNOWN}; nvpmodel {m.power_mode or 'none'}; "
+            f"hypervisor {m.hypervisor or 'none'}; clocks {state.clocks or UNKNOWN}; load {state.load:.2f} when the "
+            "run began",
+        ),
+        (
+            "graphics",
+            f"GPU {m.gpu or 'none'}; driver {m.driver or 'none'}; CUDA toolkit {m.cuda or 'none'}, driver up to "
+            f"{m.cuda_served or UNKNOWN}; TensorRT's library {m.tensorrt or 'none'}",
+        ),
         (
             "ceilings",
             f"read bandwidth {gigabytes(record.bandwidth_bytes_per_s)}/s, float32 products "
             f"{record.matmul_flops_per_s / 1e9:.1f} GFLOP/s; measured, at most",
         ),
-        ("software", f"{record.program}; {m.system}; Python {m.python}, NumPy {m.numpy}, ONNX Runtime {m.onnxruntime}"),
+        ("software", f"{record.program}; {m.system}; Python {m.python}, {versions}"),
     ]
+
+
+def machine_table(record: BenchRecord) -> Table:
+    """The machine and what was measured on it."""
+    s, rows = record.subject, _machine_rows(record)
     if s.encoder is not None and s.input_px is not None:
         precision = s.precision or "in several precisions"
         rows += [
@@ -60,13 +81,13 @@ def machine_table(record: BenchRecord) -> Table:
         rows.append(("prior", s.prior))
     if s.image_px is not None:
         photos = f"{s.n_images} of {s.image_px[1]}x{s.image_px[0]} px, from {s.images_from}"
-        rows.append(("photos", f"{photos}; heading {s.heading}, {s.views} view{'s' if s.views != 1 else ''} a photo"))
+        rows.append(("photos", f"{photos}; heading {s.heading}, {s.views} view{'s' if s.views != 1 else ''} per photo"))
     if record.peak_memory_bytes is not None:
         rows.append(("peak memory", f"{gigabytes(record.peak_memory_bytes)} of this process while measuring"))
     rows += _power_rows(record)
-    rows.append(("own overhead", f"{record.overhead_ns:.0f} ns a sample"))
+    rows.append(("own overhead", f"{record.overhead_ns:.0f} ns per sample"))
     rows.append(("date", record.date))
-    return Table("Machine and subject", ("", ""), tuple(rows), record.conditions)
+    return Table("Machine and subject", (), tuple(rows), (record.conditions,))
 
 
 def _power_rows(record: BenchRecord) -> list[tuple[str, str]]:
@@ -105,21 +126,32 @@ def batch_table(record: BenchRecord) -> Table:
         if b.locate is not None and b.locate_images_per_s is not None:
             locate = (format_ms(b.locate.p50_ms), f"{b.locate_images_per_s:.1f}", str(b.locate.n))
         embed = (format_ms(b.embed.p50_ms), f"{b.embed_images_per_s:.1f}", str(b.embed.n))
-        return (f"{b.batch} {kind}", *embed, *limits, *locate, _megabytes(b.peak_memory_mb))
+        return (f"{b.batch} {kind}", *embed, *limits, *locate, _megabytes(b.peak_memory_bytes))
 
     return Table(
         "Throughput by batch size",
         ("batch", *_EMBED_HEAD, "GFLOP", "limit ms", "of limit", "locate p50 ms", "images/s", "n", _PEAK),
         tuple(cells(b, kind) for b, kind in zip(record.batches, batch_kinds(record.batches), strict=True)),
-        "embed is the engine alone on images at model size; locate is everything but decoding. Rates are of the p50. "
-        "The limit is the later of the graph's operations at the measured rate of float32 products, and of its "
-        "weights, input and output at the measured read bandwidth, both by as many threads as the engine has; the last "
-        "word says which.",
+        (
+            "embed is the engine alone on images at model size; locate is everything but decoding. Rates are of the "
+            "p50. The limit is the later of the graph's operations at the measured rate of float32 products, and of "
+            "its weights, input and output at the measured read bandwidth, both by as many threads as the engine has; "
+            "the last word says which.",
+        ),
     )
+
+
+def _gpu_cells(match: MatchRecord) -> tuple[str, str, str]:
+    """The GPU's own time; what int8 scans that were widened took on the host is not known, since it widens in none."""
+    if match.gpu_ms is None:
+        return "", "", ""
+    host = "" if match.widened or match.rescanned else f"{1e3 * (match.latency.p50_ms - match.gpu_ms):.1f}"
+    return format_ms(match.gpu_ms), host, str(match.widened)
 
 
 def match_table(record: BenchRecord) -> Table:
     """Matching alone beside its limit."""
+    on_gpu = any(match.gpu_ms is not None for match in record.matching)
     rows = [
         (
             match_label(m),
@@ -127,7 +159,8 @@ def match_table(record: BenchRecord) -> Table:
             f"{m.read_bytes / 1e6:.1f}",
             format_ms(m.limit_ms),
             format_share(m.bandwidth_share, m.in_cache),
-            _megabytes(m.peak_memory_mb),
+            _megabytes(m.peak_memory_bytes),
+            *(_gpu_cells(m) if on_gpu else ()),
         )
         for m in record.matching
     ]
@@ -139,8 +172,11 @@ def match_table(record: BenchRecord) -> Table:
     )
     if any(match.in_cache for match in record.matching):
         note += " * What is read fits in the last-level cache, where this limit does not bind."
-    head = ("case", *LATENCY_HEAD, "MB read", "limit ms", "of bandwidth", _PEAK)
-    return Table("Matching alone", head, tuple(rows), note)
+    head: tuple[str, ...] = ("case", *LATENCY_HEAD, "MB read", "limit ms", "of bandwidth", _PEAK)
+    if on_gpu:
+        head = (*head, "GPU ms", "host us", "widened")
+        note += " GPU ms: by its events, copies included; host us: what the p50 takes beyond that."
+    return Table("Matching alone", head, tuple(rows), (note,))
 
 
 def startup_table(record: BenchRecord) -> Table | None:
@@ -162,7 +198,7 @@ def startup_table(record: BenchRecord) -> Table | None:
     if record.cold_first_ms is not None:
         first = format_ms(record.cold_first_ms)
         note += f" The first photo in this process, engine and matcher just opened: {first} ms."
-    return Table("Start-up", ("process", *LATENCY_HEAD), tuple(rows), note)
+    return Table("Start-up", ("process", *LATENCY_HEAD), tuple(rows), (note,))
 
 
 def peer_table(record: BenchRecord) -> Table | None:
@@ -183,8 +219,11 @@ def peer_table(record: BenchRecord) -> Table | None:
         "Peers",
         ("peer", "n", "p50 ms", "times ours (quartiles)", "recall", "found"),
         tuple(rows),
-        "All take turns, call by call, on the same input. Times ours: median of the ratios of the calls of one turn; "
-        "above 1 is slower than ours. Recall: share of our answers that the peer gave, in any order.",
+        (
+            "All take turns, call by call, on the same input. Times ours: median of the ratios of the calls of one "
+            "turn; above 1 is slower than ours. Recall: share of our answers that the peer gave, in any order.",
+        ),
+        WORDS,
     )
 
 
@@ -192,7 +231,7 @@ def left_out_table(record: BenchRecord) -> Table | None:
     """What was asked for and not measured."""
     if not record.left_out:
         return None
-    return Table("Not measured", ("", ""), tuple(record.left_out.items()), "")
+    return Table("Not measured", (), tuple(record.left_out.items()))
 
 
 def tables(record: BenchRecord) -> list[Table]:
@@ -210,74 +249,3 @@ def tables(record: BenchRecord) -> list[Table]:
         machine_table(record),
     ]
     return [table for table in found if table is not None]
-
-
-def verdict(record: BenchRecord) -> list[str]:
-    """What a reader must know before any figure; empty where all is well."""
-    lines = [f"INVALID: {reason}." for reason in record.invalid_reasons]
-    if record.interrupted:
-        lines.append("INTERRUPTED: the run was ended early; what was measured until then follows.")
-    if record.failure:
-        lines.append(f"ENDED EARLY: {record.failure} What was measured until then follows.")
-    return lines + [f"NOTE: {flag}" for flag in record.flags]
-
-
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [list(head), *map(list, rows)] if any(head) else [list(row) for row in rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = []
-    for line in lines:
-        cells = [line[0].ljust(widths[0])]
-        if len(line) == 2:
-            cells.append(line[1])
-        else:
-            cells += [
-                cell.ljust(width) if title in WORDS else cell.rjust(width)
-                for cell, width, title in zip(line[1:], widths[1:], head[1:], strict=True)
-            ]
-        text.append("  ".join(cells).rstrip())
-    return text
-
-
-def to_text(record: BenchRecord) -> str:
-    """The whole report for a terminal; the verdict stands first and last."""
-    said = "\n".join(verdict(record))
-    *measured, machine = tables(record)
-    blocks = [said] if said else []
-    for table in (machine, *measured):
-        lines = ["  " + line for line in _aligned(table.head, table.rows)]
-        blocks.append("\n".join(line for line in (table.title, *lines, table.note) if line))
-    return "\n\n".join([*blocks, *([said] if said else [])]) + "\n"
-
-
-def to_markdown(record: BenchRecord) -> str:
-    """The whole report as Markdown."""
-
-    def cell(text: str) -> str:
-        return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-    blocks = ["# Latency: " + headline(record), *(f"**{cell(line)}**" for line in verdict(record))]
-    for table in tables(record):
-        head = table.head if any(table.head) else ("", "")
-        lines = ["| " + " | ".join(map(cell, head)) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
-        lines += ["| " + " | ".join(map(cell, row)) + " |" for row in table.rows]
-        blocks += [f"## {table.title}", "\n".join(lines), *([table.note] if table.note else [])]
-    return "\n\n".join(blocks) + "\n"
-
-
-def headline(record: BenchRecord) -> str:
-    """The one figure that a reader looks for, with its count; INVALID stands before it."""
-    sign = "" if record.valid else "INVALID: "
-    for scenario in record.scenarios:
-        if scenario.latency is not None and scenario.name in ("single-stream", "endurance"):
-            latency = scenario.latency
-            return f"{sign}a photo located in {format_ms(latency.p50_ms)} ms (median of {latency.n})"
-    if record.batches:
-        batch, embed = record.batches[0].batch, record.batches[0].embed
-        return f"{sign}a batch of {batch} embedded in {format_ms(embed.p50_ms)} ms (median of {embed.n})"
-    if record.matching:
-        m = max(record.matching, key=lambda match: match.rows)
-        queries = "1 query" if m.queries == 1 else f"{m.queries} queries"
-        median = f"{format_ms(m.latency.p50_ms)} ms (median of {m.latency.n})"
-        return f"{sign}{queries} matched with {m.rows:,} x {m.dim} rows in {median}"
-    return f"{sign}nothing was measured"
