@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from bench.request import BenchRequest, Count, EmbedGrid, MatchGrid, Precision, Share
+from bench.request import BenchRequest, Count, EmbedGrid, MatchGrid, Share
 from dphr_infer.cli.terminal import EXIT_INTERRUPTED, run_command
 from dphr_infer.errors import ConfigError
+from dphr_infer.types import Precision
 
 if TYPE_CHECKING:
     from bench.compare.report import ComparisonReport

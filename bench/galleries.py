@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import ConfigError, GalleryError
-from dphr_infer.files.gallery import Gallery, GalleryDtype, GalleryOrigin, GalleryWriter, open_gallery
+from dphr_infer.files.gallery import Gallery, GalleryOrigin, GalleryWriter, open_gallery
 from dphr_infer.measure.memory import available_bytes
 from dphr_infer.measure.progress import Progress
-from dphr_infer.types import GeoPoint
+from dphr_infer.types import GalleryDtype, GeoPoint
 
 STRIDE_M = 40.0
 CENTRE = GeoPoint(47.0, 8.0)
@@ -66,9 +66,9 @@ def default_cache() -> Path:
 def _grid_places(rows: int, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Latitude and longitude, float64 (stop - start,), of places of a square grid of `rows` around CENTRE."""
     side = math.isqrt(rows - 1) + 1
-    number: NDArray[np.int64] = np.arange(start, stop)
-    north_m = (number // side - (side - 1) / 2) * STRIDE_M
-    east_m = (number % side - (side - 1) / 2) * STRIDE_M
+    number = np.arange(start, stop)
+    north_m = ((number // side).astype(np.float64) - (side - 1) / 2) * STRIDE_M
+    east_m = ((number % side).astype(np.float64) - (side - 1) / 2) * STRIDE_M
     east_degree_m = _METRES_PER_DEGREE * math.cos(math.radians(CENTRE.latitude_deg))
     latitude_deg: NDArray[np.float64] = CENTRE.latitude_deg + north_m / _METRES_PER_DEGREE
     longitude_deg: NDArray[np.float64] = CENTRE.longitude_deg + east_m / east_degree_m

@@ -114,7 +114,7 @@ class BatchRecord:
         encoder, engine, input_width_px, input_height_px: what embeds, and the size that it takes.
         embed: of one batch of images at model size through the engine.
         embed_limit: of that; None where the graph could not be counted.
-        locate: of `locate_many` on as many decoded photos: prepare, embed, match, estimate; None without a gallery.
+        locate: of `locate_each` on as many decoded photos: prepare, embed, match, estimate; None without a gallery.
         peak_memory_bytes: of the process while this was measured; None where it is not told.
     """
 

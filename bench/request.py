@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from dphr_infer.cli.requests import Search
 from dphr_infer.errors import ConfigError
+from dphr_infer.locate.settings import Scan
+from dphr_infer.types import Precision
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "camera", "endurance"]
-Precision = Literal["fp32", "fp16", "int8"]
 Device = Literal["cpu", "cuda", "cuda-onnxruntime"]
-Heading = Literal["as-is", "north", "search"]
 MAX_BATCH = 1024
 DEFAULT_BATCHES = (1, 2, 4, 8, 16)
 DEFAULT_NOISE = 0.01
@@ -51,31 +52,18 @@ def parse_count(text: str) -> int:
     return int(value)
 
 
-def parse_point(text: str) -> tuple[float, float]:
-    """LAT,LON in degrees, as "46.8426,-91.9946".
-
-    Raises:
-        ValueError: it is not.
-    """
-    latitude, longitude = (float(part) for part in text.split(","))
-    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
-        raise ValueError(f"{text!r} lies outside latitude ±90, longitude ±180")
-    return latitude, longitude
-
-
 def _by(parse: object, metavar: str, show: object = str) -> tyro.constructors.PrimitiveConstructorSpec:  # type: ignore[type-arg]
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
         instance_from_str=lambda words: parse(words[0]),  # type: ignore[operator]
-        is_instance=lambda value: isinstance(value, int | float | tuple),
+        is_instance=lambda value: isinstance(value, int | float),
         str_from_instance=lambda value: [show(value)],  # type: ignore[operator]
     )
 
 
 Share = Annotated[float, _by(parse_share, "SHARE", "{:g}".format)]
 Count = Annotated[int, _by(parse_count, "N")]
-Point = Annotated[tuple[float, float], _by(parse_point, "LAT,LON", lambda point: f"{point[0]},{point[1]}")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +76,7 @@ class BenchRequest:
     """File of dphr-infer index; without, only embedding."""
     images: Path | None = None
     """Folder of photos; without, the bundle's self-test images."""
-    precision: Precision = "fp32"
-    """Of the model."""
-    threads: int = 0
-    """Of the engine and of the matcher; 0 takes all cores."""
-    device: Device = "cpu"
-    """As in locate."""
-    top_k: int | None = None
-    """Matches per photo; without, as many as locate takes."""
-    heading: Heading = "as-is"
-    """As in locate."""
-    near: Point | None = None
-    """Position prior, as in locate."""
-    within: float | None = None
-    """Radius around --near in metres."""
+    search: Search = field(default_factory=Search)
     scenarios: tuple[Scenario, ...] = ("single-stream", "multi-stream", "offline")
     """Which scenarios to measure; none without a name."""
     streams: int = 4
@@ -163,8 +138,13 @@ class BenchRequest:
             )
         if self.checkpoint is not None and not self.peers:
             raise ConfigError("--checkpoint is of the peers' model, and --peers was not given: add it.")
-        if self.gallery is None and (self.truth is not None or self.near is not None):
+        if self.gallery is None and (self.truth is not None or self.search.near is not None):
             raise ConfigError("--truth and --near need a gallery: without one no photo is located.")
+
+    @property
+    def threads(self) -> int:
+        """Of the engine and of the matcher; 0 are all cores."""
+        return self.search.on.threads or 0
 
     def seconds_of(self, scenario: str) -> float:
         """How long a scenario may take at most."""
@@ -210,7 +190,7 @@ class MatchGrid(Grid):
     """Queries at once."""
     k: tuple[Count, ...] = (10,)
     """Matches per query."""
-    scan: tuple[Literal["rows", "int8"], ...] = ("rows",)
+    scan: tuple[Scan, ...] = ("rows",)
     """Of the matcher."""
     prior_m: tuple[float, ...] = (0.0,)
     """Radius of a prior; 0 is none."""

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.cases.rig import Rig, prior_of_request, with_filter_timed
+from bench.cases.rig import open_rig
 from bench.machine.power import PowerReader, PowerSample, Recorder, open_power
 from bench.machine.program import identity, say
 from bench.machine.roofline import measure_ceiling
 from bench.machine.state import read_state
 from bench.record import CONDITIONS, ENDURANCE, BenchRecord, Subject
-from bench.request import MATCH_TOP_K, BenchRequest
+from bench.request import BenchRequest
 from bench.sampling import GiveWay, measure_overhead_ns
 from bench.steps import Parts, Setup, measure
 from bench.validity import invalid_reasons
@@ -25,11 +25,7 @@ from dphr_infer.evaluate.truth import check_truths, read_truth
 from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle, open_bundle
 from dphr_infer.files.gallery import Gallery, open_gallery
 from dphr_infer.images.preprocess import list_images, read_image
-from dphr_infer.locate.gpu_pipeline import GpuPipeline
-from dphr_infer.locate.localizer import DEFAULT_ROTATIONS, DEFAULT_TOP_K, Localizer
-from dphr_infer.locate.open_engine import matcher_device, open_engine
-from dphr_infer.locate.open_localizer import takes_one_launch
-from dphr_infer.locate.open_matcher import open_matcher
+from dphr_infer.locate.devices import open_engine
 from dphr_infer.measure.machine import read_machine
 from dphr_infer.measure.memory import reset_peak
 
@@ -40,25 +36,25 @@ _ENDURANCE_PERIOD_S = 5.0
 def _subject(setup: Setup) -> Subject:
     request, manifest, gallery = setup.request, setup.bundle.manifest, setup.gallery
     image = read_image(setup.paths[0])
-    prior = prior_of_request(request)
+    prior, settings = request.search.prior, request.search.settings
     return Subject(
         encoder=manifest.encoder,
         dim=manifest.dim,
         input_px=(manifest.preprocess.height_px, manifest.preprocess.width_px),
-        precision=request.precision,
+        precision=request.search.on.precision,
         engine=setup.engine.name,
         matcher=None if setup.matcher is None else setup.matcher.name,
         threads=request.threads,
         bundle_digest=setup.bundle.digest,
         gallery_rows=None if gallery is None else len(gallery),
         gallery_dtype=None if gallery is None else str(gallery.embeddings.dtype),
-        top_k=setup.top_k,
-        heading=request.heading,
-        views=DEFAULT_ROTATIONS if request.heading == "search" else 1,
+        top_k=settings.top_k,
+        heading=settings.heading,
+        views=settings.rotations if settings.heading == "search" else 1,
         n_images=len(setup.paths),
         image_px=(image.shape[0], image.shape[1]),
         images_from="the bundle's self-test" if request.images is None else str(request.images),
-        prior=None if prior is None else f"{prior.near.latitude_deg},{prior.near.longitude_deg} ± {prior.within_m:g} m",
+        prior=None if prior is None else f"{prior.latitude_deg},{prior.longitude_deg} ± {prior.radius_m:g} m",
     )
 
 
@@ -109,21 +105,12 @@ def _open_gallery(request: BenchRequest, bundle: Bundle, paths: list[Path]) -> G
         return None
     gallery = open_gallery(request.gallery)
     gallery.check_bundle(bundle)
-    if (prior := prior_of_request(request)) is not None:
-        gallery.allowed_rows(prior.near, prior.within_m)
+    if request.search.prior is not None:
+        gallery.rows_in(request.search.prior)
     if request.truth is not None:
         truths = read_truth(request.truth)
         check_truths(truths, request.truth, paths, gallery)
     return gallery
-
-
-def _open_pipeline(
-    request: BenchRequest, bundle: Bundle, gallery: Gallery, top_k: int, stack: contextlib.ExitStack
-) -> GpuPipeline | None:
-    """What `open_localizer` opens for a whole photo, which the stages go through apart."""
-    if not takes_one_launch(bundle, request.device, request.heading):
-        return None
-    return stack.enter_context(GpuPipeline(bundle, gallery.embeddings, request.precision, top_k))
 
 
 def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRecord:
@@ -136,29 +123,19 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
         BundleError, GalleryError, EngineError, ImageError, ConfigError: as `dphr-infer locate`.
         KeyboardInterrupt: before anything was measured; later it ends the run and the record says so.
     """
+    search = request.search
     identity()  # what is on the disk now, not at the end
-    bundle = open_bundle(request.bundle)
+    bundle = open_bundle(request.bundle, search.signer)
     paths = list_images(request.images if request.images is not None else request.bundle / SELFTEST_IMAGES)
     gallery = _open_gallery(request, bundle, paths)
     machine, state = read_machine(), read_state()
-    top_k = request.top_k or DEFAULT_TOP_K
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(open_engine(bundle, request.precision, request.device, request.threads))
-        matcher = rig = pipeline = None
-        if gallery is not None:
-            timed = with_filter_timed(gallery)
-            matching = open_matcher(
-                timed.embeddings,
-                matcher_device(request.device),
-                threads=request.threads or None,
-                max_k=max(top_k, MATCH_TOP_K if request.peers else 0),
-            )
-            matcher = stack.enter_context(matching)
-            pipeline = _open_pipeline(request, bundle, timed, top_k, stack)
-            localizer = Localizer(
-                bundle, timed, engine, matcher, top_k=top_k, heading=request.heading, pipeline=pipeline
-            )
-            rig = Rig(localizer, timed, tuple(paths), prior_of_request(request))
+        rig = None
+        if gallery is None:
+            engine = stack.enter_context(open_engine(bundle, search.on))
+        else:
+            rig = stack.enter_context(open_rig(bundle, gallery, search.settings, search.on, paths, search.prior))
+            engine, _ = rig.apart.parts
         say("memory bandwidth, matrix products, the bench's own overhead")
         ceiling = measure_ceiling(machine, request.threads)
         overhead_ns = measure_overhead_ns()
@@ -168,22 +145,7 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
         seldom = ENDURANCE in request.scenarios or give_way is not None
         period_s = _ENDURANCE_PERIOD_S if seldom else _PERIOD_S
         recorder = stack.enter_context(Recorder(reader, period_s))
-        setup = Setup(
-            request,
-            top_k,
-            bundle,
-            gallery,
-            engine,
-            matcher,
-            rig,
-            pipeline,
-            paths,
-            machine,
-            state,
-            ceiling,
-            recorder,
-            give_way,
-        )
+        setup = Setup(request, bundle, engine, rig, paths, machine, state, ceiling, recorder, give_way)
         parts = measure(setup)
         return _to_record(setup, parts, reader, overhead_ns)
 

@@ -5,8 +5,8 @@ Each adds to `Parts`; an interrupt leaves what is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,11 @@ from dphr_infer.errors import DphrError
 from dphr_infer.evaluate.truth import read_truth
 from dphr_infer.files.bundle import MANIFEST_NAME, Bundle
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.images.metadata import read_photo_metadata
+from dphr_infer.images.photo import to_photo
 from dphr_infer.images.preprocess import read_image
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
-from dphr_infer.locate.localizer import DEFAULT_TOP_K, AcceptRule
-from dphr_infer.locate.open_engine import matcher_device
+from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.base import Matcher
 from dphr_infer.measure.clock import now_ms
 from dphr_infer.measure.machine import Machine
@@ -68,26 +67,37 @@ class Setup:
     """Everything opened, and the machine's ceilings.
 
     Attributes:
-        gallery, matcher, rig: None without a gallery.
-        pipeline: a whole photo in one launch of the GPU, where `locate` takes one; else None.
+        engine: of the rig where there is one.
+        rig: None without a gallery.
         ceiling: of as many threads as engine and matcher have.
         give_way: lets another run measure for a while, between samples.
     """
 
     request: BenchRequest
-    top_k: int
     bundle: Bundle
-    gallery: Gallery | None
     engine: Engine
-    matcher: Matcher | None
     rig: Rig | None
-    pipeline: GpuPipeline | None
     paths: list[Path]
     machine: Machine
     state: MachineState
     ceiling: Ceiling
     recorder: Recorder
     give_way: GiveWay | None = None
+
+    @property
+    def gallery(self) -> Gallery | None:
+        """The rig's."""
+        return None if self.rig is None else self.rig.localizer.gallery
+
+    @property
+    def matcher(self) -> Matcher | None:
+        """The rig's."""
+        return None if self.rig is None else self.rig.apart.parts[1]
+
+    @property
+    def on(self) -> DeviceSettings:
+        """Where it all runs."""
+        return self.request.search.on
 
 
 @dataclass(slots=True)
@@ -124,7 +134,7 @@ def _check_accuracy(setup: Setup, parts: Parts) -> None:
         start_ms = now_ms()
         rig.locate(rig.paths[0])
         parts.cold_first_ms = now_ms() - start_ms
-    parts.accuracy = check_selftest(setup.bundle, setup.engine, request.precision)
+    parts.accuracy = check_selftest(setup.bundle, setup.engine, setup.on.precision)
     if rig is not None and request.truth is not None and request.least_recall is not None:
         gate = RecallGate(read_truth(request.truth), request.recall_within, request.least_recall)
         parts.accuracy = check_recall(rig, gate, parts.accuracy)
@@ -157,9 +167,10 @@ def _scenario(name: str, setup: Setup, parts: Parts) -> None:
         parts.left_out["energy a photo"] = "another run took turns with this one"
     timeline = setup.recorder.timeline
     extra = find_drift(raw, timeline) if name == ENDURANCE else {}
-    if name == SINGLE_STREAM and setup.pipeline is not None:
-        k = min(setup.top_k, len(setup.rig.gallery))
-        stages = stage_summaries(setup.pipeline, read_image(setup.paths[0]), k)
+    pipeline = setup.rig.localizer.pipeline
+    if name == SINGLE_STREAM and isinstance(pipeline, GpuPipeline):
+        k = min(setup.request.search.settings.top_k, len(setup.rig.localizer.gallery))
+        stages = stage_summaries(pipeline, read_image(setup.paths[0]), k)
         extra["gpu_stage_p50_ms"] = {stage: summary.p50_ms for stage, summary in stages.items()}
     _note_peak(parts)
     parts.scenarios.append(to_record(raw, timeline, energy_mj, extra))
@@ -177,12 +188,11 @@ def _batches(setup: Setup, parts: Parts) -> None:
     case = BatchCase(
         setup.bundle,
         setup.engine,
-        request.precision,
+        setup.on.precision,
         request.threads,
-        images=[read_image(path) for path in paths],
-        yaws_deg=[read_photo_metadata(path).yaw_deg for path in paths],
+        photos=[to_photo(path) for path in paths],
         localizer=None if setup.rig is None else setup.rig.localizer,
-        ceiling=setup.ceiling if request.device == CPU else None,
+        ceiling=setup.ceiling if setup.on.device == CPU else None,
     )
     for batch in request.batches:
         record, reason = case.measure(batch, _rule(setup))
@@ -192,16 +202,15 @@ def _batches(setup: Setup, parts: Parts) -> None:
 
 
 def _queries(rig: Rig, count: int) -> NDArray[np.float32]:
-    paths: Sequence[Path] = (rig.paths * count)[:count]
-    images, yaws_deg = rig.read(paths)
-    views = [rig.localizer.prepare(image, yaw)[:1] for image, yaw in zip(images, yaws_deg, strict=True)]
-    return rig.localizer.embed(np.concatenate(views))
+    photos = [to_photo(path) for path in (rig.paths * count)[:count]]
+    views = [rig.apart.prepare(photo.rgb, photo.metadata.yaw_deg)[:1] for photo in photos]
+    return rig.apart.embed(np.concatenate(views))
 
 
 def _matching(setup: Setup, parts: Parts) -> None:
     request = setup.request
     against = MatchLimits(setup.machine, setup.ceiling.bandwidth, request.threads)
-    if request.device != CPU:
+    if setup.on.device != CPU:
         parts.left_out["matching alone"] = "its limit is the GPU's memory: dphr-bench gpu matching measures both"
         return
     if setup.gallery is None or setup.rig is None:
@@ -221,13 +230,18 @@ def _matching(setup: Setup, parts: Parts) -> None:
 
 def locate_arguments(request: BenchRequest, gallery: Path, photo: Path) -> list[str]:
     """The arguments of `dphr-infer locate` that do what this run measures, for one photo."""
-    top_k = request.top_k or DEFAULT_TOP_K
-    found = [str(request.bundle), str(gallery), str(photo), "--precision", request.precision]
-    found += ["--device", request.device, "--threads", str(request.threads)]
-    found += ["--top-k", str(top_k), "--heading", request.heading]
-    found += ["--agreeing", str(min(top_k, AcceptRule().agreeing))]
-    if request.near is not None:
-        found += [f"--near={request.near[0]},{request.near[1]}", "--within", str(request.within)]
+    found, search = [str(request.bundle), str(gallery), str(photo)], request.search
+    for settings in (search.settings, search.on):
+        for name, value in asdict(settings).items():
+            option = name.replace("_", "-")
+            if isinstance(value, bool):
+                found.append(f"--{option}" if value else f"--no-{option}")
+            elif value is not None:
+                found.append(f"--{option}={value}")
+    if search.near is not None:
+        found += [f"--near={search.near}", f"--within={search.within}"]
+    if search.signer is not None:
+        found.append(f"--require-signature={search.signer}")
     return found
 
 
@@ -254,17 +268,20 @@ def _peers(setup: Setup, parts: Parts) -> None:
     if setup.gallery is None or setup.matcher is None or setup.rig is None:
         parts.left_out["peers of matching"] = NO_GALLERY
     else:
-        k = min(MATCH_TOP_K, len(setup.gallery))
+        top_k = request.search.settings.top_k  # the most that a GPU's matcher was opened for
+        k = min(MATCH_TOP_K if setup.on.device == CPU else top_k, len(setup.gallery))
         opened = open_match_peers(
-            setup.gallery.embeddings, request.threads or setup.machine.cores, matcher_device(request.device)
+            setup.gallery.embeddings,
+            request.threads or setup.machine.cores,
+            "cpu" if setup.on.device == CPU else "cuda",
         )
         for count in MATCH_QUERIES:
             parts.peers += match_peers(opened, setup.matcher, _queries(setup.rig, count), k, request.seconds)
     if request.checkpoint is None:
         parts.left_out["torch as a peer of embedding"] = "no --checkpoint was given: it has no weights to run"
     views = Embedder(setup.bundle.manifest.preprocess, setup.engine).prepare([read_image(setup.paths[0])])
-    on_gpu = request.device != CPU
-    task = EmbedTask(setup.bundle.model_path(request.precision), request.checkpoint, on_gpu, request.threads)
+    on_gpu = setup.on.device != CPU
+    task = EmbedTask(setup.bundle.model_path(setup.on.precision), request.checkpoint, on_gpu, request.threads)
     parts.peers += embed_peers(setup.engine, task, views, request.seconds)
 
 

@@ -39,13 +39,15 @@ from bench.request import EmbedGrid, Grid, MatchGrid
 from bench.sampling import StopRule, measure_overhead_ns
 from bench.validity import check_selftest, invalid_reasons
 from dphr_infer.errors import ConfigError, DphrError
-from dphr_infer.files.bundle import PRECISIONS, SELFTEST_IMAGES, Bundle, model_name, open_bundle
+from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle, model_name, open_bundle
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.images.preprocess import list_images, read_image
-from dphr_infer.locate.open_engine import open_engine
-from dphr_infer.locate.open_matcher import Scan, open_matcher
+from dphr_infer.images.photo import to_photo
+from dphr_infer.images.preprocess import list_images
+from dphr_infer.locate.devices import open_engine, open_matcher
+from dphr_infer.locate.settings import DeviceSettings, Scan
 from dphr_infer.measure.machine import Machine, read_machine
 from dphr_infer.measure.stats import MIN_SAMPLES_P90
+from dphr_infer.types import PRECISIONS, Prior
 
 _TOLERANCE = 1e-4
 Item = TypeVar("Item")
@@ -127,13 +129,13 @@ def _searches(grid: MatchGrid, bench: Bench, gallery: Gallery, scan: Scan, threa
     rows, cores = gallery.embeddings, threads or bench.machine.cores
     against = MatchLimits(bench.machine, bench.ceilings[threads].bandwidth, threads)
     several = len(set(grid.scan)) > 1
-    with open_matcher(rows, scan=scan, threads=threads or None) as matcher:
+    with open_matcher(rows, DeviceSettings(threads=threads or None, scan=scan)) as matcher:
         peers = open_match_peers(rows, cores) if grid.peers else None
         for count, prior_m in itertools.product(unique(grid.queries), unique(grid.prior_m)):
             queries = generate_rows(count, gallery.dim, "float32", seed=1)
             allowed = len(gallery)
             if prior_m:
-                allowed = sum(stop - start for start, stop in gallery.allowed_rows(CENTRE, prior_m))
+                allowed = gallery.rows_in(Prior(CENTRE.latitude_deg, CENTRE.longitude_deg, prior_m)).count
             for k in unique([min(k, allowed) for k in grid.k]):
                 prior = f", prior {prior_m:g} m" if prior_m else ""
                 words = f"{scan}, {threads or 'all'} threads, {count} queries, k {k}{prior}"
@@ -194,13 +196,14 @@ def embed_points(grid: EmbedGrid, bench: Bench) -> Iterator[BenchRecord]:
 
 def _bundle_points(grid: EmbedGrid, bench: Bench, bundle: Bundle, device: str) -> Iterator[BenchRecord]:
     manifest, paths = bundle.manifest, list_images(bundle.folder / SELFTEST_IMAGES)
-    images = [read_image(path) for path in paths]
+    photos = [to_photo(path) for path in paths]
+    image_px = photos[0].rgb.shape[:2]
     precisions = unique(grid.precisions) or [p for p in PRECISIONS if model_name(p) in manifest.files]
     for precision, threads in itertools.product(precisions, unique(grid.threads)):
-        with open_engine(bundle, precision, device, threads) as engine:
+        with open_engine(bundle, DeviceSettings(device, precision, threads or None)) as engine:
             accuracy = check_selftest(bundle, engine, precision)
             ceiling = bench.ceilings[threads] if device == "cpu" else None
-            case = BatchCase(bundle, engine, precision, threads, images, [None] * len(images), None, ceiling)
+            case = BatchCase(bundle, engine, precision, threads, photos, None, ceiling)
             subject = Subject(
                 encoder=manifest.encoder,
                 dim=manifest.dim,
@@ -215,8 +218,8 @@ def _bundle_points(grid: EmbedGrid, bench: Bench, bundle: Bundle, device: str) -
                 top_k=0,
                 heading=None,
                 views=1,
-                n_images=len(images),
-                image_px=(images[0].shape[0], images[0].shape[1]),
+                n_images=len(photos),
+                image_px=(image_px[0], image_px[1]),
                 images_from="the bundle's self-test",
             )
             for batch in unique(grid.batches):

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from dphr_infer.errors import ConfigError
 
+if TYPE_CHECKING:  # the first answer of a command must not wait for NumPy
+    import numpy as np
+    from numpy.typing import NDArray
+
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+GalleryDtype = Literal["fp16", "fp32"]
+GALLERY_DTYPES: tuple[GalleryDtype, ...] = ("fp16", "fp32")
+Format = Literal["table", "csv", "geojson"]
+FORMATS: tuple[Format, ...] = ("table", "csv", "geojson")
 GalleryProtocol = Literal["full", "matched"]
 
 
@@ -17,6 +28,50 @@ class GeoPoint:
 
     latitude_deg: float
     longitude_deg: float
+
+    def __post_init__(self) -> None:
+        if not (abs(self.latitude_deg) <= 90 and abs(self.longitude_deg) <= 180):  # NaN fails too
+            raise ConfigError(
+                f"Latitude {self.latitude_deg}, longitude {self.longitude_deg} is no place on Earth; expected degrees "
+                "within ±90 and ±180."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """Where the photo must have been taken of: at most `radius_m` metres from a place, in degrees of WGS84."""
+
+    latitude_deg: float
+    longitude_deg: float
+    radius_m: float
+
+    def __post_init__(self) -> None:
+        GeoPoint(self.latitude_deg, self.longitude_deg)
+        if not 0 < self.radius_m < math.inf:
+            raise ConfigError(f"`radius_m` is {self.radius_m:g}; expected metres, above 0 and finite.")
+
+    @property
+    def centre(self) -> GeoPoint:
+        """The place."""
+        return GeoPoint(self.latitude_deg, self.longitude_deg)
+
+
+@dataclass(frozen=True, slots=True)
+class RowRanges:
+    """Gallery rows as half-open [start, stop) ranges: sorted, disjoint, none empty, none touching the next."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+    @property
+    def count(self) -> int:
+        """Rows in all ranges."""
+        return sum(stop - start for start, stop in self.ranges)
+
+    def __len__(self) -> int:
+        return len(self.ranges)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self.ranges)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +96,7 @@ class Place:
     similarity: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LocationEstimate:
     """Where a photo was taken of, and whether to believe it.
 
@@ -52,6 +107,7 @@ class LocationEstimate:
         radius_m:   spread of the matches that back the estimate, in metres; an indication, not a guarantee.
         places:     the k best matches, best first.
         rotation_deg: clockwise rotation that was applied to the photo before it was embedded.
+        source:     what was located, for people: the photo's path, or empty.
     """
 
     point: GeoPoint
@@ -60,6 +116,48 @@ class LocationEstimate:
     radius_m: float
     places: tuple[Place, ...]
     rotation_deg: float
+    source: str = ""
+
+    @property
+    def latitude_deg(self) -> float:
+        """Of `point`, WGS84."""
+        return self.point.latitude_deg
+
+    @property
+    def longitude_deg(self) -> float:
+        """Of `point`, WGS84."""
+        return self.point.longitude_deg
+
+    def __repr__(self) -> str:
+        state = "accepted" if self.accepted else "not accepted"
+        return (
+            f"<LocationEstimate {self.source or 'photo'}: {self.latitude_deg:.6f}, {self.longitude_deg:.6f} "
+            f"±{self.radius_m:.0f} m, similarity {self.similarity:.4f}, {state}>"
+        )
+
+    def to_geojson(self) -> dict[str, Any]:
+        """A Feature (RFC 7946): a point, longitude first, and the other attributes as properties."""
+        places = [
+            {
+                "row": place.row,
+                "latitude_deg": round(place.point.latitude_deg, 7),
+                "longitude_deg": round(place.point.longitude_deg, 7),
+                "similarity": round(place.similarity, 4),
+            }
+            for place in self.places
+        ]
+        return {
+            "type": "Feature",
+            "geometry": {"type": "Point", "coordinates": [round(self.longitude_deg, 7), round(self.latitude_deg, 7)]},
+            "properties": {
+                "photo": self.source,
+                "similarity": round(self.similarity, 4),
+                "accepted": self.accepted,
+                "radius_m": round(self.radius_m, 1),
+                "rotation_deg": round(self.rotation_deg, 1),
+                "places": places,
+            },
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from dphr_infer.cli.terminal import run_command
 from dphr_infer.errors import ConfigError, DatasetError
 from dphr_infer.files.atomic import atomic_file
 from dphr_infer.files.bundle import MANIFEST_NAME, open_bundle
+from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.embedder import Embedder
-from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.locate.settings import DeviceSettings
 from dphr_train.cities.config import CitiesConfig
 from dphr_train.config import DatasetName, TrainConfig
 
@@ -157,7 +158,7 @@ class Evaluate:
         if self.model != "imagenet" and (self.model / MANIFEST_NAME).is_file():
             bundle = open_bundle(self.model)
             directions = self._directions("university1652")
-            with open_engine(bundle, device=self.device) as engine:
+            with open_engine(bundle, DeviceSettings(self.device)) as engine:
                 return evaluate(bundle_embedder(Embedder(bundle.manifest.preprocess, engine), self.flip), directions)
         require_device(self.device)
         if self.model == "imagenet":

@@ -16,11 +16,13 @@ from bench.record import BatchRecord, EmbedLimit
 from bench.sampling import StopRule, rounded, sample_whole
 from dphr_infer.engines.base import Engine
 from dphr_infer.errors import DphrError
-from dphr_infer.files.bundle import Bundle, Precision
+from dphr_infer.files.bundle import Bundle
+from dphr_infer.images.photo import Photo
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.measure.memory import peak_bytes, reset_peak
 from dphr_infer.measure.stats import percentile, summarise
+from dphr_infer.types import Precision
 from export.graph.cost import count_cost
 
 
@@ -52,7 +54,7 @@ class BatchCase:
     """One model on one engine, whatever the batch.
 
     Attributes:
-        images: at least one photo, decoded; they repeat where a batch needs more.
+        photos: at least one, decoded; they repeat where a batch needs more.
         localizer: None where there is no gallery; only embedding is measured then.
         ceiling: None where the engine runs elsewhere than what was measured.
     """
@@ -61,23 +63,21 @@ class BatchCase:
     engine: Engine
     precision: Precision
     threads: int
-    images: Sequence[NDArray[np.uint8]]
-    yaws_deg: Sequence[float | None]
+    photos: Sequence[Photo]
     localizer: Localizer | None
     ceiling: Ceiling | None
 
     def measure(self, batch: int, rule: StopRule) -> tuple[BatchRecord, str]:
         """Throughput at one batch size, and why the limit is unknown where it is."""
-        chosen = list(itertools.islice(itertools.cycle(self.images), batch))
-        yaws = list(itertools.islice(itertools.cycle(self.yaws_deg), batch))
+        chosen = list(itertools.islice(itertools.cycle(self.photos), batch))
         size, path = self.bundle.manifest.preprocess, self.bundle.model_path(self.precision)
         reset_peak()
         embedder = Embedder(size, self.engine, batch)
-        views = embedder.prepare(chosen)
+        views = embedder.prepare([photo.rgb for photo in chosen])
         embed = sample_whole(partial(embedder.embed_prepared, views), rule)
         locate = None
-        if self.localizer is not None:
-            locate = sample_whole(partial(self.localizer.locate_many, chosen, yaws), rule)
+        if (localizer := self.localizer) is not None:
+            locate = sample_whole(lambda: list(localizer.locate_each(chosen)), rule)
         limit, reason = None, "the ceilings are measured on the CPU, and the engine runs on a GPU"
         try:
             if self.ceiling is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,17 +14,17 @@ from bench.machine.roofline import limit_ms
 from bench.record import MatchRecord
 from bench.sampling import StopRule, rounded, sample_whole
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.locate.open_matcher import open_matcher
+from dphr_infer.locate.devices import open_matcher
+from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.base import Matcher
 from dphr_infer.measure.machine import Machine
 from dphr_infer.measure.memory import peak_bytes, reset_peak
 from dphr_infer.measure.stats import summarise
+from dphr_infer.types import Prior, RowRanges
 
 MATCH_QUERIES = (1, 8)
 MATCH_DTYPES = ("float32", "float16")
 _CHECKED_ROWS_AT_ONCE = 65536
-
-RowRanges = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def match_record(
     ranges: RowRanges | None = None,
 ) -> MatchRecord:
     """The record of a measured search, with its limit; `ranges` of the gallery are read, None reads all."""
-    allowed = None if ranges is None else sum(stop - start for start, stop in ranges)
+    allowed = None if ranges is None else ranges.count
     read_bytes = (len(gallery) if allowed is None else allowed) * gallery.shape[1] * gallery.dtype.itemsize
     latency, least_ms = summarise(samples_ms), limit_ms(read_bytes, against.bandwidth)
     return MatchRecord(
@@ -79,7 +78,7 @@ def time_matching(
 ) -> MatchRecord:
     """Match all queries at once, again and again, against the whole gallery."""
     reset_peak()
-    with open_matcher(gallery, threads=against.threads or None) as matcher:
+    with open_matcher(gallery, DeviceSettings(threads=against.threads or None)) as matcher:
         samples_ms = sample_whole(partial(matcher.match, queries, k), rule)
     return match_record(gallery, len(queries), k, samples_ms, against, generated)
 
@@ -116,10 +115,12 @@ def time_search(
         the record, and the largest difference of a best similarity from that of a plain product.
     """
     reset_peak()
-    filter_ms, ranges = None, None
+    filter_ms: NDArray[np.float64] | None = None
+    ranges: RowRanges | None = None
     if prior_m:
-        ranges = gallery.allowed_rows(CENTRE, prior_m)
-        filter_ms = sample_whole(partial(gallery.allowed_rows, CENTRE, prior_m), rule)
+        prior = Prior(CENTRE.latitude_deg, CENTRE.longitude_deg, prior_m)
+        ranges = gallery.rows_in(prior)
+        filter_ms = sample_whole(partial(gallery.rows_in, prior), rule)
     samples_ms = sample_whole(partial(matcher.match, queries, k, ranges), rule)
     record = match_record(gallery.embeddings, len(queries), k, samples_ms, against, True, ranges)
     if filter_ms is not None:
@@ -132,7 +133,7 @@ def time_search(
 def _best_similarity(gallery: Gallery, queries: NDArray[np.float32], ranges: RowRanges | None) -> NDArray[np.float32]:
     """The highest similarity of each query, float32 (Q,), by a plain product."""
     best = np.full(len(queries), -2, np.float32)
-    for start, stop in ((0, len(gallery)),) if ranges is None else ranges:
+    for start, stop in ((0, len(gallery)),) if ranges is None else ranges.ranges:
         for first in range(start, stop, _CHECKED_ROWS_AT_ONCE):
             rows = gallery.embeddings[first : min(stop, first + _CHECKED_ROWS_AT_ONCE)].astype(np.float32)
             best = np.maximum(best, (queries @ rows.T).max(axis=1))

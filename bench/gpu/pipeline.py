@@ -19,10 +19,11 @@ from bench.machine.program import say
 from bench.record import GPU_FRAME, BenchRecord, ScenarioRecord, Subject
 from bench.sampling import StopRule, rounded, sample
 from bench.sweep import Bench
-from dphr_infer.files.bundle import Bundle, Precision, open_bundle
+from dphr_infer.files.bundle import Bundle, open_bundle
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.measure.clock import now_ms
 from dphr_infer.measure.stats import half_width_share, summarise
+from dphr_infer.types import Precision
 
 FRAMES = {"1080p": (1080, 1920), "12 MP": (3000, 4000)}
 _TOP_K = 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -52,6 +53,14 @@ def raised_termination() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+_SPOKEN = {"radius_m": "within"}
+
+
+def as_options(text: str) -> str:
+    """An error's words for the command line: a parameter `top_k` is the option --top-k."""
+    return re.sub(r"`([a-z][a-z_]*)`", lambda found: "--" + _SPOKEN.get(found[1], found[1]).replace("_", "-"), text)
+
+
 def run_command(program: str, main: Callable[[], None]) -> int:
     """Run a command; a DphrError, a lack of permission or a full stdout is one line on stderr and exit code 2.
 
@@ -63,7 +72,7 @@ def run_command(program: str, main: Callable[[], None]) -> int:
             sys.stdout.flush()
     except DphrError as error:
         # A message names files, and a name may hold anything.
-        print(f"{program}: {printable(str(error))}", file=sys.stderr)
+        print(f"{program}: {printable(as_options(str(error)))}", file=sys.stderr)
         return 2
     except Terminated:
         print(f"{program}: terminated", file=sys.stderr)

@@ -18,7 +18,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +29,11 @@ from dphr_infer.files.atomic import atomic_file, check_target, storage_error
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.hilbert import hilbert_order
 from dphr_infer.geo import east_north_m
-from dphr_infer.types import GeoPoint
+from dphr_infer.types import GALLERY_DTYPES, GalleryDtype, GeoPoint, Prior, RowRanges
 
 FORMAT = "dphr-gallery"
 VERSION = 1
 METADATA_KEY = "gallery"
-
-GalleryDtype = Literal["fp16", "fp32"]
-GALLERY_DTYPES: tuple[GalleryDtype, ...] = ("fp16", "fp32")
 
 # Safetensors' names for them.
 _STORED_NAMES: dict[GalleryDtype, str] = {"fp16": "F16", "fp32": "F32"}
@@ -139,33 +136,34 @@ class Gallery:
         edges = np.flatnonzero(inside[1:] != inside[:-1])
         return tuple((int(start), int(stop)) for start, stop in edges.reshape(-1, 2))
 
-    def allowed_rows(self, near: GeoPoint, within_m: float) -> tuple[tuple[int, int], ...]:
-        """The rows that a prior allows, as `rows_within`.
+    def rows_in(self, prior: Prior) -> RowRanges:
+        """The rows whose tile centre lies within a prior.
 
         Raises:
             GalleryError: no tile lies there.
         """
-        ranges = self.rows_within(near, within_m)
+        ranges = self.rows_within(prior.centre, prior.radius_m)
         if not ranges:
-            nearest = _readable(float(self.distances_m(near).min()))
+            nearest = _readable(float(self.distances_m(prior.centre).min()))
             raise GalleryError(
-                f"No tile of the gallery lies within {_readable(within_m)} of {near.latitude_deg:.6f},"
-                f"{near.longitude_deg:.6f}; the nearest is {nearest} away. Widen the "
-                "radius, or take the gallery of that region."
+                f"No tile of the gallery lies within {_readable(prior.radius_m)} of {prior.latitude_deg:.6f},"
+                f"{prior.longitude_deg:.6f}; the nearest is {nearest} away. Widen the radius, or take the gallery of "
+                "that region."
             )
-        return ranges
+        return RowRanges(ranges)
 
 
 def _readable(distance_m: float) -> str:
     return f"{distance_m:.3g} m" if distance_m < 1000 else f"{distance_m / 1000:,.1f} km"
 
 
-def open_gallery(path: Path) -> Gallery:
+def open_gallery(path: str | Path) -> Gallery:
     """Open a gallery without reading its embeddings.
 
     Raises:
         GalleryError: missing, damaged, cut short, or of another format or version.
     """
+    path = Path(path)
     if not path.is_file():
         raise GalleryError(f"{path} is not a file. Make a gallery with: dphr-infer index BUNDLE MAP --out GALLERY")
     try:

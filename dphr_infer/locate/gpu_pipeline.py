@@ -13,7 +13,7 @@ and the plain matcher by running the kernels on a CPU.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -149,7 +149,7 @@ class GpuPipeline:
         image: NDArray[np.uint8],
         k: int,
         clockwise_deg: float | None = None,
-        row_ranges: Sequence[tuple[int, int]] | None = None,
+        row_ranges: Iterable[tuple[int, int]] | None = None,
         frame: FrameFormat | None = None,
     ) -> Matches:
         """The gallery rows most similar to a frame; waits for the GPU once.
@@ -182,7 +182,7 @@ class GpuPipeline:
         image: NDArray[np.uint8],
         k: int,
         clockwise_deg: float | None = None,
-        row_ranges: Sequence[tuple[int, int]] | None = None,
+        row_ranges: Iterable[tuple[int, int]] | None = None,
         frame: FrameFormat | None = None,
     ) -> None:
         """Start a frame and do not wait: while one is computed, the next is copied. At most two are on their way.
@@ -198,7 +198,7 @@ class GpuPipeline:
         image: NDArray[np.uint8],
         k: int,
         clockwise_deg: float | None,
-        row_ranges: Sequence[tuple[int, int]] | None,
+        row_ranges: Iterable[tuple[int, int]] | None,
         frame: FrameFormat | None,
     ) -> None:
         ranges = self._checked_ranges(row_ranges, k)
@@ -311,7 +311,7 @@ class GpuPipeline:
             with cuda.active():
                 yield cuda
 
-    def _checked_ranges(self, row_ranges: Sequence[tuple[int, int]] | None, k: int) -> tuple[tuple[int, int], ...]:
+    def _checked_ranges(self, row_ranges: Iterable[tuple[int, int]] | None, k: int) -> tuple[tuple[int, int], ...]:
         ranges = check_ranges(row_ranges, len(self._gallery), k)
         if not 1 <= k <= self._max_k or len(ranges) > MAX_RANGES:
             raise GalleryError(

@@ -14,7 +14,6 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from bench.gpu import matching as gpu_matching
-from dphr_infer.measure.machine import Machine
 from bench.record import (
     CAMERA,
     ENDURANCE,
@@ -28,7 +27,6 @@ from bench.record import (
     ScenarioRecord,
     Subject,
 )
-from dphr_infer.measure.stats import LatencySummary
 from dphr_infer.cuda import driver as cuda
 from dphr_infer.cuda.topk import matcher as cuda_exact
 from dphr_infer.files.bundle import (
@@ -42,8 +40,10 @@ from dphr_infer.files.bundle import (
 )
 from dphr_infer.files.gallery import GalleryOrigin, GalleryWriter
 from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.measure.machine import Machine
+from dphr_infer.measure.stats import LatencySummary
 
-FAKE_PYCUDA = Path(__file__).resolve().parent.parent / "dphr_infer" / "fake_pycuda.py"
+FAKE_PYCUDA = Path(__file__).resolve().parent.parent / "stand_ins" / "fake_pycuda.py"
 DIM = 8
 ROWS = 200
 IMAGES = 4

@@ -2,8 +2,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from bench.demo import Demo, Step, all_steps
+
 from dphr_infer.errors import DphrError
 
 

@@ -11,7 +11,7 @@ prove are scanned again with four times the candidates, and at last by float16.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -123,7 +123,7 @@ class CudaExactMatcher:
             cuda.__exit__(kind, error, trace)
 
     def match(
-        self, queries: NDArray[np.float32], k: int, row_ranges: Sequence[tuple[int, int]] | None = None
+        self, queries: NDArray[np.float32], k: int, row_ranges: Iterable[tuple[int, int]] | None = None
     ) -> Matches:
         """Find the k most similar gallery rows for each query; see `Matcher.match`.
 
@@ -182,7 +182,7 @@ class CudaExactMatcher:
         return took_ms
 
     def _checked(
-        self, queries: NDArray[np.float32], k: int, row_ranges: Sequence[tuple[int, int]] | None
+        self, queries: NDArray[np.float32], k: int, row_ranges: Iterable[tuple[int, int]] | None
     ) -> tuple[Cuda, DeviceScan, Ranges]:
         if self._cuda is None or self._rows is None:
             raise EngineError("The GPU's matcher is not open: use it inside a with statement.")

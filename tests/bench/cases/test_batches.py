@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dphr_infer.locate.open_engine import open_engine
 
 from bench.cases import batches as cases
 from bench.cases.batches import BatchCase, MatchLimits, embed_limit, generate_rows, time_generated_matching
-from dphr_infer.measure.machine import Machine
 from bench.machine.roofline import Ceiling
 from bench.sampling import StopRule
 from dphr_infer.errors import ConfigError
 from dphr_infer.files.bundle import Bundle
-from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.measure.machine import Machine
 
 SHORT = StopRule(0.01)
 

@@ -3,16 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dphr_infer.locate.search_options import Prior
 
 from bench.cases.startup import measure_startup, start_once
-from dphr_infer.measure.memory import peak_bytes, peak_mb, reset_peak
 from bench.request import BenchRequest
 from bench.steps import locate_arguments
 from dphr_infer.cli.main import build_parser
 from dphr_infer.errors import EngineError
 from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle
 from dphr_infer.images.preprocess import list_images
-from dphr_infer.locate.search_options import Prior
+from dphr_infer.measure.memory import peak_bytes, peak_mb, reset_peak
 from dphr_infer.types import GeoPoint
 
 

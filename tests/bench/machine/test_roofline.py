@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from bench.machine import roofline
-from dphr_infer.measure.machine import Machine
 from bench.machine.roofline import buffer_bytes, limit_ms, measure_ceiling, measure_matmul_rate, measure_read_bandwidth
+from dphr_infer.measure.machine import Machine
 
 
 def test_the_buffer_is_three_caches_but_at_most_a_quarter_of_the_free_memory() -> None:

@@ -1,11 +1,10 @@
-import importlib.util
 import struct
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import fake_pycuda
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,21 +17,11 @@ from dphr_infer.cuda.topk.matcher import CudaExactMatcher, cut_ranges, merge
 from dphr_infer.cuda.topk.operands import pad_queries
 from dphr_infer.cuda.topk.plan import SCAN_ARGUMENTS, pack_arguments, plan_topk
 from dphr_infer.errors import DphrError, EngineError, GalleryError, MissingPackageError
-from dphr_infer.locate.open_matcher import open_matcher
+from dphr_infer.locate.devices import open_matcher
+from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
 from dphr_infer.types import Matches
 
-
-def load_beside(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-fake_pycuda = load_beside("fake_pycuda")
 KERNELS = fatbin.source_of("topk")
 
 
@@ -339,19 +328,19 @@ def test_a_gpu_that_the_kernels_do_not_run_on_is_refused_and_given_back(
     driver.capability = (7, 5)
     with (
         pytest.raises(EngineError, match=r"compute capability 7\.5; the kernels need 8\.0"),
-        open_matcher(QUERY, "cuda"),
+        open_matcher(QUERY, DeviceSettings("cuda")),
     ):
         pass
     assert all_given_back(driver)
 
 
 def test_the_device_cuda_is_the_gpu_and_never_another_one(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_matcher(QUERY, "cuda") as matcher:
+    with open_matcher(QUERY, DeviceSettings("cuda")) as matcher:
         assert matcher.name == "cuda exact fp16"
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.delitem(sys.modules, "pycuda.driver")
     with pytest.raises(MissingPackageError, match="Matching on a GPU needs the package pycuda"):
-        open_matcher(QUERY, "cuda").__enter__()
+        open_matcher(QUERY, DeviceSettings("cuda")).__enter__()
 
 
 def test_ranges_are_cut_where_rows_or_ranges_run_out() -> None:
