@@ -34,7 +34,7 @@ MAX_FUNCTION_LINES = 55
 
 # A heavy package -> the files and folders that may import it; the others ask these.
 OWNERS = {
-    "onnxruntime": ("dphr_infer/engines/onnxruntime.py", "export/int8/calibration.py", "bench/peer_runs.py"),
+    "onnxruntime": ("dphr_infer/engines/onnxruntime.py", "export/int8/calibration.py", "bench/peers/runs.py"),
     "tyro": ("dphr_infer/cli/", "dphr_train/", "export/", "bench/"),
     "pycuda": ("dphr_infer/cuda/driver.py",),
     "cryptography": ("dphr_infer/files/signature.py", "export/signing.py"),
@@ -45,15 +45,15 @@ OWNERS = {
     "timm": ("dphr_train/encoder.py",),
     "torchvision": ("dphr_train/encoder.py",),
     "numba": ("dphr_train/cities/compiled.py",),
-    "scipy": ("dphr_train/datasets/cvact.py", "dphr_train/samplers/neighbours.py"),
-    "faiss": ("bench/peers.py", "bench/gpu_peers.py"),
-    "usearch": ("bench/peers.py",),
-    "hnswlib": ("bench/peers.py",),
+    "scipy": ("dphr_train/datasets/cvact.py", "dphr_train/samplers/neighbours.py", "bench/compare/judge.py"),
+    "faiss": ("bench/peers/cpu.py", "bench/peers/gpu.py"),
+    "usearch": ("bench/peers/cpu.py",),
+    "hnswlib": ("bench/peers/cpu.py",),
     "onnx": ("export/",),
     "onnxscript": ("export/",),
     "jinja2": ("export/report/page.py",),
-    "matplotlib": ("dphr_train/", "export/report/plots.py", "bench/plots.py", "bench/history.py"),
-    "torch": ("dphr_train/", "export/", "bench/peers.py", "bench/gpu_peers.py", "bench/peer_runs.py"),
+    "matplotlib": ("dphr_train/", "export/report/plots.py", "bench/report/", "bench/compare/history.py"),
+    "torch": ("dphr_train/", "export/", "bench/peers/cpu.py", "bench/peers/gpu.py", "bench/peers/runs.py"),
 }
 # What flies may import besides itself and the standard library, and what only one of its files may.
 RUNTIME_BASE = ("numpy", "PIL", "safetensors")
