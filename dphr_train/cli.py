@@ -20,8 +20,8 @@ from dphr_train.cities.config import CitiesConfig
 from dphr_train.config import DatasetName, TrainConfig
 
 if TYPE_CHECKING:
-    from dphr_train.datasets.base import Direction
     from dphr_train.evaluate import RankedDirection
+    from dphr_train.types import Direction
 
 
 @dataclass(frozen=True)

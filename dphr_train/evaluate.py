@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.measure.progress import Progress
-from dphr_infer.types import GalleryProtocol, RetrievalReport
-from dphr_train.datasets.base import Direction, PlaceImage, View
 from dphr_train.encoder import Encoder, normalise
 from dphr_train.metrics import GroundPositions, report_retrieval
+from dphr_train.types import Direction, GalleryProtocol, PlaceImage, RetrievalReport, View
 
 _BATCH = 64
 

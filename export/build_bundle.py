@@ -28,8 +28,8 @@ from dphr_infer.files.bundle import (
 )
 from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_train.config import DatasetName
-from dphr_train.datasets.base import PlaceImage
 from dphr_train.encoder import Encoder
+from dphr_train.types import PlaceImage
 from export.calibration_set import CalibrationSet, calibration_images
 from export.evaluation_set import DEFAULT_MAX_IMAGES, EvaluationSet, read_evaluation_set, require_enough
 from export.int8.sensitivity import write_table

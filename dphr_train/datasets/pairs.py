@@ -15,7 +15,7 @@ from dphr_infer.errors import DphrError
 from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_train.augment import augment_pair, require_fitting
 from dphr_train.config import AugmentConfig, DataConfig
-from dphr_train.datasets.base import TrainSplit
+from dphr_train.types import TrainSplit
 
 PairBatch = tuple[Tensor, Tensor, Tensor]
 """Query and reference images, uint8 (B, H, W, 3) each with its own H and W, and place ids, int64 (B,)."""

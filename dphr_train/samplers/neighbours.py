@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from dphr_infer.errors import DatasetError
 from dphr_infer.matchers.exact import NumpyExactMatcher
-from dphr_train.datasets.base import Positions
+from dphr_train.types import Positions
 
 _BLOCK = 1024
 

@@ -13,7 +13,6 @@ from dphr_infer.locate.embedder import Embedder
 from dphr_train.checkpoint import LAST_CHECKPOINT, Checkpoint, write_checkpoint
 from dphr_train.cli import Evaluate
 from dphr_train.config import DataConfig, ModelConfig, TrainConfig
-from dphr_train.datasets.base import Direction, PlaceImage
 from dphr_train.datasets.university1652 import University1652
 from dphr_train.encoder import Encoder
 from dphr_train.evaluate import (
@@ -27,6 +26,7 @@ from dphr_train.evaluate import (
 )
 from dphr_train.failures import draw_failures, worst_queries
 from dphr_train.metrics import report_retrieval
+from dphr_train.types import Direction, PlaceImage
 
 
 def unit(*degrees):
