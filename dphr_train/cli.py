@@ -150,9 +150,9 @@ class Evaluate:
         """Embed and rank in each direction."""
         from dphr_train.checkpoint import last_checkpoint, load_encoder, read_checkpoint
         from dphr_train.config import DataConfig, ModelConfig
+        from dphr_train.device import require_device
         from dphr_train.encoder import Encoder, load_pretrained
         from dphr_train.evaluate import bundle_embedder, evaluate, network_embedder
-        from dphr_train.trainer import require_device
 
         if self.model != "imagenet" and (self.model / MANIFEST_NAME).is_file():
             bundle = open_bundle(self.model)

@@ -71,7 +71,9 @@ def config_from_json(raw: dict[str, Any]) -> TrainConfig:
         for name, section in _SECTIONS.items():
             values[name] = section(**values.get(name, {}))
         loss = dict(values["loss"])
-        values["loss"] = LossConfig(**{**loss, "dphr": DphrConfig(**loss["dphr"])})
+        values["loss"] = LossConfig(
+            **{**loss, "further": tuple(loss.get("further", ())), "dphr": DphrConfig(**loss["dphr"])}
+        )
         ground = values["data"].ground_px
         values["data"] = dataclasses.replace(
             values["data"], root=Path(values["data"].root), ground_px=ground and tuple(ground)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 
 
 def learning_rate_at(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -18,14 +19,23 @@ class CollapseWatch:
     """Notices that InfoNCE stays at ln(batch), the value of embeddings that tell nothing apart.
 
     Known of lr 1e-3 with small batches: the encoder maps everything to one point and never recovers.
+
+    Args:
+        batch_size: pairs of a batch, at least 2.
+        recent: `recent` of the watch that this one continues.
     """
 
     _WINDOW = 50
     _MARGIN = 0.03
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, batch_size: int, recent: Iterable[float] = ()) -> None:
         self._chance = math.log(batch_size)
-        self._recent: deque[float] = deque(maxlen=self._WINDOW)
+        self._recent: deque[float] = deque(recent, maxlen=self._WINDOW)
+
+    @property
+    def recent(self) -> list[float]:
+        """Its state: the values of the last 50 steps, the latest last; the constructor takes it back."""
+        return list(self._recent)
 
     def update(self, infonce: float) -> bool:
         """Take in one step; True when the mean of the last 50 lies within 3 % of ln(batch)."""

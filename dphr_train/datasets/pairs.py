@@ -20,6 +20,9 @@ from dphr_train.types import TrainSplit
 PairBatch = tuple[Tensor, Tensor, Tensor]
 """Query and reference images, uint8 (B, H, W, 3) each with its own H and W, and place ids, int64 (B,)."""
 
+LoadedBatch = PairBatch | DphrError
+"""A batch, or the error of an image that a worker could not read."""
+
 Sample = tuple[NDArray[np.uint8], NDArray[np.uint8], int]
 """Query and reference image, uint8 (H, W, 3) each, and the place."""
 
@@ -87,7 +90,7 @@ class BatchPlan(Sampler[list[tuple[int, int]]]):
         return len(self._batches)
 
 
-def _collate(samples: list[Sample | DphrError]) -> PairBatch | DphrError:
+def _collate(samples: list[Sample | DphrError]) -> LoadedBatch:
     for sample in samples:
         if isinstance(sample, DphrError):
             return sample
@@ -95,7 +98,7 @@ def _collate(samples: list[Sample | DphrError]) -> PairBatch | DphrError:
     return torch.from_numpy(np.stack(queries)), torch.from_numpy(np.stack(references)), torch.tensor(places)
 
 
-def open_loader(dataset: PairDataset, plan: BatchPlan, workers: int) -> DataLoader:
+def open_loader(dataset: PairDataset, plan: BatchPlan, workers: int) -> DataLoader[LoadedBatch]:
     """A loader that gives the plan's batches each time it is iterated; its workers live on between epochs.
 
     Where an image of a batch cannot be read, the error takes the place of the batch.

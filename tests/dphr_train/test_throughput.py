@@ -64,7 +64,7 @@ def test_both_loops_take_the_same_steps(tiny_root, tmp_path):
     for batch in ours.batches(3):
         ours.train_step(batch)
         step(batch)
-    for found, expected in zip(ours.parameters, plain.parameters, strict=True):
+    for found, expected in zip(ours.parts.parameters, plain.parts.parameters, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
