@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,10 +14,6 @@ import tyro
 
 from dphr_infer.cli.terminal import run_command
 from dphr_infer.errors import ConfigError, DatasetError
-from dphr_infer.files.atomic import atomic_file
-from dphr_infer.files.bundle import MANIFEST_NAME, open_bundle
-from dphr_infer.locate.embedder import Embedder
-from dphr_infer.locate.open_engine import open_engine
 from dphr_train.cities.config import CitiesConfig
 from dphr_train.config import DatasetName, TrainConfig
 
@@ -131,7 +129,7 @@ class Evaluate:
     failures: Path | None = None
     """Write a PNG of the worst failures: query, truth, top 5."""
     device: str = "cpu"
-    """"cpu", "cuda" or "cuda:0"."""
+    """"cpu", "cuda" or "cuda:N"; a bundle takes the first GPU."""
 
     def run(self) -> None:
         """Print the table; write what was asked for."""
@@ -141,24 +139,21 @@ class Evaluate:
         directions = self.rank()
         print(format_table(directions))
         if self.out is not None:
-            with atomic_file(self.out) as temporary:
-                temporary.write_text(json.dumps(directions_to_json(directions), indent=2) + "\n")
+            _write_json(self.out, directions_to_json(directions))
         if self.failures is not None:
             draw_failures(directions[0], self.failures)
 
     def rank(self) -> list[RankedDirection]:
         """Embed and rank in each direction."""
+        from dphr_infer.files.manifest import MANIFEST_NAME
         from dphr_train.checkpoint import last_checkpoint, load_encoder, read_checkpoint
         from dphr_train.config import DataConfig, ModelConfig
         from dphr_train.device import require_device
         from dphr_train.encoder import Encoder, load_pretrained
-        from dphr_train.evaluate import bundle_embedder, evaluate, network_embedder
+        from dphr_train.evaluate import evaluate, network_embedder
 
         if self.model != "imagenet" and (self.model / MANIFEST_NAME).is_file():
-            bundle = open_bundle(self.model)
-            directions = self._directions("university1652")
-            with open_engine(bundle, device=self.device) as engine:
-                return evaluate(bundle_embedder(Embedder(bundle.manifest.preprocess, engine), self.flip), directions)
+            return self._rank_bundle(self.model)
         require_device(self.device)
         if self.model == "imagenet":
             model, data = ModelConfig(pooling="average"), DataConfig(image_px=128)
@@ -169,6 +164,24 @@ class Evaluate:
             encoder, data = load_encoder(path)[0], read_checkpoint(path).config.data
         embed = network_embedder(encoder.to(self.device), data.preprocess, self.device, self.flip)
         return evaluate(embed, self._directions(data.dataset))
+
+    def _rank_bundle(self, folder: Path) -> list[RankedDirection]:
+        """As it flies: an engine of a bundle runs on the first GPU that it sees."""
+        from dphr_infer.files.bundle import open_bundle
+        from dphr_infer.locate.embedder import Embedder
+        from dphr_infer.locate.open_engine import open_engine
+        from dphr_train.evaluate import bundle_embedder, evaluate
+
+        name, _, number = self.device.partition(":")
+        if name == "cuda" and number.strip("0"):
+            raise ConfigError(
+                f"--device is {self.device}, but {folder} is a bundle, whose engine takes the first GPU: give --device "
+                "cuda and choose the GPU by CUDA_VISIBLE_DEVICES."
+            )
+        bundle = open_bundle(folder)
+        directions = self._directions("university1652")
+        with open_engine(bundle, device="cuda" if name == "cuda" else self.device) as engine:
+            return evaluate(bundle_embedder(Embedder(bundle.manifest.preprocess, engine), self.flip), directions)
 
     def _directions(self, trained_on: DatasetName) -> list[Direction]:
         from dphr_train.datasets.open import open_dataset
@@ -281,11 +294,17 @@ class Throughput:
         report = measure_throughput(self.config, self.steps, self.repeats, self.memory_batch, self.memory_chunk)
         print(format_table(report))
         if self.json_out is not None:
-            with atomic_file(self.json_out) as temporary:
-                temporary.write_text(json.dumps(to_json(report), indent=2) + "\n")
+            _write_json(self.json_out, to_json(report))
 
 
-_COMMANDS = {
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    from dphr_infer.files.atomic import atomic_file
+
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+_COMMANDS: dict[str, Callable[..., Any]] = {
     "cities": Cities,
     "tiles": Tiles,
     "check": Check,
@@ -320,7 +339,18 @@ def take_preset(arguments: list[str]) -> tuple[str | None, list[str]]:
     return None, arguments
 
 
+def _log_to_stderr() -> None:
+    """Show what the training logs, a line each, without a level: it is meant for people."""
+    logger = logging.getLogger("dphr_train")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
 def _run() -> None:
+    _log_to_stderr()
     preset_name, arguments = take_preset(sys.argv[1:])
     if preset_name is None:
         tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog="dphr-train", description=__doc__, args=arguments).run()

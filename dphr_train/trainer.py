@@ -217,7 +217,7 @@ class Trainer:
                 git=git_revision(Path(__file__).parent),
                 data=self.parts.data,
                 environment=describe_environment(config.device, self.world.size),
-                seconds=sum(line["seconds"] for line in steps),
+                seconds=sum(line.get("seconds", 0.0) for line in steps),
                 metrics=self.state.metrics,
             ),
         )
@@ -230,8 +230,9 @@ class Trainer:
         if self.world.rank == 0:
             _logger.warning(
                 f"Collapse: InfoNCE has stayed at {state.watch.mean:.2f}, near ln(batch) = "
-                f"{math.log(optim.batch_size):.2f}, for 50 steps up to step {state.step}: the embeddings tell nothing "
-                f"apart. Lower optim.learning-rate ({optim.learning_rate}) or raise the batch size."
+                f"{math.log(optim.batch_size):.2f}, for {state.watch.WINDOW} steps up to step {state.step}: the "
+                f"embeddings tell nothing apart. Lower optim.learning-rate ({optim.learning_rate}) or raise the batch "
+                "size."
             )
 
 

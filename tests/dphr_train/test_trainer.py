@@ -51,9 +51,9 @@ class Interrupted(Exception):
     pass
 
 
-def run_until(config, steps):
+def run_until(config, steps, change=lambda trainer: trainer):
     """Run and be interrupted before step number `steps`."""
-    trainer = Trainer(config)
+    trainer = change(Trainer(config))
     train_step = trainer.train_step
 
     def interrupted(batch):
@@ -274,18 +274,48 @@ def test_collapse_is_noticed_after_fifty_steps_at_the_logarithm_of_the_batch():
     assert not any(high.update(1.2 * math.log(16)) for _ in range(100))  # wrong, but telling places apart
 
 
-def test_a_collapsed_run_says_so(tiny_root, tmp_path, caplog):
-    trainer = Trainer(run_config(tiny_root, tmp_path / "flat", steps=51))
+def flat(trainer):
+    """The trainer with an encoder that maps everything to one point."""
     parts = trainer.parts.encoder.parts
     trainer.parts.encoder.parts = lambda images: 1 + 0 * parts(images)
-    metrics = trainer.run()
-    assert metrics["collapsed"] == 50
-    assert "ln(batch) = 1.39" in caplog.text
+    return trainer
+
+
+def test_a_collapsed_run_says_so_also_where_it_was_interrupted_on_the_way(tiny_root, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(CollapseWatch, "WINDOW", 5)
+    config = run_config(tiny_root, tmp_path / "flat", steps=6)
+    run_until(config, 4, flat)
+    assert read_checkpoint(config.out / "last.safetensors").collapse == pytest.approx(3 * [math.log(4)], rel=1e-4)
+    metrics = flat(Trainer(config, resume=True)).run()
+    assert metrics["collapsed"] == 5
+    assert "ln(batch) = 1.39, for 5 steps up to step 5" in caplog.text
+
+
+def test_a_damaged_line_of_the_metrics_costs_no_run(whole_run, tiny_root, tmp_path, caplog):
+    out = tmp_path / "split"
+    run_until(run_config(tiny_root, out), 4)
+    log = out / "metrics.jsonl"
+    first, _, *rest = log.read_bytes().splitlines(keepends=True)
+    garbled = [b'{"step": 1, "loss": 0.\xff\x00\n', b"7\n", b"{}\n", b"\n", b'{"step": 1, "loss": []}\n']
+    log.write_bytes(b"".join([first, *garbled, *rest]))
+    Trainer(run_config(tiny_root, out), resume=True).run()
+    assert "metrics.jsonl has 5 damaged lines of 8 (the first: line 2)" in caplog.text
+    steps = read_metrics(log)
+    assert [line["step"] for line in steps] == [0, 2, 3, 4, 5]
+    assert [line["loss"] for line in steps] == [value for step, value in enumerate(losses(whole_run[0])) if step != 1]
+    assert read_record(out).seconds == pytest.approx(sum(line["seconds"] for line in steps))
 
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("cuda", "sees 0 CUDA GPUs"), ("tpu", "'tpu' is unknown"), ("cuda:x", "'cuda:x' is unknown")],
+    [
+        ("cuda", "is cuda, but this torch sees 0 CUDA GPUs"),
+        ("cuda:3", "is cuda:3, but this torch sees 0 CUDA GPUs"),
+        ("tpu", "'tpu' is unknown"),
+        ("cuda:x", "'cuda:x' is unknown"),
+        ("cuda:", "'cuda:' is unknown"),
+        ("cpu:1", "'cpu:1' is unknown"),
+    ],
 )
 def test_a_device_that_is_not_there_is_refused(device, message, tiny_root, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
