@@ -39,7 +39,8 @@ def config_to_json(config: TrainConfig) -> dict[str, Any]:
             return {key: plain(item) for key, item in value.items()}
         return str(value) if isinstance(value, Path) else value
 
-    return plain(dataclasses.asdict(config))
+    values: dict[str, Any] = plain(dataclasses.asdict(config))
+    return values
 
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -154,11 +154,15 @@ class PairStep:
         gradients = zip(of_queries.tensor_split(count), of_references.tensor_split(count), strict=True)
         for number, (chunk, state, gradient) in enumerate(zip(chunks, states, gradients, strict=True), start=1):
             set_random_state(state, self._device)
-            shared = self._shared
-            waits = isinstance(shared, DistributedDataParallel) and number < len(chunks)
-            with shared.no_sync() if waits else nullcontext():
-                self._carry_back(shared(*chunk), gradient)
+            with self._unshared() if number < len(chunks) else nullcontext():
+                self._carry_back(self._shared(*chunk), gradient)
         return terms
+
+    def _unshared(self) -> AbstractContextManager[None]:
+        """Keep the gradients of a chunk to this process; those of the last one are shared with the sum."""
+        if isinstance(self._shared, DistributedDataParallel):
+            return self._shared.no_sync()
+        return nullcontext()
 
     def _embed_without_graph(self, chunks: list[Views]) -> tuple[Views, list[tuple[Tensor, ...]]]:
         """Parts of all chunks, and the random state before each."""

@@ -204,7 +204,8 @@ def _peak_of_a_process(config: TrainConfig, way: Way, batch_size: int, chunk_siz
             f"The memory of {way} steps of {batch_size} pairs was not measured, their process ended with "
             f"{done.returncode} ({said[-1] if said else 'killed'}): give a smaller batch to compare memory at."
         )
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def peak_of_steps(config: TrainConfig, way: Way, batch_size: int, chunk_size: int) -> dict[str, int]:

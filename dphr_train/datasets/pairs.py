@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +107,7 @@ def open_loader(dataset: PairDataset, plan: BatchPlan, workers: int) -> DataLoad
     It has a generator of its own: DataLoader draws a seed at its start, and from torch's global generator that draw
     would make a resumed run differ from an uninterrupted one.
     """
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(  # of what _collate makes, which its type does not say
         dataset,
         batch_sampler=plan,
         num_workers=workers,
@@ -114,3 +115,4 @@ def open_loader(dataset: PairDataset, plan: BatchPlan, workers: int) -> DataLoad
         persistent_workers=workers > 0,
         generator=torch.Generator(),
     )
+    return loader

@@ -82,4 +82,5 @@ def _without_self(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     other = rows != np.arange(len(rows))[:, None]
     other[other.all(axis=1), -1] = False
-    return rows[other].reshape(len(rows), -1)
+    without: NDArray[np.int64] = rows[other].reshape(len(rows), -1)
+    return without
