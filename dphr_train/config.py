@@ -10,18 +10,9 @@ from typing import Literal, get_args
 from dphr_infer.errors import ConfigError
 from dphr_infer.images.preprocess import Interpolation, Preprocess
 
-DatasetName = Literal[
-    "university1652",
-    "sues200-150",
-    "sues200-200",
-    "sues200-250",
-    "sues200-300",
-    "cvusa",
-    "cvact-val",
-    "cvact-test",
-    "vigor-same",
-    "vigor-cross",
-]
+SuesName = Literal["sues200-150", "sues200-200", "sues200-250", "sues200-300"]
+GroundName = Literal["cvusa", "cvact-val", "cvact-test", "vigor-same", "vigor-cross"]
+DatasetName = Literal["university1652", SuesName, GroundName]
 
 TripletKind = Literal["hinge", "soft"]
 Distance = Literal["euclidean", "cosine"]
