@@ -25,19 +25,8 @@ ROOMS = {
     "dphr_train": (
         *("cities", "types", "config", "config_json", "schedule", "device", "distributed", "metrics", "presets"),
         *("augment", "datasets", "samplers", "heads", "encoder", "losses", "objective", "step", "run_log"),
-        *(
-            "run_record",
-            "checkpoint",
-            "evaluate",
-            "rank_model",
-            "failures",
-            "build",
-            "state",
-            "trainer",
-            "throughput",
-            "compare",
-        ),
-        *("ablation", "cli"),
+        *("run_record", "checkpoint", "evaluate", "rank_model", "failures", "build", "state", "trainer"),
+        *("throughput", "compare", "ablation", "commands", "cli"),
     ),
 }
 MAX_FILES = 9

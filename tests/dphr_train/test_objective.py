@@ -74,8 +74,8 @@ def test_identity_sees_the_parts_as_they_are_and_places_by_their_sorted_number()
     )
     total, terms = objective(query, reference, places)
     assert set(terms) == {"identity", "loss"}
-    assert terms["identity"] == pytest.approx(float(expected), rel=1e-5)
-    assert total.item() == pytest.approx(0.5 * float(expected), rel=1e-5)
+    assert terms["identity"] == pytest.approx(expected.item(), rel=1e-5)
+    assert total.item() == pytest.approx(0.5 * expected.item(), rel=1e-5)
 
 
 def test_longer_parts_change_identity_but_neither_infonce_nor_the_triplets():

@@ -81,12 +81,11 @@ def test_a_resumed_run_has_exactly_the_same_next_losses(whole_run, tiny_root, tm
 def test_a_run_on_similarity_lists_resumes_exactly_in_the_middle_of_an_epoch(tiny_root, tmp_path):
     # 18 pairs of 6 places in batches of 4: 4 batches an epoch. Lists are made anew before epochs 1 and 2.
     sampler = SamplerConfig("hard", start="random", refresh_epochs=1, select=2, range=3)
-    for steps, stop in ((10, 7), (10, 5)):
-        whole, split = (
-            run_config(tiny_root, tmp_path / f"{name}{stop}", steps, sampler=sampler, checkpoint_every=1)
-            for name in ("whole", "split")
-        )
-        Trainer(whole).run()
+    whole, *splits = (
+        run_config(tiny_root, tmp_path / name, 10, sampler=sampler, checkpoint_every=1) for name in ("whole", "7", "5")
+    )
+    Trainer(whole).run()
+    for split, stop in zip(splits, (7, 5), strict=True):
         run_until(split, stop)
         stopped = read_checkpoint(split.out / "last.safetensors")
         assert stopped.neighbours is not None and stopped.neighbours.shape == (6, 3)
