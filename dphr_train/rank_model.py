@@ -7,8 +7,9 @@ from typing import Literal
 
 from dphr_infer.errors import ConfigError, DatasetError
 from dphr_infer.files.bundle import MANIFEST_NAME, open_bundle
+from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.embedder import Embedder
-from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.locate.settings import DeviceSettings
 from dphr_train.checkpoint import last_checkpoint, load_encoder, read_checkpoint
 from dphr_train.config import DataConfig, DatasetName, ModelConfig
 from dphr_train.datasets.open import open_dataset
@@ -38,7 +39,7 @@ def rank_model(
     if model != "imagenet" and (model / MANIFEST_NAME).is_file():
         bundle = open_bundle(model)
         directions = _directions(dataset or "university1652", data)
-        with open_engine(bundle, device=_device_of_bundle(device, model)) as engine:
+        with open_engine(bundle, DeviceSettings(_device_of_bundle(device, model))) as engine:
             return evaluate(bundle_embedder(Embedder(bundle.manifest.preprocess, engine), flip), directions)
     require_device(device)
     if model == "imagenet":

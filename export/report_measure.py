@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from dphr_infer.engines.onnxruntime import onnxruntime_version
 from dphr_infer.errors import ExportError
 from dphr_infer.files.bundle import PRECISIONS, Bundle, Parity, Precision, Quantisation, model_name, open_bundle
-from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.locate.devices import open_engine
+from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.block_scan import usable_cores
 from dphr_infer.measure.progress import Progress
 from export.to_tensorrt import EngineReport
@@ -170,7 +171,9 @@ def _time_models(
 ) -> dict[str, list[Latency]]:
     found: dict[str, list[Latency]] = {precision: [] for precision in precisions}
     with contextlib.ExitStack() as stack, Progress("latency", len(BATCHES), "batch sizes") as progress:
-        engines = {p: stack.enter_context(open_engine(bundle, p, "cpu", threads)) for p in precisions}
+        engines = {
+            p: stack.enter_context(open_engine(bundle, DeviceSettings("cpu", p, threads or None))) for p in precisions
+        }
         for batch in BATCHES:
             pixels = np.ascontiguousarray(images[np.arange(batch) % len(images)])
             calls = {p: partial(engine.embed, pixels) for p, engine in engines.items()}

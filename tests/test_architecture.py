@@ -40,6 +40,7 @@ MAX_FUNCTION_LINES = 55
 # A heavy package -> the files and folders that may import it; the others ask these.
 OWNERS = {
     "onnxruntime": ("dphr_infer/engines/onnxruntime.py", "export/int8/calibration.py", "bench/peer_runs.py"),
+    "tyro": ("dphr_infer/cli/", "dphr_train/", "export/", "bench/"),
     "pycuda": ("dphr_infer/cuda/driver.py",),
     "cryptography": ("dphr_infer/files/signature.py", "export/signing.py"),
     "tensorrt": ("dphr_infer/engines/tensorrt/api.py",),

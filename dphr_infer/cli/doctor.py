@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dphr_infer.cuda.build import FOLDER, KERNELS, find_nvcc, load_fatbin, nvcc_version
+from dphr_infer.cli.requests import Doctor
+from dphr_infer.cuda.build import KERNELS, find_nvcc, load_fatbin, nvcc_version, source_of
 from dphr_infer.cuda.driver import open_cuda
 from dphr_infer.cuda.gpu import Gpu, find_gpu
 from dphr_infer.engines.onnxruntime import onnxruntime_version
@@ -204,8 +205,9 @@ def _kernels_finding(gpu: Gpu) -> Finding:
     purpose, states = "matching and preparing frames on the GPU", []
     try:
         for stem in KERNELS:
-            shipped = load_fatbin(gpu.capability, gpu.driver, stem=stem) == (FOLDER / f"{stem}.fatbin").read_bytes()
-            states.append(f"{stem} {'as shipped' if shipped else 'compiled here'}")
+            shipped = source_of(stem).with_suffix(".fatbin").read_bytes()
+            as_shipped = load_fatbin(gpu.capability, gpu.driver, stem=stem) == shipped
+            states.append(f"{stem} {'as shipped' if as_shipped else 'compiled here'}")
     except DphrError as error:
         return Finding("kernels", "", purpose, "", False, str(error))
     return Finding("kernels", ", ".join(states), purpose, "", False)
@@ -226,14 +228,15 @@ def _cache_finding(folder: Path) -> Finding:
     return Finding("engine cache", f"{folder}, {free_bytes / 1e9:.0f} GB free", purpose, mend, False)
 
 
-def diagnose(bundle: Path | None, signer: Path | None = None) -> None:
+def run(request: Doctor) -> None:
     """Print what is installed and what is missing; with a bundle, run its self-test through every engine present.
 
     Raises:
         ConfigError: a signer without a bundle.
         EngineError: a part is missing that locating a photo needs, or an engine cannot run the model.
-        BundleError: the bundle is damaged, not signed by `signer`, or an engine comes less near than its gate.
+        BundleError: the bundle is damaged, not signed by the signer, or an engine comes less near than its gate.
     """
+    bundle, signer = request.bundle, request.signer
     if bundle is None and signer is not None:
         raise ConfigError("--require-signature asks for a signed bundle, and no bundle was named: name one.")
     findings = examine()

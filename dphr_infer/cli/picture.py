@@ -14,7 +14,7 @@ from dphr_infer.errors import printable
 from dphr_infer.evaluate.scoring import LocatedPhoto
 from dphr_infer.files.atomic import atomic_file
 from dphr_infer.images.rotation import rotate_square
-from dphr_infer.locate.localizer import Heading
+from dphr_infer.locate.settings import Heading
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.types import GeoPoint
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import Any, TypeVar
 
 from dphr_infer.errors import DphrError, printable
+from dphr_infer.files.outputs import path_of
 from dphr_infer.measure.progress import progress_shown
+
+T = TypeVar("T")
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -52,6 +59,28 @@ def raised_termination() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+_SPOKEN = {"radius_m": "within"}
+
+
+def as_options(text: str) -> str:
+    """An error's words for the command line: a parameter `top_k` is the option --top-k."""
+    return re.sub(r"`([a-z][a-z_]*)`", lambda found: "--" + _SPOKEN.get(found[1], found[1]).replace("_", "-"), text)
+
+
+def with_homes(request: T) -> T:
+    """A command's arguments with each path in them, at any depth, as `path_of` takes it: ~ is the home folder."""
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(request):  # type: ignore[arg-type]
+        value = getattr(request, field.name)
+        if isinstance(value, Path):
+            changed[field.name] = path_of(value)
+        elif isinstance(value, tuple) and any(isinstance(one, Path) for one in value):
+            changed[field.name] = tuple(path_of(one) if isinstance(one, Path) else one for one in value)
+        elif dataclasses.is_dataclass(value):
+            changed[field.name] = with_homes(value)
+    return dataclasses.replace(request, **changed)  # type: ignore[type-var]
+
+
 def run_command(program: str, main: Callable[[], None]) -> int:
     """Run a command; a DphrError, a lack of permission or a full stdout is one line on stderr and exit code 2.
 
@@ -63,7 +92,7 @@ def run_command(program: str, main: Callable[[], None]) -> int:
             sys.stdout.flush()
     except DphrError as error:
         # A message names files, and a name may hold anything.
-        print(f"{program}: {printable(str(error))}", file=sys.stderr)
+        print(f"{program}: {printable(as_options(str(error)))}", file=sys.stderr)
         return 2
     except Terminated:
         print(f"{program}: terminated", file=sys.stderr)

@@ -6,13 +6,11 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from dphr_infer.errors import printable
 from dphr_infer.evaluate.scoring import NEAR_M, LocatedPhoto, LocateSummary
-
-Format = Literal["table", "csv", "geojson"]
-FORMATS: tuple[Format, ...] = ("table", "csv", "geojson")
+from dphr_infer.types import Format
 
 _COLUMNS = (
     "photo",
@@ -81,20 +79,10 @@ def to_geojson(photos: Sequence[LocatedPhoto]) -> str:
     """
     features = []
     for photo in photos:
-        properties = _properties(photo)
-        position = [properties.pop("longitude_deg"), properties.pop("latitude_deg")]
-        properties["places"] = [
-            {
-                "row": place.row,
-                "latitude_deg": round(place.point.latitude_deg, 7),
-                "longitude_deg": round(place.point.longitude_deg, 7),
-                "similarity": round(place.similarity, 4),
-            }
-            for place in photo.estimate.places
-        ]
-        features.append(
-            {"type": "Feature", "geometry": {"type": "Point", "coordinates": position}, "properties": properties}
-        )
+        feature, properties = photo.estimate.to_geojson(), _properties(photo)
+        del properties["longitude_deg"], properties["latitude_deg"]  # they are the geometry
+        feature["properties"] = {**properties, "places": feature["properties"]["places"]}
+        features.append(feature)
     return json.dumps({"type": "FeatureCollection", "features": features}, indent=1) + "\n"
 
 

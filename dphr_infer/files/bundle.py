@@ -25,16 +25,15 @@ from safetensors.numpy import load_file
 from dphr_infer.errors import BundleError, ImageError
 from dphr_infer.files.manifest import (
     MANIFEST_NAME,
-    PRECISIONS,
     Manifest,
     Parity,
-    Precision,
     Quantisation,
     model_name,
     parse_manifest,
 )
 from dphr_infer.files.signature import SIGNATURE_NAME, require_signature
 from dphr_infer.images.preprocess import read_image
+from dphr_infer.types import PRECISIONS, Precision
 
 __all__ = [
     "MANIFEST_NAME",
@@ -137,7 +136,7 @@ def digest_files(folder: Path) -> dict[str, str]:
     return {name: file_digest(path) for name, path in names.items() if name not in (MANIFEST_NAME, SIGNATURE_NAME)}
 
 
-def open_bundle(folder: Path, signer: Path | None = None) -> Bundle:
+def open_bundle(folder: str | Path, signer: str | Path | None = None) -> Bundle:
     """Open a bundle and check every file against its digest.
 
     Args:
@@ -149,6 +148,7 @@ def open_bundle(folder: Path, signer: Path | None = None) -> Bundle:
         ConfigError: the file holds no public key.
         MissingPackageError: a signature is asked for and cryptography is not installed.
     """
+    folder = Path(folder)
     path = folder / MANIFEST_NAME
     try:
         if not path.is_file():
@@ -157,7 +157,7 @@ def open_bundle(folder: Path, signer: Path | None = None) -> Bundle:
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if signer is not None:
-        require_signature(folder, content, signer)
+        require_signature(folder, content, Path(signer))
     manifest = parse_manifest(content, str(path))
     for name, expected in manifest.files.items():
         try:

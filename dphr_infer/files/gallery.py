@@ -12,13 +12,14 @@ disk. Rows lie in Hilbert order, so that the tiles around a place form few row r
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +29,13 @@ from dphr_infer.errors import GalleryError
 from dphr_infer.files.atomic import atomic_file, check_target, storage_error
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.hilbert import hilbert_order
+from dphr_infer.files.row_blocks import RowBlocks
 from dphr_infer.geo import east_north_m
-from dphr_infer.types import GeoPoint
+from dphr_infer.types import GALLERY_DTYPES, GalleryDtype, GeoPoint, Prior, RowRanges
 
 FORMAT = "dphr-gallery"
 VERSION = 1
 METADATA_KEY = "gallery"
-
-GalleryDtype = Literal["fp16", "fp32"]
-GALLERY_DTYPES: tuple[GalleryDtype, ...] = ("fp16", "fp32")
 
 # Safetensors' names for them.
 _STORED_NAMES: dict[GalleryDtype, str] = {"fp16": "F16", "fp32": "F32"}
@@ -73,7 +72,7 @@ class GalleryOrigin:
         return json.dumps({"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}, sort_keys=True)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Gallery:
     """Embeddings and places of a map's tiles, row by row.
 
@@ -125,6 +124,10 @@ class Gallery:
                 "index the map again."
             )
 
+    @functools.cached_property
+    def _blocks(self) -> RowBlocks:
+        return RowBlocks(self.latitude_deg, self.longitude_deg)
+
     def distances_m(self, point: GeoPoint) -> NDArray[np.float64]:
         """Distance of every tile centre from a point, float64 (N,), in its tangent plane."""
         return np.hypot(*east_north_m(point, self.latitude_deg, self.longitude_deg))
@@ -135,37 +138,36 @@ class Gallery:
         Returns:
             Sorted, disjoint, half-open [start, stop) ranges that touch nowhere; none where nothing lies near.
         """
-        inside = np.concatenate([[False], self.distances_m(point) <= radius_m, [False]])
-        edges = np.flatnonzero(inside[1:] != inside[:-1])
-        return tuple((int(start), int(stop)) for start, stop in edges.reshape(-1, 2))
+        return self._blocks.ranges_within(point, radius_m)
 
-    def allowed_rows(self, near: GeoPoint, within_m: float) -> tuple[tuple[int, int], ...]:
-        """The rows that a prior allows, as `rows_within`.
+    def rows_in(self, prior: Prior) -> RowRanges:
+        """The rows whose tile centre lies within a prior. Resolve a prior that stays the same once.
 
         Raises:
             GalleryError: no tile lies there.
         """
-        ranges = self.rows_within(near, within_m)
+        ranges = self.rows_within(prior.centre, prior.radius_m)
         if not ranges:
-            nearest = _readable(float(self.distances_m(near).min()))
+            nearest = _readable(float(self.distances_m(prior.centre).min()))
             raise GalleryError(
-                f"No tile of the gallery lies within {_readable(within_m)} of {near.latitude_deg:.6f},"
-                f"{near.longitude_deg:.6f}; the nearest is {nearest} away. Widen the "
-                "radius, or take the gallery of that region."
+                f"No tile of the gallery lies within {_readable(prior.radius_m)} of {prior.latitude_deg:.6f},"
+                f"{prior.longitude_deg:.6f}; the nearest is {nearest} away. Widen the radius, or take the gallery of "
+                "that region."
             )
-        return ranges
+        return RowRanges(ranges)
 
 
 def _readable(distance_m: float) -> str:
-    return f"{distance_m:.3g} m" if distance_m < 1000 else f"{distance_m / 1000:,.1f} km"
+    return f"{distance_m:.3g} m" if distance_m < 999.5 else f"{distance_m / 1000:,.1f} km"
 
 
-def open_gallery(path: Path) -> Gallery:
+def open_gallery(path: str | Path) -> Gallery:
     """Open a gallery without reading its embeddings.
 
     Raises:
         GalleryError: missing, damaged, cut short, or of another format or version.
     """
+    path = Path(path)
     if not path.is_file():
         raise GalleryError(f"{path} is not a file. Make a gallery with: dphr-infer index BUNDLE MAP --out GALLERY")
     try:

@@ -31,9 +31,7 @@ from typing import Any, Literal, NoReturn, get_args
 from dphr_infer.errors import BundleError, printable
 from dphr_infer.files.signature import SIGNATURE_NAME
 from dphr_infer.images.preprocess import MAX_PIXELS, MIN_SIDE_PX, Fit, Interpolation, Preprocess
-
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+from dphr_infer.types import PRECISIONS, Precision
 
 FORMAT = "dphr-bundle"
 VERSION = 2

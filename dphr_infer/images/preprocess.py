@@ -96,7 +96,7 @@ def check_image_size(width: int, height: int, name: str) -> None:
         )
 
 
-def bomb_error(path: Path) -> ImageError:
+def bomb_error(path: str | Path) -> ImageError:
     """What to say where Pillow itself refuses to look at so many pixels."""
     seen = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
     return ImageError(
@@ -104,7 +104,19 @@ def bomb_error(path: Path) -> ImageError:
     )
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def decoded(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """A PIL image as RGB, uint8 (H, W, 3), upright by its EXIF orientation; errors as in `read_image`."""
+    check_image_size(image.width, image.height, name)
+    if image.mode.startswith(("I", "F")):
+        raise ImageError(
+            f"{name} has 16 or 32 bits a pixel (mode {image.mode}), which 8 would cut off. Convert it with "
+            "a scale that suits its contrast: gdal_translate -ot Byte -scale IN.tif OUT.tif"
+        )
+    # np.array copies: the result outlives the file and may be written to.
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Decode a picture to RGB, upright by its EXIF orientation.
 
     Returns:
@@ -118,14 +130,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                check_image_size(image.width, image.height, str(path))
-                if image.mode.startswith(("I", "F")):
-                    raise ImageError(
-                        f"{path} has 16 or 32 bits a pixel (mode {image.mode}), which 8 would cut off. Convert it with "
-                        "a scale that suits its contrast: gdal_translate -ot Byte -scale IN.tif OUT.tif"
-                    )
-                # np.array copies: the result outlives the file and may be written to.
-                return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+                return decoded(image, str(path))
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist.") from None
     except Image.DecompressionBombError as error:

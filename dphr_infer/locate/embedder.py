@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from dphr_infer.engines.base import Engine
 from dphr_infer.errors import EngineError
 from dphr_infer.images.preprocess import Preprocess, check_image_size
+from dphr_infer.locate.settings import EMBED_BATCH
 
 UNIT_TOLERANCE = 5e-3
-DEFAULT_BATCH = 16
 
 
 class Embedder:
@@ -24,7 +24,7 @@ class Embedder:
         batch: images handed to the engine at once.
     """
 
-    def __init__(self, preprocess: Preprocess, engine: Engine, batch: int = DEFAULT_BATCH) -> None:
+    def __init__(self, preprocess: Preprocess, engine: Engine, batch: int = EMBED_BATCH) -> None:
         if batch < 1:
             raise EngineError(f"batch is {batch}; it must be at least 1.")
         self._preprocess, self._engine, self._batch = preprocess, engine, batch

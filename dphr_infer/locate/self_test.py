@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import BundleError, DphrError, EngineError, printable
 from dphr_infer.files.bundle import PRECISIONS, Bundle, Precision, model_name
+from dphr_infer.locate.devices import DEVICES, open_engine, open_matcher, present_devices
 from dphr_infer.locate.embedder import Embedder
-from dphr_infer.locate.gpu_pipeline import GpuPipeline
-from dphr_infer.locate.open_engine import matcher_device, open_engine, present_devices
-from dphr_infer.locate.open_localizer import takes_one_launch
-from dphr_infer.locate.open_matcher import open_matcher
+from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.types import Matches
 
 # Below the export's gate for each, since another release of an engine may round in another way.
@@ -67,16 +65,18 @@ def self_test(bundle: Bundle) -> Iterator[SelfTest]:
         raise BundleError(f"{bundle.folder} holds no model, so there is nothing to test. Export the bundle again.")
     results = []
     devices = present_devices()
-    if any(matcher_device(device) == "cuda" for device in devices):
-        results.append(_test_matcher(expected))
+    on_gpu = [device for device in devices if device != "cpu"]
+    if on_gpu:
+        results.append(_test_matcher(expected, DeviceSettings(on_gpu[0])))
         yield results[-1]
     for device in devices:
         for precision in precisions:
-            results.append(_test_engine(bundle, precision, device, images, expected))
+            on = DeviceSettings(device, precision)
+            results.append(_test_engine(bundle, on, images, expected))
             yield results[-1]
-            if takes_one_launch(bundle, device, "as-is"):
-                results.append(_test_one_launch(bundle, precision, images, expected))
-                yield results[-1]
+            if (launched := _test_one_launch(bundle, on, images, expected)) is not None:
+                results.append(launched)
+                yield launched
     failed = [result for result in results if result.problem]
     if failed:
         embedding = [result for result in failed if not result.matches]
@@ -91,11 +91,11 @@ def self_test(bundle: Bundle) -> Iterator[SelfTest]:
 
 
 def _test_engine(
-    bundle: Bundle, precision: Precision, device: str, images: NDArray[np.uint8], expected: NDArray[np.float32]
+    bundle: Bundle, on: DeviceSettings, images: NDArray[np.uint8], expected: NDArray[np.float32]
 ) -> SelfTest:
-    name = f"{device} {precision}"
+    name = f"{on.device} {on.precision}"
     try:
-        engine = open_engine(bundle, precision, device)
+        engine = open_engine(bundle, on)
         name = engine.name
         with engine:
             found = Embedder(bundle.manifest.preprocess, engine).embed_prepared(images)
@@ -104,30 +104,36 @@ def _test_engine(
     if found.shape != expected.shape:
         problem = f"it gave embeddings {found.shape}, the bundle's self-test holds {expected.shape}."
         return SelfTest(name, len(images), math.nan, problem)
-    worst, needed = float(np.sum(found * expected, axis=1).min()), MIN_COSINE[precision]
+    worst, needed = float(np.sum(found * expected, axis=1).min()), MIN_COSINE[on.precision]
     # A cosine that is no number is not near either.
     problem = "" if worst >= needed else f"a cosine of {worst:.5f}, at least {needed} is needed."
     return SelfTest(name, len(images), worst, problem)
 
 
 def _test_one_launch(
-    bundle: Bundle, precision: Precision, images: NDArray[np.uint8], expected: NDArray[np.float32]
-) -> SelfTest:
-    """Preprocessing, network and matcher on the GPU at once, on a gallery of the shipped embeddings."""
-    name = f"one launch from frame to match, {precision}"
+    bundle: Bundle, on: DeviceSettings, images: NDArray[np.uint8], expected: NDArray[np.float32]
+) -> SelfTest | None:
+    """Preprocessing, network and matcher in one piece, on a gallery of the shipped embeddings; None without such."""
+    name = f"one launch from frame to match, {on.precision}"
     try:
-        with GpuPipeline(bundle, expected, precision, max_k=1) as pipeline:
-            found = [pipeline.match(image, 1) for image in images]
+        pipeline = DEVICES[on.device].open_pipeline(bundle, expected, on, max_k=1)
+        if pipeline is None:
+            return None
+        found = []
+        with pipeline:
+            for image in images:
+                pipeline.submit(image, 1)
+                found.append(pipeline.collect())
     except DphrError as error:
         return SelfTest(name, 0, math.nan, str(error), matches=True)
-    return _test_matches(name, found, expected, MIN_COSINE[precision])
+    return _test_matches(name, found, expected, MIN_COSINE[on.precision])
 
 
-def _test_matcher(expected: NDArray[np.float32]) -> SelfTest:
+def _test_matcher(expected: NDArray[np.float32], on: DeviceSettings) -> SelfTest:
     """The GPU's matcher alone, on the shipped embeddings."""
     name = "matcher on the GPU"
     try:
-        with open_matcher(expected, "cuda") as matcher:
+        with open_matcher(expected, on) as matcher:
             found = [matcher.match(row[None], 1) for row in expected]
     except DphrError as error:
         return SelfTest(name, 0, math.nan, str(error), matches=True)

@@ -6,20 +6,22 @@ import contextlib
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dphr_infer.errors import ConfigError, MapError
-from dphr_infer.files.bundle import Bundle, Precision, file_digest
-from dphr_infer.files.gallery import GalleryDtype, GalleryOrigin, GalleryWriter
+from dphr_infer.errors import MapError
+from dphr_infer.files.bundle import Bundle, file_digest, open_bundle
+from dphr_infer.files.gallery import GalleryOrigin, GalleryWriter
 from dphr_infer.files.outputs import check_outputs
-from dphr_infer.locate.embedder import DEFAULT_BATCH, Embedder
-from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.locate.devices import open_engine
+from dphr_infer.locate.embedder import Embedder
+from dphr_infer.locate.settings import DeviceSettings, settings_of
 from dphr_infer.maps.raster import MapRaster
+from dphr_infer.maps.settings import IndexSettings
 from dphr_infer.maps.tiling import TileSpot
 from dphr_infer.measure.progress import Progress
 
-DEFAULT_MAX_NODATA = 0.2
 PLACE_BYTES = 16
 
 
@@ -31,63 +33,55 @@ class IndexReport:
     skipped: int
 
 
-def index_map(
-    bundle: Bundle,
-    map_path: Path,
-    out: Path,
-    *,
-    tile_m: float,
-    stride_m: float,
-    precision: Precision = "fp32",
-    dtype: GalleryDtype = "fp16",
-    max_nodata: float = DEFAULT_MAX_NODATA,
-    batch: int = DEFAULT_BATCH,
-    device: str = "cpu",
-    threads: int = 0,
-) -> IndexReport:
-    """Embed every tile of a map and write the gallery. Memory does not grow with the map, but for 16 bytes a tile.
+def index(map: str | Path, *, bundle: Bundle | str | Path, out: str | Path, **settings: Any) -> IndexReport:
+    """Embed every tile of a map into a gallery file.
 
     Args:
+        map: a georeferenced raster, 8 bits, 3 bands or more.
         bundle: whose model embeds the tiles, and later the photos.
-        map_path: the georeferenced raster.
         out: the gallery file.
-        tile_m: side of a tile in true metres; about what a photo shows of the ground.
-        stride_m: distance between tile centres in true metres.
-        precision, device, threads: as for `open_engine`.
-        dtype: how embeddings are stored, "fp16" or "fp32".
-        max_nodata: a tile with a larger share of pixels without data is skipped; below that they get its mean colour.
-        batch: tiles embedded at once.
+        settings: fields of `IndexSettings`, of which `tile_m` and `stride_m` are needed, and of `DeviceSettings`.
 
     Raises:
+        ConfigError: an unknown setting or one out of range; the gallery would replace the map or a part of the bundle.
         MapError: see `MapRaster` and `plan_rows`; or every tile was skipped.
-        ConfigError: the gallery would replace the map or a part of the bundle.
-        EngineError, StorageError: the engine or the disk refused.
+        BundleError, EngineError, StorageError: the bundle is damaged; the engine or the disk refused.
     """
-    if not 0 <= max_nodata < 1:
-        raise ConfigError(f"The share of no-data is {max_nodata}; it must lie in [0, 1).")
-    check_outputs({"--out": out}, {"the map": map_path}, bundle.folder)
-    engine = open_engine(bundle, precision, device, threads)
-    row_bytes = bundle.manifest.dim * (2 if dtype == "fp16" else 4) + PLACE_BYTES
+    what, on = settings_of(settings, IndexSettings, DeviceSettings)
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    return index_map(Path(map), opened, Path(out), what, on)
+
+
+def index_map(
+    map_path: Path, bundle: Bundle, out: Path, settings: IndexSettings, on: DeviceSettings | None = None
+) -> IndexReport:
+    """As `index`, with settings as values. Memory does not grow with the map, but for 16 bytes a tile."""
+    on = on or DeviceSettings()
+    tile_m = settings.tile_m
+    check_outputs({"`out`": out}, {"the map": map_path}, bundle.folder)
+    engine = open_engine(bundle, on)
+    row_bytes = bundle.manifest.dim * (2 if settings.dtype == "fp16" else 4) + PLACE_BYTES
     with contextlib.ExitStack() as stack:
         raster = stack.enter_context(MapRaster(map_path))
-        rows = raster.plan_rows(tile_m, stride_m, row_bytes)
+        rows = raster.plan_rows(tile_m, settings.stride_m, row_bytes)
         stack.enter_context(engine)
         origin = GalleryOrigin(
-            bundle.digest, tile_m, stride_m, map_path.name, file_digest(map_path), raster.crs, precision
+            bundle.digest, tile_m, settings.stride_m, map_path.name, file_digest(map_path), raster.crs, on.precision
         )
-        embedder = Embedder(bundle.manifest.preprocess, engine, batch)
+        embedder = Embedder(bundle.manifest.preprocess, engine, settings.batch)
         total = sum(row.count for row in rows)
-        with GalleryWriter(out, origin, engine.dim, dtype) as writer, Progress("tiles", total, "tiles") as progress:
-            spots = (spot for row in rows for spot in raster.row_spots(row, tile_m))
-            indexed = 0
-            while chunk := list(itertools.islice(spots, batch)):
-                indexed += _index_chunk(raster, chunk, embedder, writer, max_nodata)
-                progress.advance(len(chunk))
-            if indexed == 0:
-                raise MapError(
-                    f"Each of the {total} tiles of {map_path} has more than {max_nodata:.0%} of its pixels without "
-                    "data. Raise that share, or choose a smaller tile."
-                )
+        writer = stack.enter_context(GalleryWriter(out, origin, engine.dim, settings.dtype))
+        progress = stack.enter_context(Progress("tiles", total, "tiles"))
+        spots = (spot for row in rows for spot in raster.row_spots(row, tile_m))
+        indexed = 0
+        while chunk := list(itertools.islice(spots, settings.batch)):
+            indexed += _index_chunk(raster, chunk, embedder, writer, settings.max_nodata)
+            progress.advance(len(chunk))
+        if indexed == 0:
+            raise MapError(
+                f"Each of the {total} tiles of {map_path} has more than {settings.max_nodata:.0%} of its pixels "
+                "without data. Raise that share, or choose a smaller tile."
+            )
     return IndexReport(indexed, total - indexed)
 
 

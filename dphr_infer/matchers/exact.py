@@ -1,13 +1,15 @@
 """Exact search in NumPy by float32 products: the matcher of a CPU, and the reference of every other matcher.
 
-Two rows with the same content are equal only if the BLAS sums them in the same order, which it need not do for two
-queries or more; where it does not, their similarities differ in the last bit and the higher one comes first, whichever
-row that is.
+One query alone takes one dot product per row: a row has the same similarity, bit for bit, whatever ranges, blocks and
+threads. Two queries or more are matrix products, whose bits depend on the shape of the batch, on the place of a row in
+it and on the processor: similarities agree within 1e-6 with those of one query alone, and rows are the same unless two
+similarities lie within that. Two rows with the same content may then differ in the last bit, and the higher one comes
+first, whichever row that is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -29,7 +31,7 @@ def match_by_sorting(
     gallery: NDArray[np.float16] | NDArray[np.float32],
     queries: NDArray[np.float32],
     k: int,
-    row_ranges: Sequence[tuple[int, int]] | None = None,
+    row_ranges: Iterable[tuple[int, int]] | None = None,
 ) -> Matches:
     """The plain reference: the whole (Q, N) matrix and a stable sort. For tests and small galleries only.
 
@@ -87,7 +89,7 @@ class NumpyExactMatcher:
         self._scan.close()
 
     def match(
-        self, queries: NDArray[np.float32], k: int, row_ranges: Sequence[tuple[int, int]] | None = None
+        self, queries: NDArray[np.float32], k: int, row_ranges: Iterable[tuple[int, int]] | None = None
     ) -> Matches:
         """Find the k most similar gallery rows for each query; see `Matcher.match`.
 

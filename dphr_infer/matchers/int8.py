@@ -8,7 +8,7 @@ float32 and multiplied with the query itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from types import TracebackType
 
 import numpy as np
@@ -76,7 +76,7 @@ class NumpyInt8Matcher:
         self._scan.close()
 
     def match(
-        self, queries: NDArray[np.float32], k: int, row_ranges: Sequence[tuple[int, int]] | None = None
+        self, queries: NDArray[np.float32], k: int, row_ranges: Iterable[tuple[int, int]] | None = None
     ) -> Matches:
         """Find the k most similar gallery rows for each query; see `Matcher.match`.
 
@@ -124,7 +124,7 @@ class NumpyInt8Matcher:
         best = np.empty((len(queries), k), np.uint64)
         for query, rows, keys in zip(queries, kept, best, strict=True):
             exact = np.empty((n_candidates, 1), np.float32)
-            multiply(self._gallery[rows], query[:, None], exact)
+            multiply(self._gallery[rows], query[:, None], exact, rows_a_product=1)
             keys[:] = np.sort(largest(pack(exact[:, 0], rows.astype(np.int64)), k))[::-1]
         found, similarity = unpack(best)
         return Ranked(found, similarity, similarity[:, -1] > least_bound)

@@ -14,7 +14,7 @@ This is the plain reference of the kernels that scan int8: it decides the formul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -259,7 +259,7 @@ def match_int8_certified(
     queries: NDArray[np.float32],
     k: int,
     candidates: int,
-    row_ranges: Sequence[tuple[int, int]] | None = None,
+    row_ranges: Iterable[tuple[int, int]] | None = None,
 ) -> CertifiedMatches:
     """Exact top k by a scan of int8 codes; plain, with all Q x N bounds in memory: for tests and small galleries.
 

@@ -19,45 +19,17 @@ from typing import Protocol, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.errors import ConfigError, ImageError, printable
+from dphr_infer.errors import ImageError, printable
+from dphr_infer.images.frame_format import FrameFormat
 from dphr_infer.images.metadata import PhotoMetadata, read_photo_metadata
+from dphr_infer.images.photo import Photo
 from dphr_infer.images.preprocess import IMAGE_SUFFIXES, read_image
+from dphr_infer.watch.settings import SourceSettings
 
-DEFAULT_STALL_S = 5.0
-DEFAULT_RECONNECTS = 5
-MAX_RATE_HZ = 1000.0
 POLL_S = 0.2
 # A picture that is still being written is tried again so often, as long as it grows.
 _RETRY_S = 0.25
 _MAX_TRIES = 20
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSettings:
-    """How to read a source.
-
-    Attributes:
-        rate_hz: frames a second that are taken, by a schedule that does not drift; None takes all.
-        idle_s: a folder ends when no picture has come for so long; 0: after those that are there; None: never.
-        stall_s: a camera counts as stalled when it gives no usable frame for so long.
-        reconnects: how often a camera is opened again before a frame comes; the pauses between grow from 0.5 s to 8 s.
-    """
-
-    rate_hz: float | None = None
-    idle_s: float | None = None
-    stall_s: float = DEFAULT_STALL_S
-    reconnects: int = DEFAULT_RECONNECTS
-
-    def __post_init__(self) -> None:
-        if self.rate_hz is not None and not 0 < self.rate_hz <= MAX_RATE_HZ:
-            raise ConfigError(f"The rate is {self.rate_hz:g} Hz; it must lie above 0 and at most {MAX_RATE_HZ:g}.")
-        if self.idle_s is not None and not 0 <= self.idle_s < math.inf:
-            raise ConfigError(f"--idle is {self.idle_s:g} s; give 0 or more.")
-        if not 0 < self.stall_s < math.inf or self.reconnects < 0:
-            raise ConfigError(
-                f"--stall is {self.stall_s:g} s and --reconnects {self.reconnects}; the first must be above 0, the "
-                "second at least 0."
-            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,12 +39,13 @@ class Frame:
     Attributes:
         number: from 1, over all frames that the source gave, also those that were not taken.
         name: of the file, film or camera.
-        image: uint8 (H, W, 3), RGB.
+        image: uint8 (H, W, 3), RGB; or the bytes that `frame_format` describes.
         arrived_s: `time.monotonic()` when it was there to be read, or when the schedule had it.
         captured_at: Unix time in seconds when a camera's frame arrived or a picture was last written; None of a film.
         position_s: in a film; None elsewhere.
         hurry: it goes stale, so an older one may be dropped for it; else it may wait.
         metadata: of a picture file; empty elsewhere.
+        frame_format: what the bytes of `image` mean; None is RGB.
     """
 
     number: int
@@ -83,6 +56,11 @@ class Frame:
     position_s: float | None
     hurry: bool
     metadata: PhotoMetadata = field(default_factory=PhotoMetadata)
+    frame_format: FrameFormat | None = None
+
+    def photo(self) -> Photo:
+        """What is located of it."""
+        return Photo(self.image, self.name, self.metadata, self.frame_format)
 
 
 class Notices:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dphr_infer.errors import ConfigError, printable
-from dphr_infer.evaluate.listing import FORMATS, Format, to_csv, to_geojson
+from dphr_infer.evaluate.listing import to_csv, to_geojson
 from dphr_infer.evaluate.scoring import LocatedPhoto
 from dphr_infer.evaluate.truth import truth_of
-from dphr_infer.types import LocationEstimate
+from dphr_infer.types import FORMATS, Format, LocationEstimate
 from dphr_infer.watch.frames import Frame
 
 _HEAD = "   frame   latitude   longitude  similarity  accepted  radius   latency       age  name"

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import ImageError, MissingPackageError
 from dphr_infer.images.preprocess import IMAGE_SUFFIXES, check_image_size
-from dphr_infer.watch.frames import FolderSource, Frame, FrameSource, Notices, Slots, SourceSettings, wait_until
+from dphr_infer.watch.frames import FolderSource, Frame, FrameSource, Notices, Slots, wait_until
+from dphr_infer.watch.settings import SourceSettings
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 8.0

@@ -2,8 +2,9 @@
 
 A thread reads the source into a queue of a stated length. When frames come faster than they are located, the oldest of
 the queue is dropped and counted, so that an answer is never older than the queue is long; frames that may wait (a film
-or a folder without a rate) wait instead. Frames are located one by one in the calling thread, which is the one that a
-GPU's engine and matcher belong to; so answers come in the order of the frames.
+or a folder without a rate) wait instead. Frames are located in the calling thread, which a GPU's engine and matcher
+belong to, and answered in their order. On a GPU a frame that waits already is copied while the one before is computed;
+one that is still to come is not waited for.
 
 The first Ctrl-C or SIGTERM ends after the frame at hand, a second one at once. What is kept of a frame is its line and
 two durations, of the last 10,000 frames: memory does not grow with time.
@@ -17,26 +18,34 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from dphr_infer.errors import ConfigError, ImageError
-from dphr_infer.evaluate.listing import Format
-from dphr_infer.locate.search_options import SearchOptions
-from dphr_infer.types import LocationEstimate
-from dphr_infer.watch.frames import Frame, FrameSource, Notices, SourceSettings
+from dphr_infer.images.photo import Photo
+from dphr_infer.locate.localizer import Localizer
+from dphr_infer.types import Format, LocationEstimate, Prior, RowRanges
+from dphr_infer.watch.frames import Frame, FrameSource, Notices
 from dphr_infer.watch.lines import FrameLines
 from dphr_infer.watch.queue import FrameQueue, Reader
-from dphr_infer.watch.video import open_source
+from dphr_infer.watch.settings import SourceSettings
 
-DEFAULT_QUEUE = 1
 KEPT_DURATIONS = 10_000
 _LOOK_S = 0.1
 
-Locate = Callable[[Frame], LocationEstimate]
+
+class Finder(Protocol):
+    """What locates the frames; a `Localizer`."""
+
+    @property
+    def most_on_the_way(self) -> int: ...
+
+    def start(self, photo: Photo, rows: RowRanges | None = None) -> None: ...
+
+    def finish(self) -> LocationEstimate: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +113,11 @@ class _Tally:
 
 def watch(
     source: FrameSource,
-    locate: Locate,
+    finder: Finder,
+    rows: RowRanges | None = None,
     form: Format = "table",
     *,
-    queue_length: int = DEFAULT_QUEUE,
+    queue_length: int = 1,
     stop: threading.Event | None = None,
     out: TextIO | None = None,
     notices: Notices | None = None,
@@ -119,54 +129,89 @@ def watch(
 
     Args:
         source: is read from a thread of its own.
-        locate: is called in this thread.
+        finder: is called in this thread.
+        rows: that a prior allows; None allows all.
         form: of the lines.
         queue_length: frames that may wait to be located.
-        stop: ends the watch after the frame at hand.
+        stop: ends the watch after the frames at hand.
         out: None: stdout.
         notices: None: on stderr.
 
     Raises:
         ImageError: the source failed for good; says how many frames were located until then.
-        EngineError, GalleryError, ConfigError: as `locate`.
+        EngineError, GalleryError, ConfigError: as of `Localizer.locate`.
     """
     stop, notices = stop or threading.Event(), notices or Notices()
-    lines, tally, queue = FrameLines(form, out or sys.stdout), _Tally(), FrameQueue(queue_length)
+    queue = FrameQueue(queue_length)
+    desk = _Desk(finder, rows, FrameLines(form, out or sys.stdout), notices)
     started_s = time.monotonic()
     try:
         with Reader(source, queue, notices) as reader:
             while not stop.is_set():
-                frame = queue.take(_LOOK_S)
+                frame = queue.take(0.0 if desk.on_the_way else _LOOK_S)
                 if frame is not None:
-                    _answer(frame, locate, lines, tally, notices)
+                    desk.start(frame)
+                elif desk.on_the_way:
+                    desk.finish()
                 elif queue.ended:
                     break
                 else:
                     reader.check_alive()
+        while desk.on_the_way:
+            desk.finish()
     except ImageError as error:
-        raise ImageError(f"{error} {tally.located} frames were located until then.") from error
+        raise ImageError(f"{error} {desk.tally.located} frames were located until then.") from error
     finally:
-        summary = _summarise(tally, queue, notices, time.monotonic() - started_s)
+        summary = _summarise(desk.tally, queue, notices, time.monotonic() - started_s)
         for line in summary.lines():
             notices.note(line)
     return summary
 
 
-def _answer(frame: Frame, locate: Locate, lines: FrameLines, tally: _Tally, notices: Notices) -> None:
-    taken_s = time.monotonic()
-    try:
-        estimate = locate(frame)
-    except ImageError as error:
-        tally.failed += 1
-        notices.note(f"Frame {frame.number} of {frame.name} is skipped: {error}")
-        return
-    answered_s = time.monotonic()
-    latency_ms, age_ms = 1000 * (answered_s - taken_s), 1000 * (answered_s - frame.arrived_s)
-    tally.located += 1
-    tally.accepted += estimate.accepted
-    tally.latency_ms.append(latency_ms)
-    tally.age_ms.append(age_ms)
-    lines.write(frame, estimate, latency_ms, age_ms)
+class _Desk:
+    """Frames handed to the finder and answered in their order, each with a line."""
+
+    def __init__(self, finder: Finder, rows: RowRanges | None, lines: FrameLines, notices: Notices) -> None:
+        self._finder, self._rows, self._lines, self._notices = finder, rows, lines, notices
+        self._frames: deque[tuple[Frame, float]] = deque()
+        self.tally = _Tally()
+
+    @property
+    def on_the_way(self) -> int:
+        """Frames started and not answered."""
+        return len(self._frames)
+
+    def start(self, frame: Frame) -> None:
+        """Hand a frame over; wait for the first where no more may be on the way."""
+        taken_s = time.monotonic()
+        try:
+            self._finder.start(frame.photo(), self._rows)
+        except ImageError as error:
+            self._skip(frame, error)
+            return
+        self._frames.append((frame, taken_s))
+        if self.on_the_way == self._finder.most_on_the_way:
+            self.finish()
+
+    def finish(self) -> None:
+        """Answer the frame that was started first."""
+        frame, taken_s = self._frames.popleft()
+        try:
+            estimate = self._finder.finish()
+        except ImageError as error:
+            self._skip(frame, error)
+            return
+        answered_s, tally = time.monotonic(), self.tally
+        latency_ms, age_ms = 1000 * (answered_s - taken_s), 1000 * (answered_s - frame.arrived_s)
+        tally.located += 1
+        tally.accepted += estimate.accepted
+        tally.latency_ms.append(latency_ms)
+        tally.age_ms.append(age_ms)
+        self._lines.write(frame, estimate, latency_ms, age_ms)
+
+    def _skip(self, frame: Frame, error: ImageError) -> None:
+        self.tally.failed += 1
+        self._notices.note(f"Frame {frame.number} of {frame.name} is skipped: {error}")
 
 
 def _summarise(tally: _Tally, queue: FrameQueue, notices: Notices, seconds: float) -> WatchSummary:
@@ -187,40 +232,24 @@ def _summarise(tally: _Tally, queue: FrameQueue, notices: Notices, seconds: floa
     )
 
 
-@dataclass(frozen=True, slots=True)
-class WatchRequest:
-    """What `dphr-infer watch` was asked for. See `SourceSettings` for the meaning of its parts."""
-
-    search: SearchOptions
-    source: str
-    settings: SourceSettings
-    queue_length: int
-    form: Format
-
-
-def run_watch(request: WatchRequest) -> WatchSummary:
-    """Open bundle, gallery, engine and matcher, and watch until the source ends or a signal asks to.
+def run_watch(
+    localizer: Localizer, source: FrameSource, settings: SourceSettings, prior: Prior | None, form: Format
+) -> WatchSummary:
+    """Open the localizer and watch until the source ends or a signal asks to.
 
     Raises:
-        ImageError: the source cannot be found, failed for good, or gave frames of which none could be located.
-        ConfigError: the request contradicts itself, or turns frames north that tell no yaw.
-        BundleError, GalleryError, EngineError, MissingPackageError: as `dphr-infer locate`.
+        ImageError: the source failed for good, or gave frames of which none could be located.
+        ConfigError: frames without a yaw are to be turned north.
+        GalleryError, EngineError, MissingPackageError: as of `Localizer`.
     """
-    source = open_source(request.source, request.settings)
-    if request.search.heading == "north" and not source.has_yaw:
+    if localizer.settings.heading == "north" and not source.has_yaw:
         raise ConfigError(
-            f'{source.name} tells no yaw, which --heading north turns frames by. Use --heading search, or "as-is" '
-            "where the camera already looks north."
+            f'{source.name} has no yaw, which `heading` "north" turns frames by. Use "search", or "as-is" where the '
+            "camera already looks north."
         )
-    search = request.search
-    bundle, gallery = search.open_files()
-    with search.open(bundle, gallery) as localizer:
-
-        def locate(frame: Frame) -> LocationEstimate:
-            return search.locate(localizer, frame.image, frame.metadata.yaw_deg)
-
-        with stop_on_signals() as stop:
-            summary = watch(source, locate, request.form, queue_length=request.queue_length, stop=stop)
+    rows = localizer.rows_in(prior)
+    with localizer, stop_on_signals() as stop:
+        summary = watch(source, localizer, rows, form, queue_length=settings.queue, stop=stop)
     if summary.failed and not summary.located:
         raise ImageError(f"None of the {summary.failed} frames that were looked at could be located; see above.")
     return summary

@@ -15,7 +15,8 @@ import export.build_bundle as building
 from dphr_infer.errors import CheckpointError, DphrError, ExportError, StorageError
 from dphr_infer.files.bundle import open_bundle
 from dphr_infer.images.preprocess import Preprocess
-from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.locate.devices import open_engine
+from dphr_infer.locate.settings import DeviceSettings
 from dphr_train.checkpoint import read_checkpoint, write_checkpoint
 from dphr_train.encoder import Encoder
 from export.build_bundle import ExportRequest, build_bundle
@@ -43,7 +44,7 @@ def test_a_bundle_opens_and_both_models_answer_the_self_test_as_torch_did(bundle
     images, expected = bundle.read_selftest()
     assert images.shape == (12, 32, 32, 3)
     for precision, limit in (("fp32", 0.99999), ("fp16", 0.9999)):
-        with open_engine(bundle, precision) as engine:
+        with open_engine(bundle, DeviceSettings(precision=precision)) as engine:
             assert np.einsum("nd,nd->n", engine.embed(images), expected).min() > limit
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from dphr_infer.files.bundle import file_digest, open_bundle
 from dphr_infer.images.preprocess import Preprocess, read_image
+from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.embedder import Embedder
-from dphr_infer.locate.open_engine import open_engine
 from dphr_train.encoder import import_timm
 from export.cli import _COMMANDS, _export_parser, main
 
@@ -66,7 +66,7 @@ def test_an_encoder_of_each_family_becomes_a_bundle_that_embeds_a_picture_as_tim
     bundle = open_bundle(out)
     assert bundle.manifest.preprocess == Preprocess(PX, PX, interpolation)
     assert bundle.manifest.origin["weights_sha256"] == file_digest(tmp_path / file)
-    with open_engine(bundle, "fp32", "cpu") as engine:
+    with open_engine(bundle) as engine:
         embedder = Embedder(bundle.manifest.preprocess, engine)
         embeddings = embedder.embed_images([read_image(picture) for picture in pictures])
     np.testing.assert_allclose(embeddings, expected, rtol=0, atol=2e-6)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from dphr_infer.errors import BundleError, DphrError, ExportError
 from dphr_infer.files.bundle import Bundle, open_bundle
-from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.locate.devices import open_engine
+from dphr_infer.locate.settings import DeviceSettings
 from export.add_int8 import add_int8
 from export.build_bundle import ExportRequest, build_bundle
 from export.cli import main
@@ -59,7 +60,7 @@ def whole(checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
 
 def test_the_int8_model_answers_the_self_test_and_its_manifest_says_how_it_was_made(whole: Bundle) -> None:
     images, expected = whole.read_selftest()
-    with open_engine(whole, "int8") as engine:
+    with open_engine(whole, DeviceSettings(precision="int8")) as engine:
         assert np.einsum("nd,nd->n", engine.embed(images), expected).min() > 0.95
     made, parity = whole.manifest.quantisation, whole.manifest.parity["int8"]
     assert made is not None

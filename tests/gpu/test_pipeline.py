@@ -21,9 +21,10 @@ from dphr_infer.files.bundle import open_bundle
 from dphr_infer.images.frame_format import nv12_frames, rgb_frames, to_rgb
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.images.rotation import rotate_square
+from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
-from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.types import Matches
 
@@ -77,7 +78,10 @@ def test_a_12_megapixel_nv12_frame_becomes_what_its_rgb_does(gpu: Any) -> None:
 def test_tensorrt_gives_the_embeddings_of_onnxruntime(tensorrt: Any, precision: Any) -> None:
     bundle = open_bundle(BUNDLE)
     images, _ = bundle.read_selftest()
-    with open_engine(bundle, precision, "cuda") as on_gpu, open_engine(bundle, precision) as on_cpu:
+    with (
+        open_engine(bundle, DeviceSettings("cuda", precision)) as on_gpu,
+        open_engine(bundle, DeviceSettings("cpu", precision)) as on_cpu,
+    ):
         expected = on_cpu.embed(images)
         for batch in (1, 2, 7, len(images)):
             for _ in range(3):  # directly, captured, replayed
@@ -90,7 +94,10 @@ def test_tensorrt_gives_the_embeddings_of_onnxruntime(tensorrt: Any, precision: 
 def test_onnxruntime_on_the_gpu_gives_the_embeddings_of_the_cpu(precision: Any) -> None:
     bundle = open_bundle(BUNDLE)
     images, _ = bundle.read_selftest()
-    with open_engine(bundle, precision, "cuda-onnxruntime") as on_gpu, open_engine(bundle, precision) as on_cpu:
+    with (
+        open_engine(bundle, DeviceSettings("cuda-onnxruntime", precision)) as on_gpu,
+        open_engine(bundle, DeviceSettings("cpu", precision)) as on_cpu,
+    ):
         for batch in (1, len(images)):
             found, expected = on_gpu.embed(images[:batch]), on_cpu.embed(images[:batch])
             assert np.sum(found * expected, axis=1).min() > MIN_COSINE[precision]

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from dphr_infer.cli import doctor
-from dphr_infer.cli.doctor import Finding, diagnose, examine
+from dphr_infer.cli.doctor import Finding, examine, run
+from dphr_infer.cli.requests import Doctor
 from dphr_infer.cuda.gpu import Gpu, find_gpu
 from dphr_infer.errors import BundleError, EngineError
 from dphr_infer.files.bundle import Quantisation, digest_files, open_bundle
 from dphr_infer.locate import self_test as self_test_module
 from dphr_infer.locate.self_test import SelfTest, self_test
+from dphr_infer.locate.settings import DeviceSettings
 
 ORIN = Gpu("Orin", (8, 7), 8, (12, 6))
 DRIVER = """
@@ -191,12 +193,12 @@ def test_an_engine_that_cannot_run_at_all_is_an_engine_error(with_model, monkeyp
 
 def test_a_cosine_that_is_no_number_is_not_near(bundle) -> None:
     images, expected = bundle.read_selftest()
-    result = self_test_module._test_engine(bundle, "fp32", "cpu", images, expected * np.float32("nan"))
+    result = self_test_module._test_engine(bundle, DeviceSettings(), images, expected * np.float32("nan"))
     assert result.line().endswith("min cosine nan over 3 images, FAILED: a cosine of nan, at least 0.999 is needed.")
 
 
 def test_diagnose_prints_a_line_for_each_part_and_each_engine(bundle, capsys) -> None:
-    diagnose(bundle.folder)
+    run(Doctor(bundle.folder))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("python       3.")
     assert [line for line in lines if line.startswith("self-test    onnxruntime CPU fp32: min cosine 1.000000")]

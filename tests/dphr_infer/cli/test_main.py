@@ -10,9 +10,9 @@ import pytest
 from PIL import ExifTags, Image
 
 from dphr_infer.cli.main import main
-from dphr_infer.evaluate.listing import FORMATS
 from dphr_infer.files.gallery import open_gallery
 from dphr_infer.maps.raster import MapRaster
+from dphr_infer.types import FORMATS
 
 TILE_M = 50.0
 
@@ -82,6 +82,21 @@ def test_a_list_for_programs_is_alone_on_stdout(site, locate, capsys) -> None:
     assert "1 photos located" in captured.err
 
 
+def test_a_dash_is_standard_output_and_a_tilde_the_home_folder(
+    site, locate, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert locate(site / "photos/2.png", "--format", "csv", "--out", "-", "--summary", "~/s.json") == 0
+    assert capsys.readouterr().out.startswith("photo,latitude_deg")
+    assert json.loads((tmp_path / "s.json").read_text())["n_photos"] == 1
+    assert locate(site / "photos/2.png", "--out=~/list", "--summary", "-") == 0
+    assert json.loads(capsys.readouterr().out)["n_photos"] == 1
+    assert locate(site / "photos/2.png", "--summary", "-") == 2
+    assert "would both go to standard output" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"s.json", "list"}
+
+
 def test_the_prior_is_taken_from_near_and_within(site, locate, capsys) -> None:
     point = open_gallery(site / "g").point(30)
     near = f"--near={point.latitude_deg},{point.longitude_deg}"
@@ -92,9 +107,8 @@ def test_the_prior_is_taken_from_near_and_within(site, locate, capsys) -> None:
     assert "the nearest is" in error and "photos" not in error  # before any photo is read
     assert locate(site / "photos/30.png", near) == 2
     assert "--near and --within belong together" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        locate(site / "photos/30.png", "--near", "here", "--within", 30)
-    assert "'here' is not LAT,LON" in capsys.readouterr().err
+    assert locate(site / "photos/30.png", "--near", "here", "--within", 30) == 2
+    assert "--near is 'here'; expected LAT,LON in degrees" in capsys.readouterr().err
 
 
 def test_a_damaged_photo_among_others_is_named_and_the_others_go_on(site, locate, tmp_path: Path, capsys) -> None:
@@ -144,7 +158,7 @@ def test_a_photo_that_cannot_be_taken_is_one_line_and_exit_code_2(
 
 def test_north_without_yaw_names_the_photo(site, locate, capsys) -> None:
     assert locate(site / "photos/2.png", "--heading", "north") == 2
-    assert "2.png: The photo tells no yaw" in capsys.readouterr().err
+    assert '2.png: --heading "north" needs the photo\'s yaw' in capsys.readouterr().err
 
 
 def test_truth_falls_back_on_the_photos_own_metadata(site, locate, tmp_path: Path, capsys) -> None:
@@ -174,22 +188,22 @@ def test_the_gallery_of_another_bundle_is_refused(site, other_bundle, capsys) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--top-k", 0], "top_k is 0"),
-        (["--top-k", 2, "--agreeing", 3], "only 2 are looked at"),
-        (["--top-k", 2], "asks for 3 agreeing matches, but only 2"),
+        (["--top-k", 0], "--top-k is 0"),
+        (["--top-k", 2, "--agreeing", 3], "--agreeing is 3, but only 2 matches are looked at"),
+        (["--top-k", 2], "Raise --top-k, or lower --agreeing"),
         (["--heading", "search", "--rotations", 361], "rotations is 361"),
-        (["--near=46,9", "--within", 0], "--within is 0 m"),
-        (["--near=46,9", "--within", "nan"], "--within is nan m"),
+        (["--near=46,9", "--within", 0], "--within is 0; expected metres"),
+        (["--near=46,9", "--within", "nan"], "--within is nan"),
         (["--threads", 100_000], "threads is 100000"),
         (["--out", "/dev/full/x"], "a part of its path is a file"),
         (["--picture", "p", "--map", "."], "is a folder. Name the raster"),
-        (["--heading", "search", "--rotations", 0], "rotations is 0"),
-        (["--near=91,0", "--within", 5], "outside latitude"),
+        (["--heading", "search", "--rotations", 0], "--rotations is 0"),
+        (["--near=91,0", "--within", 5], "latitude 91 and longitude 0; expected degrees"),
         (["--precision", "fp16"], "holds no fp16 model"),
-        (["--threads", -1], "threads is -1"),
+        (["--threads", -1], "--threads is -1"),
         (["--device", "cuda-onnxruntime"], "has no CUDAExecutionProvider"),
         (["--device", "cuda"], "needs the package pycuda"),
-        (["--device", "gpu"], "invalid choice: 'gpu'"),
+        (["--device", "gpu"], "--device is 'gpu'; expected one of cpu, cuda"),
         (["--truth", "none.csv"], "cannot be read"),
     ],
 )
@@ -210,7 +224,7 @@ def test_options_that_cannot_work_end_with_code_2(site, locate, words: list, mes
         ({"--tile-m": 5}, "fewer than 16 pixels a side on this map of 0.5 m a pixel. Choose a tile of at least 8"),
         ({"--tile-m": 5000}, "less than one tile of 5000 x 5000 m"),
         ({"--batch": 0}, "batch is 0"),
-        ({"--max-nodata": 2}, "must lie in"),
+        ({"--max-nodata": 2}, "--max-nodata is 2.0; expected a share in [0, 1)"),
         ({"--out": "map.tif"}, "which is the map too"),
         ({"--out": "photos"}, "is a folder"),
     ],
@@ -363,9 +377,9 @@ def test_a_full_disk_while_indexing_is_one_line_and_leaves_nothing(bundle, site,
 IMPORTS = "import sys, dphr_infer.cli.main; print(*sorted({name.split('.')[0] for name in sys.modules}))"
 
 
-def test_importing_the_commands_loads_the_standard_library_and_three_packages_only() -> None:
+def test_the_first_answer_waits_for_no_package_but_the_command_lines() -> None:
     # Start-up time hangs on this; `bench` measures it.
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
     # An editable installation's finder and an interpreter's configuration begin with an underscore.
     loaded = {name for name in done.stdout.split() if not name.startswith("_")} - sys.stdlib_module_names
-    assert loaded == {"numpy", "PIL", "safetensors", "dphr_infer"}
+    assert loaded == {"tyro", "docstring_parser", "typing_extensions", "dphr_infer"}

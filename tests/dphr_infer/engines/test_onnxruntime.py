@@ -6,16 +6,18 @@ import numpy as np
 import onnx
 import pytest
 
+from dphr_infer.engines import onnxruntime as onnxruntime_engine
 from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine
-from dphr_infer.errors import BundleError, EngineError, ImageError, MissingPackageError
+from dphr_infer.errors import BundleError, ConfigError, EngineError, ImageError, MissingPackageError
 from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.embedder import Embedder
-from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.locate.settings import DeviceSettings
 
 
 def test_the_engine_gives_what_the_model_means(bundle, texture, reference_embedding) -> None:
     images = np.stack([texture(32, 32, seed) for seed in range(5)])
-    with open_engine(bundle, threads=1) as engine:
+    with open_engine(bundle, DeviceSettings(threads=1)) as engine:
         assert (engine.dim, engine.height_px, engine.width_px) == (48, 32, 32)
         found = engine.embed(images)
     assert found.dtype == np.float32
@@ -98,7 +100,7 @@ def test_another_provider_than_asked_for_is_refused(bundle, monkeypatch) -> None
 
 def test_onnxruntime_without_a_gpu_part_is_refused_with_the_pip_line(bundle) -> None:
     with pytest.raises(EngineError, match=r"has no CUDAExecutionProvider, only .*pip install 'dphr\[gpu\]'"):
-        open_engine(bundle, device="cuda-onnxruntime").__enter__()
+        open_engine(bundle, DeviceSettings("cuda-onnxruntime")).__enter__()
 
 
 def test_onnxruntime_that_falls_back_to_the_cpu_is_refused(bundle, monkeypatch) -> None:
@@ -107,23 +109,37 @@ def test_onnxruntime_that_falls_back_to_the_cpu_is_refused(bundle, monkeypatch) 
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
     with pytest.raises(EngineError, match="asked for CUDAExecutionProvider and opened CPUExecutionProvider"):
-        open_engine(bundle, device="cuda-onnxruntime").__enter__()
+        open_engine(bundle, DeviceSettings("cuda-onnxruntime")).__enter__()
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: both)
-    with open_engine(bundle, device="cuda-onnxruntime") as engine:
+    with open_engine(bundle, DeviceSettings("cuda-onnxruntime")) as engine:
         assert engine.name == "onnxruntime CUDA fp32"
 
 
 @pytest.mark.parametrize("device", ["gpu", "tensorrt", "CPU"])
 def test_an_unavailable_device_is_refused_and_the_available_named(bundle, device: str) -> None:
-    with pytest.raises(EngineError, match=f"'{device}' is not available.*cpu"):
-        open_engine(bundle, device=device)
+    with pytest.raises(ConfigError, match=f"`device` is '{device}'; expected one of cpu, cuda.*no fallback"):
+        open_engine(bundle, DeviceSettings(device))
 
 
 def test_a_precision_that_the_bundle_lacks_is_refused_without_fallback(bundle) -> None:
     with pytest.raises(BundleError, match="holds no fp16 model"):
-        open_engine(bundle, "fp16")
-    with pytest.raises(EngineError, match="'int4' is unknown"):
-        open_engine(bundle, "int4")
+        open_engine(bundle, DeviceSettings(precision="fp16"))
+    with pytest.raises(ConfigError, match="`precision` is 'int4'; expected one of fp32, fp16, int8"):
+        open_engine(bundle, DeviceSettings(precision="int4"))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 100_000])
+def test_a_count_of_threads_that_is_none_is_refused(bundle, threads: int) -> None:
+    with pytest.raises(EngineError, match=f"threads is {threads}; give None for all cores, or a count of 1 to"):
+        open_engine(bundle, threads=threads)
+
+
+def test_without_threads_the_engine_takes_the_cores_that_this_process_may_use(monkeypatch) -> None:
+    monkeypatch.setattr(onnxruntime_engine, "usable_cores", lambda: 3)
+    monkeypatch.setattr(onnxruntime_engine.os, "cpu_count", lambda: 8)
+    assert onnxruntime_engine._own_threads() == 3
+    monkeypatch.setattr(onnxruntime_engine.os, "cpu_count", lambda: 3)
+    assert onnxruntime_engine._own_threads() == 0  # ONNX Runtime's word for a thread per core
 
 
 def test_without_onnxruntime_the_pip_line_is_named(bundle, monkeypatch) -> None:

@@ -1,18 +1,20 @@
+import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dphr_infer.errors import ConfigError, GalleryError, ImageError
+from dphr_infer.errors import ConfigError, EngineError, GalleryError, ImageError
 from dphr_infer.files.gallery import Gallery, GalleryOrigin, open_gallery
 from dphr_infer.geo import distance_m, offset
-from dphr_infer.locate.localizer import AcceptRule, Localizer
-from dphr_infer.locate.open_engine import open_engine
-from dphr_infer.maps.index import index_map
+from dphr_infer.locate.localizer import Localizer
+from dphr_infer.locate.open import open_localizer
+from dphr_infer.locate.settings import LocateSettings
+from dphr_infer.maps.index import index
 from dphr_infer.maps.raster import MapRaster
-from dphr_infer.matchers.exact import NumpyExactMatcher
-from dphr_infer.types import GeoPoint, Matches
+from dphr_infer.types import GeoPoint, Matches, Prior
 
 TILE_M, STRIDE_M = 50.0, 25.0
 CENTRE = GeoPoint(47.0, 8.0)
@@ -20,7 +22,7 @@ CENTRE = GeoPoint(47.0, 8.0)
 
 @pytest.fixture(scope="module")
 def flight(bundle, texture, tmp_path_factory):
-    """A map of 200 x 150 m, its gallery, and an entered engine and matcher."""
+    """A map of 200 x 150 m and its gallery."""
     import rasterio
     from rasterio.transform import Affine
 
@@ -29,17 +31,15 @@ def flight(bundle, texture, tmp_path_factory):
     profile = {"driver": "GTiff", "height": 300, "width": 400, "count": 3, "dtype": "uint8", "crs": "EPSG:32632"}
     with rasterio.open(folder / "map.tif", "w", transform=Affine(0.5, 0, 5e5, 0, -0.5, 5.2e6), **profile) as dataset:
         dataset.write(np.moveaxis(image, 2, 0))
-    index_map(bundle, folder / "map.tif", folder / "g", tile_m=TILE_M, stride_m=STRIDE_M)
-    gallery = open_gallery(folder / "g")
-    with open_engine(bundle, threads=1) as engine, NumpyExactMatcher(gallery.embeddings) as matcher:
-        yield folder / "map.tif", gallery, engine, matcher
+    index(folder / "map.tif", bundle=bundle, out=folder / "g", tile_m=TILE_M, stride_m=STRIDE_M)
+    return folder / "map.tif", open_gallery(folder / "g")
 
 
 @pytest.fixture
 def localizer(bundle, flight):
-    """A function that opens a localizer on the flight with other options."""
-    _, gallery, engine, matcher = flight
-    return lambda **options: Localizer(bundle, gallery, engine, matcher, **options)
+    """A function that opens a localizer on the flight with other settings."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(open_localizer(bundle, flight[1], threads=1, **settings))
 
 
 def tile_image(flight, row: int) -> np.ndarray:
@@ -56,13 +56,66 @@ def test_a_photo_of_a_tile_is_located_at_that_tile(flight, localizer, row: int) 
     assert found.rotation_deg == 0.0 and len(found.places) == 5
 
 
-def test_locate_is_its_four_stages_in_a_row_and_the_same_for_many(flight, localizer) -> None:
+def test_locate_is_its_four_stages_in_a_row_and_the_same_for_each_of_many(flight, localizer) -> None:
     images = [tile_image(flight, row) for row in (3, 20)]
     one = localizer(heading="search", rotations=4)
     by_stage = [one.estimate(one.match(one.embed(one.prepare(image)))) for image in images]
     assert [one.locate(image) for image in images] == by_stage
-    assert one.locate_many(images) == by_stage
-    assert one.locate_many([]) == []
+    assert list(one.locate_each(images)) == by_stage
+    assert list(one.locate_each([])) == []
+
+
+def test_photos_come_as_a_folder_paths_arrays_and_pil_images(flight, localizer, tmp_path: Path) -> None:
+    image, one = tile_image(flight, 3), localizer()
+    Image.fromarray(image).save(tmp_path / "b.png")
+    Image.fromarray(tile_image(flight, 20)).save(tmp_path / "c.png")
+    rows = {row: one.locate(tile_image(flight, row)).places[0].row for row in (3, 20)}
+    found = list(one.locate_each(tmp_path))
+    assert [(estimate.places[0].row, estimate.source) for estimate in found] == [
+        (rows[3], str(tmp_path / "b.png")),
+        (rows[20], str(tmp_path / "c.png")),
+    ]
+    each = one.locate_each([str(tmp_path / "b.png"), tmp_path / "c.png", image, Image.fromarray(image)])
+    assert [estimate.places[0].row for estimate in each] == [3, 20, 3, 3]
+    assert one.locate(str(tmp_path / "c.png")).source == str(tmp_path / "c.png")
+
+
+def test_a_photo_at_fault_is_given_to_on_error_and_the_others_go_on(flight, localizer, tmp_path: Path) -> None:
+    one, refused = localizer(), []
+    photos = [tile_image(flight, 3), tmp_path / "none.png", np.zeros((8, 8, 3), np.uint8), tile_image(flight, 20)]
+    found = one.locate_each(photos, on_error=lambda photo, error: refused.append(str(error)))
+    assert [estimate.places[0].row for estimate in found] == [3, 20]
+    assert "none.png does not exist" in refused[0] and "8x8 px" in refused[1]
+    with pytest.raises(ImageError, match="does not exist"):
+        list(one.locate_each(photos))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros((32, 32), np.uint8), "uint8 (32, 32); expected uint8 (H, W, 3), RGB: it is grey"),
+        (np.zeros((32, 32, 4), np.uint8), "it is RGBA: drop the alpha channel"),
+        (np.zeros((32, 32, 3), np.float32), "float32 (32, 32, 3).*scale it to 0..255"),
+        (np.zeros((2, 32, 32, 3), np.uint8), "give one picture"),
+        (3, "a photo is a path, an array uint8 (H, W, 3) or a PIL image, but int was given"),
+    ],
+)
+def test_what_is_no_photo_is_named(localizer, given: object, message: str) -> None:
+    with pytest.raises(ImageError, match="(?i)" + re.escape(message).replace(r"\.\*", ".*")):
+        localizer().locate(given)
+
+
+def test_a_localizer_that_is_not_entered_says_so_and_shows_what_it_is(bundle, flight) -> None:
+    closed = open_localizer(bundle, flight[1])
+    with pytest.raises(EngineError, match="not open: use it inside a with statement"):
+        closed.locate(np.zeros((32, 32, 3), np.uint8))
+    assert "35 tiles" in repr(closed) and "fp32 on cpu, not open" in repr(closed)
+    with closed:
+        assert repr(closed).endswith("fp32 on cpu, open>")
+        with pytest.raises(EngineError, match="open already"):
+            closed.__enter__()
+    with pytest.raises(EngineError, match="call start before finish"):
+        closed.finish()
 
 
 @pytest.mark.parametrize("yaw_deg", [0.0, 90.0, 180.0, 222.0])
@@ -82,7 +135,7 @@ def test_a_photo_with_a_known_yaw_is_located_with_north_up(flight, localizer, ya
 
 
 def test_north_without_a_yaw_is_refused_and_search_recommended(flight, localizer) -> None:
-    with pytest.raises(ImageError, match='heading "search"'):
+    with pytest.raises(ImageError, match="yaw, but its metadata has none"):
         localizer(heading="north").locate(tile_image(flight, 0))
 
 
@@ -92,59 +145,55 @@ def test_search_finds_the_rotation_of_a_turned_photo(flight, localizer) -> None:
     assert (found.places[0].row, found.rotation_deg) == (9, 90.0)
 
 
+def around(point: GeoPoint, radius_m: float) -> Prior:
+    return Prior(point.latitude_deg, point.longitude_deg, radius_m)
+
+
 def test_a_prior_restricts_the_places_to_its_circle(flight, localizer) -> None:
     _, gallery, *_ = flight
     photo, near = tile_image(flight, 0), gallery.point(30)
-    found = localizer().locate(photo, near=near, within_m=40.0)
+    found = localizer().locate(photo, prior=around(near, 40.0))
     assert all(distance_m(place.point, near) <= 40.0 for place in found.places)
     assert found.places[0].row != 0
-    everywhere = localizer().locate(photo, near=near, within_m=10_000.0)
+    everywhere = localizer().locate(photo, prior=around(near, 10_000.0))
     assert everywhere == localizer().locate(photo)
-    alone = localizer().locate(photo, near=near, within_m=1.0)
+    alone = localizer().locate(photo, prior=around(near, 1.0))
     assert [place.row for place in alone.places] == [30] and not alone.accepted
 
 
-def test_without_a_rule_fewer_matches_than_three_accept_nothing(flight, localizer) -> None:
-    assert not localizer(top_k=2).locate(tile_image(flight, 3)).accepted
-    assert localizer(top_k=2, accept=AcceptRule(1)).locate(tile_image(flight, 3)).accepted
+def test_where_fewer_matches_are_than_must_agree_nothing_is_accepted(flight, localizer) -> None:
+    photo, near = tile_image(flight, 3), flight[1].point(3)
+    assert not localizer().locate(photo, prior=around(near, 20.0)).accepted
+    assert localizer(agreeing=1).locate(photo, prior=around(near, 20.0)).accepted
 
 
 def test_a_prior_outside_the_gallery_says_how_far_it_is(flight, localizer) -> None:
     far = offset(flight[1].point(0), 0.0, 5_000.0)
     with pytest.raises(GalleryError, match=r"within 100 m .*the nearest is (4|5)\.\d km away"):
-        localizer().locate(tile_image(flight, 0), near=far, within_m=100.0)
-
-
-@pytest.mark.parametrize(("near", "within_m"), [(CENTRE, None), (None, 5.0), (CENTRE, 0.0), (CENTRE, float("nan"))])
-def test_half_a_prior_is_refused(flight, localizer, near, within_m) -> None:
-    with pytest.raises(ConfigError, match="A prior needs"):
-        localizer().locate(tile_image(flight, 0), near=near, within_m=within_m)
+        localizer().locate(tile_image(flight, 0), prior=around(far, 100.0))
 
 
 def test_the_gallery_of_another_bundle_is_refused(flight, other_bundle) -> None:
-    _, gallery, engine, matcher = flight
     with pytest.raises(GalleryError, match="index the map again"):
-        Localizer(other_bundle, gallery, engine, matcher)
+        open_localizer(other_bundle, flight[1])
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("settings", "message"),
     [
-        {"heading": "south"},
-        {"top_k": 0},
-        {"rotations": 0},
-        {"top_k": 2, "accept": AcceptRule(3)},
+        ({"heading": "south"}, "`heading` is 'south'; expected one of as-is, north, search"),
+        ({"top_k": 0}, "`top_k` is 0; expected a whole number, at least 1"),
+        ({"top_k": 2.5}, "`top_k` is 2.5; expected a whole number"),
+        ({"rotations": 361}, r"`rotations` is 361; expected a whole number, in 1\.\.360"),
+        ({"top_k": 2}, "`agreeing` is 3, but only 2 matches"),
+        ({"min_similarity": 1.5}, "`min_similarity` is 1.5"),
+        ({"topk": 2}, "`topk` is no setting; expected one of agreeing, device"),
+        ({"device": "abacus"}, "`device` is 'abacus'; expected one of cpu, cuda"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(localizer, options: dict) -> None:
-    with pytest.raises(ConfigError):
-        localizer(**options)
-
-
-@pytest.mark.parametrize(("agreeing", "min_similarity"), [(0, 0.0), (3, 1.5)])
-def test_a_rule_out_of_range_is_refused(agreeing: int, min_similarity: float) -> None:
-    with pytest.raises(ConfigError, match="The rule asks"):
-        AcceptRule(agreeing, min_similarity)
+def test_settings_that_cannot_work_are_refused_by_name(bundle, flight, settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_localizer(bundle, flight[1], **settings)
 
 
 def hand_made(bundle, flight, offsets_m: list[tuple[float, float]], **options) -> Localizer:
@@ -157,7 +206,7 @@ def hand_made(bundle, flight, offsets_m: list[tuple[float, float]], **options) -
         GalleryOrigin(bundle.digest, 100.0, 50.0, "", "", "", ""),
         Path("hand-made"),
     )
-    return Localizer(bundle, gallery, flight[2], flight[3], **options)
+    return Localizer(bundle, gallery, LocateSettings(**options))
 
 
 def matches(*similarity: float) -> Matches:
@@ -168,9 +217,7 @@ def matches(*similarity: float) -> Matches:
 def test_an_estimate_is_accepted_if_enough_matches_lie_within_a_tile_of_the_best(bundle, flight) -> None:
     places = [(0.0, 0.0), (100.0, 0.0), (0.0, -100.0), (110.0, 0.0), (900.0, 0.0)]  # three agree, two do not
     for agreeing, accepted in ((1, True), (3, True), (4, False)):
-        found = hand_made(bundle, flight, places, accept=AcceptRule(agreeing)).estimate(
-            matches(0.9, 0.8, 0.7, 0.6, 0.5)
-        )
+        found = hand_made(bundle, flight, places, agreeing=agreeing).estimate(matches(0.9, 0.8, 0.7, 0.6, 0.5))
         assert found.accepted is accepted
         assert found.radius_m == pytest.approx(100.0, rel=1e-3)
         assert found.point == found.places[0].point
@@ -179,7 +226,7 @@ def test_an_estimate_is_accepted_if_enough_matches_lie_within_a_tile_of_the_best
 def test_an_estimate_below_the_least_similarity_is_not_accepted(bundle, flight) -> None:
     places = [(0.0, 0.0)] * 5
     for least, accepted in ((0.89, True), (0.91, False)):
-        localizer = hand_made(bundle, flight, places, accept=AcceptRule(3, least))
+        localizer = hand_made(bundle, flight, places, min_similarity=least)
         assert localizer.estimate(matches(0.9, 0.8, 0.7, 0.6, 0.5)).accepted is accepted
 
 
@@ -190,13 +237,15 @@ def test_the_radius_is_never_below_half_the_stride(bundle, flight) -> None:
 def test_refining_weighs_the_matches_within_half_a_tile_by_their_similarity(bundle, flight) -> None:
     # The third lies beyond half a tile; the fourth has no positive similarity.
     places = [(0.0, 0.0), (50.0, 0.0), (60.0, 0.0), (10.0, 10.0)]
-    localizer = hand_made(bundle, flight, places, refine=True, top_k=4)
+    localizer = hand_made(bundle, flight, places, refine=True, top_k=4, agreeing=1)
     found = localizer.estimate(matches(0.75, 0.25, 0.2, -0.5))
     assert distance_m(found.point, offset(CENTRE, 0.25 * 50, 0.0)) < 0.01
 
 
 def test_of_several_views_the_most_similar_gives_the_estimate(bundle, flight) -> None:
-    localizer = hand_made(bundle, flight, [(0.0, 0.0), (500.0, 0.0)], heading="search", rotations=2, top_k=2)
+    localizer = hand_made(
+        bundle, flight, [(0.0, 0.0), (500.0, 0.0)], heading="search", rotations=2, top_k=2, agreeing=1
+    )
     views = Matches(np.array([[0, 1], [1, 0]], np.int32), np.array([[0.5, 0.4], [0.6, 0.1]], np.float32))
     found = localizer.estimate(views)
     assert (found.places[0].row, found.rotation_deg) == (1, 180.0)

@@ -10,7 +10,7 @@ import pytest
 from dphr_infer.cuda.topk import matcher as cuda_exact
 from dphr_infer.cuda.topk.matcher import CudaExactMatcher
 from dphr_infer.errors import BundleError, EngineError
-from dphr_infer.locate import gpu_pipeline
+from dphr_infer.locate import devices, gpu_pipeline
 from dphr_infer.locate import self_test as self_test_module
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.self_test import self_test
@@ -37,11 +37,11 @@ def test_the_self_test_goes_from_frame_to_match_and_fails_where_pictures_find_ot
     assert all(result.problem == "" and result.min_cosine > 0.999 for result in results)
 
     class SwapsPictures(GpuPipeline):
-        def match(self, image: np.ndarray, *arguments: Any, **named: Any) -> Matches:
-            found = super().match(image, *arguments, **named)
+        def collect(self) -> Matches:
+            found = super().collect()
             return Matches(1 - np.minimum(found.rows, 1), found.similarity)
 
-    monkeypatch.setattr(self_test_module, "GpuPipeline", SwapsPictures)
+    monkeypatch.setattr(devices, "GpuPipeline", SwapsPictures)
     broken = []
     words = (
         r"1 of 3 engines failed the self-test.*one launch.*found another one.*Every engine embeds as the bundle says"

@@ -10,7 +10,7 @@ import pytest
 from dphr_infer.errors import ConfigError, MapError, MissingPackageError
 from dphr_infer.files.gallery import open_gallery
 from dphr_infer.geo import distance_m, east_north_m
-from dphr_infer.maps.index import index_map
+from dphr_infer.maps.index import index
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.maps.tiling import GridRow, PixelBox, TileSpot, compose_tile, pixel_box, plan_rows
 from dphr_infer.types import GeoPoint
@@ -180,7 +180,7 @@ def test_a_map_whose_system_leads_nowhere_is_refused(write_map, texture) -> None
 
 def test_a_map_across_the_antimeridian_indexes_and_opens(bundle, write_map, texture, tmp_path: Path) -> None:
     path = write_map(texture(200, 200), crs="EPSG:4326", west=179.999, north=10.0, px=1e-5)
-    index_map(bundle, path, tmp_path / "g", tile_m=50.0, stride_m=50.0)
+    index(path, bundle=bundle, out=tmp_path / "g", tile_m=50.0, stride_m=50.0)
     gallery = open_gallery(tmp_path / "g")
     assert gallery.longitude_deg.min() < -179.999 and gallery.longitude_deg.max() > 179.999
     with MapRaster(path) as raster:
@@ -239,7 +239,7 @@ def test_indexing_embeds_each_tile_where_it_lies(
     bundle, write_map, texture, reference_embedding, tmp_path: Path
 ) -> None:
     path = write_map(texture(300, 400), west=500_000.0)
-    report = index_map(bundle, path, tmp_path / "g", tile_m=50.0, stride_m=25.0, dtype="fp32", batch=4)
+    report = index(path, bundle=bundle, out=tmp_path / "g", tile_m=50.0, stride_m=25.0, dtype="fp32", batch=4)
     gallery = open_gallery(tmp_path / "g")
     gallery.check_bundle(bundle)
     assert (report.indexed, report.skipped, len(gallery)) == (35, 0, 35)
@@ -255,12 +255,12 @@ def test_tiles_with_too_little_data_are_skipped(bundle, write_map, texture, tmp_
     image = np.dstack([texture(200, 400), np.full((200, 400), 255, np.uint8)])
     image[:, :200, 3] = 0
     path = write_map(image)
-    report = index_map(bundle, path, tmp_path / "g", tile_m=50.0, stride_m=50.0)
+    report = index(path, bundle=bundle, out=tmp_path / "g", tile_m=50.0, stride_m=50.0)
     assert (report.indexed, report.skipped) == (4, 4)
     with pytest.raises(MapError, match="Each of the 4 tiles"):
-        index_map(bundle, write_map(image[:, :199], name="none.tif"), tmp_path / "h", tile_m=49.5, stride_m=49.5)
-    with pytest.raises(ConfigError, match="share of no-data"):
-        index_map(bundle, path, tmp_path / "h", tile_m=50.0, stride_m=50.0, max_nodata=1.5)
+        index(write_map(image[:, :199], name="none.tif"), bundle=bundle, out=tmp_path / "h", tile_m=49.5, stride_m=49.5)
+    with pytest.raises(ConfigError, match="`max_nodata` is 1"):
+        index(path, bundle=bundle, out=tmp_path / "h", tile_m=50.0, stride_m=50.0, max_nodata=1.5)
     assert not (tmp_path / "h").exists()
 
 
@@ -268,8 +268,8 @@ PEAK_MEMORY = """
 import sys
 from pathlib import Path
 from dphr_infer.files.bundle import open_bundle
-from dphr_infer.maps.index import index_map
-index_map(open_bundle(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), tile_m=40.0, stride_m=40.0, threads=1)
+from dphr_infer.maps.index import index
+index(sys.argv[2], bundle=sys.argv[1], out=sys.argv[3], tile_m=40.0, stride_m=40.0, threads=1)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 

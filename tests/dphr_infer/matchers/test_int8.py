@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dphr_infer.errors import EngineError, GalleryError
-from dphr_infer.locate.open_matcher import open_matcher
+from dphr_infer.errors import ConfigError, EngineError, GalleryError
+from dphr_infer.locate.devices import open_matcher
+from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers import int8 as numpy_int8
 from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
 from dphr_infer.matchers.int8 import NumpyInt8Matcher
@@ -203,7 +204,8 @@ def test_a_gallery_of_another_dtype_is_refused() -> None:
 
 
 def test_the_scan_is_chosen_by_name_and_another_name_is_refused() -> None:
-    names = [open_matcher(GALLERY, device, scan).name for device in ("cpu", "cuda") for scan in ("rows", "int8")]
+    asked = [DeviceSettings(device, scan=scan) for device in ("cpu", "cuda") for scan in ("rows", "int8")]
+    names = [open_matcher(GALLERY, on).name for on in asked]
     assert names == ["numpy exact", "numpy int8", "cuda exact fp16", "cuda exact int8"]
-    with pytest.raises(EngineError, match="Scan 'fp8' is unknown: choose rows or int8"):
-        open_matcher(GALLERY, scan="fp8")
+    with pytest.raises(ConfigError, match="`scan` is 'fp8'; expected one of auto, rows, int8"):
+        DeviceSettings(scan="fp8")

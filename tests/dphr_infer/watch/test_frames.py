@@ -9,7 +9,8 @@ from PIL import Image
 
 from dphr_infer.errors import ConfigError, ImageError
 from dphr_infer.watch import frames as frames_module
-from dphr_infer.watch.frames import FolderSource, Notices, Slots, SourceSettings
+from dphr_infer.watch.frames import FolderSource, Notices, Slots
+from dphr_infer.watch.settings import SourceSettings
 
 
 def write_picture(path: Path, grey: int = 100, size: tuple[int, int] = (32, 24)) -> None:
@@ -31,11 +32,11 @@ def test_a_rate_of_the_cameras_own_takes_every_frame_though_its_clock_trembles()
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"rate_hz": 0.0}, "rate is 0 Hz"),
-        ({"rate_hz": float("nan")}, "rate is nan Hz"),
-        ({"idle_s": -1.0}, "--idle is -1 s"),
-        ({"stall_s": 0.0}, "--stall is 0 s"),
-        ({"reconnects": -1}, "--reconnects -1"),
+        ({"rate_hz": 0.0}, "`rate_hz` is 0"),
+        ({"rate_hz": float("nan")}, "`rate_hz` is nan"),
+        ({"idle_s": -1.0}, "`idle_s` is -1"),
+        ({"stall_s": 0.0}, "`stall_s` is 0"),
+        ({"reconnects": -1}, "`reconnects` is -1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(words: dict, message: str) -> None:

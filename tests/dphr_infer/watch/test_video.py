@@ -12,7 +12,8 @@ from PIL import Image
 
 from dphr_infer.errors import ImageError, MissingPackageError
 from dphr_infer.watch import video as frame_sources
-from dphr_infer.watch.frames import FolderSource, Frame, Notices, SourceSettings
+from dphr_infer.watch.frames import FolderSource, Frame, Notices
+from dphr_infer.watch.settings import SourceSettings
 from dphr_infer.watch.video import CameraSource, FilmSource, open_source
 
 cv2 = pytest.importorskip("cv2")

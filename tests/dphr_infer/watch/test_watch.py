@@ -1,5 +1,6 @@
 import csv
 import io
+import itertools
 import json
 import os
 import signal
@@ -16,17 +17,17 @@ from PIL import Image
 
 from dphr_infer.errors import ConfigError, EngineError, ImageError
 from dphr_infer.files.gallery import open_gallery
-from dphr_infer.locate.localizer import AcceptRule, Localizer
-from dphr_infer.locate.open_engine import open_engine
-from dphr_infer.locate.open_matcher import open_matcher
-from dphr_infer.locate.search_options import SearchOptions
-from dphr_infer.maps.index import index_map
+from dphr_infer.images.photo import Photo
+from dphr_infer.locate.open import open_localizer
+from dphr_infer.maps.index import index
 from dphr_infer.maps.raster import MapRaster
-from dphr_infer.types import GeoPoint, LocationEstimate, Place
-from dphr_infer.watch.frames import FolderSource, Frame, Notices, SourceSettings
+from dphr_infer.types import GeoPoint, LocationEstimate, Place, RowRanges
+from dphr_infer.watch.frames import FolderSource, Frame, Notices
 from dphr_infer.watch.lines import FrameLines
 from dphr_infer.watch.queue import FrameQueue
-from dphr_infer.watch.watch import WatchRequest, percentile_ms, run_watch, watch
+from dphr_infer.watch.settings import SourceSettings
+from dphr_infer.watch.video import open_source
+from dphr_infer.watch.watch import WatchSummary, percentile_ms, run_watch, watch
 
 TILE_M = 50.0
 ROWS = (2, 15, 30)
@@ -42,7 +43,7 @@ def site(bundle, texture, tmp_path_factory) -> Path:
     profile = {"driver": "GTiff", "height": 300, "width": 400, "count": 3, "dtype": "uint8", "crs": "EPSG:32632"}
     with rasterio.open(folder / "map.tif", "w", transform=Affine(0.5, 0, 5e5, 0, -0.5, 5.2e6), **profile) as dataset:
         dataset.write(np.moveaxis(texture(300, 400, 5), 2, 0))
-    index_map(bundle, folder / "map.tif", folder / "g", tile_m=TILE_M, stride_m=25.0)
+    index(folder / "map.tif", bundle=bundle, out=folder / "g", tile_m=TILE_M, stride_m=25.0)
     gallery = open_gallery(folder / "g")
     (folder / "photos").mkdir()
     with MapRaster(folder / "map.tif") as raster:
@@ -53,25 +54,13 @@ def site(bundle, texture, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def request_for(bundle, site) -> Callable[..., WatchRequest]:
-    """A function that asks to watch a source on the site's gallery."""
+def watch_site(bundle, site) -> Callable[..., WatchSummary]:
+    """A function that watches a source on the site's gallery."""
 
-    def ask(source: object, **changed: object) -> WatchRequest:
-        asked: dict = {"settings": SourceSettings(idle_s=0.0), "queue_length": 1, "form": "table"}
-        search: dict = {
-            "bundle": bundle.folder,
-            "gallery": site / "g",
-            "top_k": 5,
-            "heading": "as-is",
-            "rotations": 8,
-            "prior": None,
-            "accept": AcceptRule(),
-            "refine": False,
-            "precision": "fp32",
-            "threads": 1,
-        }
-        search |= {name: changed.pop(name) for name in search.keys() & changed.keys()}
-        return WatchRequest(search=SearchOptions(**search), source=str(source), **(asked | changed))
+    def ask(source: object, form: str = "table", queue: int = 1, **settings: object) -> WatchSummary:
+        frames = SourceSettings(idle_s=0.0, queue=queue)
+        localizer = open_localizer(bundle, site / "g", threads=1, **settings)
+        return run_watch(localizer, open_source(str(source), frames), frames, None, form)
 
     return ask
 
@@ -102,10 +91,24 @@ class Given:
 ESTIMATE = LocationEstimate(GeoPoint(46.9, 9.0), 0.9, True, 12.5, (Place(3, GeoPoint(46.9, 9.0), 0.9),), 0.0)
 
 
-def run(source: object, locate: Callable[[Frame], LocationEstimate], **options: object):
+class Finder:
+    """Locates by a function, so many on the way."""
+
+    def __init__(self, locate: Callable[[Photo], LocationEstimate], most_on_the_way: int = 1) -> None:
+        self.locate, self.most_on_the_way, self.waiting = locate, most_on_the_way, []
+
+    def start(self, photo: Photo, rows: RowRanges | None = None) -> None:
+        assert len(self.waiting) < self.most_on_the_way
+        self.waiting.append(photo)
+
+    def finish(self) -> LocationEstimate:
+        return self.locate(self.waiting.pop(0))
+
+
+def run(source: object, locate: Callable[[Photo], LocationEstimate], most_on_the_way: int = 1, **options: object):
     """The numbers of the frames that were answered, the summary, and what was said on stderr."""
     out, said = io.StringIO(), io.StringIO()
-    summary = watch(source, locate, "csv", out=out, notices=Notices(said), **options)
+    summary = watch(source, Finder(locate, most_on_the_way), None, "csv", out=out, notices=Notices(said), **options)
     rows = list(csv.DictReader(io.StringIO(out.getvalue())))
     return [int(row["frame"]) for row in rows], summary, said.getvalue()
 
@@ -163,9 +166,18 @@ def _then(gate: threading.Event, frames: Iterator[Frame]) -> Iterator[Frame]:
     gate.set()
 
 
+def test_where_two_may_be_on_the_way_each_is_answered_and_none_waits_for_one_that_is_to_come() -> None:
+    answered, summary, _ = run(Given(20, hurry=False), lambda _: ESTIMATE, most_on_the_way=2, queue_length=5)
+    assert answered == list(range(1, 21)) and summary.located == 20
+    _, summary, _ = run(Given(3, pause_s=0.3), lambda _: ESTIMATE, most_on_the_way=2)
+    assert summary.located == 3 and summary.age_p90_ms < 250
+
+
 def test_a_frame_that_cannot_be_located_is_named_and_the_others_go_on() -> None:
-    def locate(one: Frame) -> LocationEstimate:
-        if one.number == 2:
+    numbers = itertools.count(1)
+
+    def locate(_: Photo) -> LocationEstimate:
+        if next(numbers) == 2:
             raise ImageError("it is 3x3 px.")
         return ESTIMATE
 
@@ -178,7 +190,7 @@ def test_a_source_that_fails_says_what_was_located_so_far() -> None:
     said = io.StringIO()
     source = Given(3, hurry=False, error=ImageError("The camera is gone."))
     with pytest.raises(ImageError, match=r"The camera is gone\. 3 frames were located until then\."):
-        watch(source, lambda _: ESTIMATE, "csv", out=io.StringIO(), notices=Notices(said))
+        watch(source, Finder(lambda _: ESTIMATE), None, "csv", out=io.StringIO(), notices=Notices(said))
     assert said.getvalue().startswith("3 frames in ")
 
 
@@ -186,16 +198,16 @@ def test_a_source_that_hangs_in_the_driver_ends_with_words() -> None:
     source = Given(1, pause_s=30.0)
     source.silence_s = 0.2
     with pytest.raises(ImageError, match="the camera has given no sign for 0 s"):
-        watch(source, lambda _: ESTIMATE, "csv", out=io.StringIO(), notices=Notices(io.StringIO()))
+        watch(source, Finder(lambda _: ESTIMATE), None, "csv", out=io.StringIO(), notices=Notices(io.StringIO()))
 
 
 def test_an_engine_that_fails_ends_the_watch_with_its_summary() -> None:
-    def locate(_: Frame) -> LocationEstimate:
+    def locate(_: Photo) -> LocationEstimate:
         raise EngineError("The GPU is gone.")
 
     said = io.StringIO()
     with pytest.raises(EngineError, match="The GPU is gone"):
-        watch(Given(3, hurry=False), locate, "csv", out=io.StringIO(), notices=Notices(said))
+        watch(Given(3, hurry=False), Finder(locate), None, "csv", out=io.StringIO(), notices=Notices(said))
     assert "0 located (0 accepted)" in said.getvalue()
 
 
@@ -221,8 +233,8 @@ def test_a_line_says_what_locate_lists_and_when_and_how_old() -> None:
         FrameLines("xml", io.StringIO())
 
 
-def test_a_folder_is_located_as_locate_does(request_for, site, capsys) -> None:
-    summary = run_watch(request_for(site / "photos", form="geojson"))
+def test_a_folder_is_located_as_locate_does(watch_site, site, capsys) -> None:
+    summary = watch_site(site / "photos", "geojson")
     captured = capsys.readouterr()
     features = [json.loads(line) for line in captured.out.splitlines()]
     assert [feature["properties"]["places"][0]["row"] for feature in features] == list(ROWS)
@@ -233,34 +245,27 @@ def test_a_folder_is_located_as_locate_does(request_for, site, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"queue_length": 0}, "0 frames long"),
-        ({"source": "rtsp://camera/1", "heading": "north"}, "rtsp://camera/1 tells no yaw"),
+        ({"queue": 0}, "0 frames long"),
+        ({"source": "rtsp://camera/1", "heading": "north"}, "rtsp://camera/1 has no yaw"),
     ],
 )
-def test_a_request_that_cannot_work_is_refused(request_for, site, words: dict, message: str) -> None:
+def test_a_request_that_cannot_work_is_refused(watch_site, site, words: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        run_watch(request_for(**{"source": site / "photos", **words}))
+        watch_site(**{"source": site / "photos", **words})
 
 
-def test_a_watch_that_locates_nothing_is_an_error(request_for, tmp_path: Path) -> None:
+def test_a_watch_that_locates_nothing_is_an_error(watch_site, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match="None of the 1 frames that were looked at could be located"):
-        run_watch(request_for(tmp_path))
+        watch_site(tmp_path)
 
 
 WATCH = """
 import sys
-from pathlib import Path
-from dphr_infer.watch.frames import SourceSettings
-from dphr_infer.locate.localizer import AcceptRule
-from dphr_infer.locate.search_options import SearchOptions
-from dphr_infer.cli.terminal import run_command
-from dphr_infer.watch.watch import WatchRequest, run_watch
+from dphr_infer.cli.main import main
 
-bundle, gallery, source = map(Path, sys.argv[1:])
-search = SearchOptions(bundle, gallery, 5, "as-is", 8, None, AcceptRule(), False, "fp32", 1)
-request = WatchRequest(search, str(source), SourceSettings(), 1, "csv")
-sys.exit(run_command("dphr-infer", lambda: run_watch(request)))
+bundle, gallery, source = sys.argv[1:]
+sys.exit(main(["watch", bundle, gallery, source, "--threads", "1", "--format", "csv"]))
 """
 
 
@@ -290,16 +295,11 @@ def test_memory_and_handles_stay_flat_over_ten_thousand_frames(bundle, site, tmp
     gallery = open_gallery(site / "g")
     settings = SourceSettings(idle_s=0.0)
     measured = []
-    with (
-        open_engine(bundle, threads=1) as engine,
-        open_matcher(gallery.embeddings) as matcher,
-        Path(os.devnull).open("w") as out,
-    ):
-        localizer = Localizer(bundle, gallery, engine, matcher)
+    with open_localizer(bundle, gallery, threads=1) as localizer, Path(os.devnull).open("w") as out:
         for _ in range(20):
             source = FolderSource(tmp_path, settings)
             notices = Notices(out)
-            summary = watch(source, lambda one: localizer.locate(one.image), out=out, notices=notices, queue_length=50)
+            summary = watch(source, localizer, out=out, notices=notices, queue_length=50)
             assert summary.located == 500
             measured.append(usage())
     assert measured[-1][1] == measured[0][1]

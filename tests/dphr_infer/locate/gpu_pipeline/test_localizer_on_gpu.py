@@ -1,9 +1,8 @@
-"""Localizers that `open_localizer` opens on a GPU, against those on a CPU."""
+"""Localizers on a GPU against those on a CPU."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,14 @@ import pytest
 
 from dphr_infer.errors import ConfigError, EngineError, ImageError
 from dphr_infer.files.gallery import open_gallery
-from dphr_infer.locate import open_localizer as open_localizer_module
+from dphr_infer.images.metadata import PhotoMetadata
+from dphr_infer.images.photo import Photo
+from dphr_infer.locate import devices
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
-from dphr_infer.locate.open_localizer import open_localizer
-from dphr_infer.maps.index import index_map
+from dphr_infer.locate.open import open_localizer
+from dphr_infer.maps.index import index
 from dphr_infer.matchers.block_scan import usable_cores
+from dphr_infer.types import GeoPoint, Prior
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,12 @@ def map_gallery(bundle: Any, image: np.ndarray, tmp_path_factory: pytest.TempPat
     place = rasterio.transform.Affine(0.5, 0, 5e5, 0, -0.5, 5.2e6)
     with rasterio.open(folder / "map.tif", "w", transform=place, **profile) as dataset:
         dataset.write(np.moveaxis(image, 2, 0))
-    index_map(bundle, folder / "map.tif", folder / "g", tile_m=50.0, stride_m=25.0)
+    index(folder / "map.tif", bundle=bundle, out=folder / "g", tile_m=50.0, stride_m=25.0)
     return open_gallery(folder / "g")
+
+
+def around(point: GeoPoint, radius_m: float) -> Prior:
+    return Prior(point.latitude_deg, point.longitude_deg, radius_m)
 
 
 @pytest.mark.parametrize("heading", ["as-is", "north"])
@@ -47,27 +53,30 @@ def test_a_localizer_on_the_gpu_says_what_the_cpus_says(
     ):
         for left in (0, 60, 200, 90):
             photo = np.ascontiguousarray(image[50:150, left : left + 120])
-            for prior in ((), (map_gallery.point(10), 60.0)):
-                expected, found = on_cpu.locate(photo, 10.0, *prior), on_gpu.locate(photo, 10.0, *prior)
+            for prior in (None, around(map_gallery.point(10), 60.0)):
+                expected, found = (one.locate(photo, yaw_deg=10.0, prior=prior) for one in (on_cpu, on_gpu))
                 assert [p.row for p in found.places] == [p.row for p in expected.places]
                 assert found.similarity == pytest.approx(expected.similarity, abs=2e-6)
                 assert (found.point, found.rotation_deg) == (expected.point, expected.rotation_deg)
-        photos = [np.ascontiguousarray(image[50:150, left : left + 120]) for left in (0, 60, 200)]
-        many = on_gpu.locate_many(photos, [10.0, 20.0, 30.0])
-        expected = on_cpu.locate_many(photos, [10.0, 20.0, 30.0])
+        photos = [
+            Photo(np.ascontiguousarray(image[50:150, left : left + 120]), metadata=PhotoMetadata(yaw_deg=yaw_deg))
+            for left, yaw_deg in ((0, 10.0), (60, 20.0), (200, 30.0))
+        ]
+        many, expected = (list(one.locate_each(photos)) for one in (on_gpu, on_cpu))
         assert [found.point for found in many] == [found.point for found in expected]
         with pytest.raises(ImageError, match="The image is 8x8 px"):
-            on_gpu.locate_many([photos[0], np.zeros((8, 8, 3), np.uint8)], [0.0, 0.0])
-        assert on_gpu.locate(photos[2], 30.0).point == expected[2].point != expected[0].point
+            list(on_gpu.locate_each([photos[0], np.zeros((8, 8, 3), np.uint8)]))
+        skipped = on_gpu.locate_each([photos[0], np.zeros((8, 8, 3), np.uint8), *photos[1:]], on_error=lambda *_: None)
+        assert [found.point for found in skipped] == [found.point for found in expected]
+        assert on_gpu.locate(photos[2]).point == expected[2].point != expected[0].point
     assert gpu.graphs.launches >= 5 and not gpu.device_memory and gpu.retained == 0
 
 
 def test_a_search_over_headings_embeds_and_matches_apart(
-    gpu: Any, monkeypatch: pytest.MonkeyPatch, bundle: Any
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, bundle: Any, map_gallery: Any
 ) -> None:
     entered = []
-    monkeypatch.setattr(open_localizer_module, "GpuPipeline", lambda *_: entered.append("pipeline"))
-    map_gallery = SimpleNamespace(embeddings=np.eye(48, dtype=np.float16), check_bundle=lambda _: None)
+    monkeypatch.setattr(devices, "GpuPipeline", lambda *_: entered.append("pipeline"))
     with open_localizer(bundle, map_gallery, device="cuda", heading="search"):
         assert entered == [] and gpu.retained == 2  # the engine and the matcher
     assert gpu.retained == 0
@@ -78,8 +87,8 @@ def test_a_search_over_headings_embeds_and_matches_apart(
 def test_as_many_matches_as_asked_for_are_found_where_embedding_and_matching_are_apart(
     gpu: Any, bundle: Any, map_gallery: Any, monkeypatch: pytest.MonkeyPatch, device: str, top_k: int
 ) -> None:
-    engine = open_localizer_module.open_engine(bundle)  # as any that embeds: what counts is the matcher behind it
-    monkeypatch.setattr(open_localizer_module, "open_engine", lambda *_: engine)
+    engine = devices.open_engine(bundle)  # as any that embeds: what counts is the matcher behind it
+    monkeypatch.setattr(type(devices.DEVICES[device]), "open_engine", lambda *_: engine)
     query = np.ascontiguousarray(map_gallery.embeddings[:1], np.float32)
     with open_localizer(bundle, map_gallery, device=device, heading="search", top_k=top_k) as localizer:
         found = localizer.match(query)
@@ -91,16 +100,16 @@ def test_no_matches_are_refused_in_the_same_words_on_every_device(
     gpu: Any, bundle: Any, map_gallery: Any, device: str
 ) -> None:
     with (
-        pytest.raises(ConfigError, match="top_k is 0; it must be at least 1"),
+        pytest.raises(ConfigError, match="`top_k` is 0; expected a whole number, at least 1"),
         open_localizer(bundle, map_gallery, device=device, top_k=0),
     ):
         pass
     assert gpu.retained == 0
 
 
-@pytest.mark.parametrize(("threads", "expected"), [(0, usable_cores()), (1, 1), (3, 3)])
+@pytest.mark.parametrize(("threads", "expected"), [(None, usable_cores()), (1, 1), (3, 3)])
 def test_the_threads_that_are_asked_for_are_the_matchers_too(
-    bundle: Any, map_gallery: Any, threads: int, expected: int
+    bundle: Any, map_gallery: Any, threads: int | None, expected: int
 ) -> None:
     with open_localizer(bundle, map_gallery, threads=threads) as localizer:
         assert localizer._matcher._scan._threads == expected

@@ -1,0 +1,17 @@
+"""What `dphr-infer index` does."""
+
+from __future__ import annotations
+
+from dphr_infer.cli.requests import Index
+from dphr_infer.errors import printable
+from dphr_infer.files.bundle import open_bundle
+from dphr_infer.maps.index import index_map
+
+
+def run(request: Index) -> None:
+    """Index the map and say what came of it; errors as of `maps.index.index`."""
+    tiles, out = request.tiles, request.out
+    report = index_map(request.map, open_bundle(request.bundle, request.signer), out, tiles, request.on)
+    skipped = f", {report.skipped} skipped (more than {tiles.max_nodata:.0%} without data)" if report.skipped else ""
+    size = f"{out.stat().st_size / 1e6:.1f} MB"
+    print(f"{printable(str(out))}: {report.indexed} tiles of {tiles.tile_m:g} m{skipped}, {size}")

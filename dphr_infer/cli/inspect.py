@@ -1,0 +1,52 @@
+"""What `dphr-infer inspect` says of a bundle or a gallery."""
+
+from __future__ import annotations
+
+from dphr_infer.cli.requests import Inspect
+from dphr_infer.errors import printable
+from dphr_infer.files.bundle import MANIFEST_NAME, Bundle, open_bundle
+from dphr_infer.files.gallery import Gallery, open_gallery
+
+
+def run(request: Inspect) -> None:
+    """Say what a bundle (a folder) or a gallery (a file) holds."""
+    path = request.path
+    lines = _bundle_lines(open_bundle(path)) if path.is_dir() else _gallery_lines(open_gallery(path))
+    print("\n".join(printable(line) for line in lines))
+
+
+def _bundle_lines(bundle: Bundle) -> list[str]:
+    manifest, size = bundle.manifest, bundle.manifest.preprocess
+    lines = [
+        f"bundle      {bundle.folder}",
+        f"digest      {bundle.digest}",
+        f"encoder     {manifest.encoder}, {manifest.dim} values an embedding",
+        f"input       {size.width_px}x{size.height_px} px, {size.interpolation}, {size.fit}",
+    ]
+    for precision, parity in manifest.parity.items():
+        lines.append(
+            f"parity      {precision}: min cosine {parity.min_cosine:.6f}, recall drop {parity.recall_drop:.4f}, "
+            f"AP drop {parity.ap_drop:.4f}, {parity.n_images} images"
+        )
+    if (made := manifest.quantisation) is not None:
+        lines.append(
+            f"int8        recipe {made.recipe}, {len(made.float_layers)} layers left in half precision, calibrated on "
+            f"{made.n_calibration_images} images"
+        )
+    lines += [f"origin      {key}: {value}" for key, value in sorted(manifest.origin.items())]
+    files = [bundle.folder / name for name in (MANIFEST_NAME, *sorted(manifest.files))]
+    lines += [f"file        {path.relative_to(bundle.folder)}  {path.stat().st_size} bytes" for path in files]
+    return lines
+
+
+def _gallery_lines(gallery: Gallery) -> list[str]:
+    origin = gallery.origin
+    return [
+        f"gallery     {gallery.path}, {gallery.path.stat().st_size} bytes",
+        f"tiles       {len(gallery)} of {origin.tile_m:g} x {origin.tile_m:g} m, every {origin.stride_m:g} m",
+        f"embeddings  {gallery.dim} values, {gallery.embeddings.dtype}, made in {origin.precision}",
+        f"bundle      {origin.bundle_digest}",
+        f"map         {origin.map_name}, {origin.crs}, sha256 {origin.map_sha256}",
+        f"latitude    WGS84, {gallery.latitude_deg.min():.6f} to {gallery.latitude_deg.max():.6f}",
+        f"longitude   WGS84, {gallery.longitude_deg.min():.6f} to {gallery.longitude_deg.max():.6f}",
+    ]

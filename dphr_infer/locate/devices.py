@@ -1,0 +1,200 @@
+"""The one table of what a device opens: its engine, its matcher, and the pipeline that does both in one launch.
+
+To add a device, write a class like those below and give it a row in `DEVICES`: the library, the command line, the
+self-test and the benchmark all open what stands there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from importlib.util import find_spec
+from types import TracebackType
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dphr_infer.cuda.topk.matcher import CudaExactMatcher
+from dphr_infer.engines.base import Engine
+from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine, Shape, offers
+from dphr_infer.engines.tensorrt.engine import TensorRtEngine
+from dphr_infer.errors import ConfigError
+from dphr_infer.files.bundle import Bundle
+from dphr_infer.images.frame_format import FrameFormat
+from dphr_infer.locate.gpu_pipeline import VECTOR_VALUES, GpuPipeline
+from dphr_infer.locate.settings import DeviceSettings
+from dphr_infer.matchers.base import Matcher
+from dphr_infer.matchers.exact import NumpyExactMatcher
+from dphr_infer.matchers.int8 import NumpyInt8Matcher
+from dphr_infer.types import Matches
+
+Rows = NDArray[np.float16] | NDArray[np.float32]
+
+
+class FramePipeline(Protocol):
+    """Prepare, embed and match a frame in one piece; a context manager. See `gpu_pipeline.GpuPipeline`."""
+
+    def __enter__(self) -> FramePipeline: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def submit(
+        self,
+        image: NDArray[np.uint8],
+        k: int,
+        clockwise_deg: float | None = None,
+        row_ranges: Iterable[tuple[int, int]] | None = None,
+        frame: FrameFormat | None = None,
+    ) -> None: ...
+
+    def frame_memory(self, frame: FrameFormat, turned: bool = False) -> NDArray[np.uint8]: ...
+
+    def collect(self) -> Matches: ...
+
+    def drop(self) -> None: ...
+
+
+class Device(ABC):
+    """One row of the table. What it returns is not yet entered."""
+
+    name: str
+
+    @abstractmethod
+    def is_present(self) -> bool:
+        """Whether the packages are installed; the hardware may still be missing, which entering an engine tells."""
+
+    @abstractmethod
+    def open_engine(self, bundle: Bundle, on: DeviceSettings) -> Engine:
+        """The engine of a bundle's model in `on.precision`."""
+
+    @abstractmethod
+    def open_matcher(self, embeddings: Rows, on: DeviceSettings, max_k: int) -> Matcher:
+        """The exact matcher over gallery rows."""
+
+    def open_pipeline(self, bundle: Bundle, embeddings: Rows, on: DeviceSettings, max_k: int) -> FramePipeline | None:
+        """What goes from a frame to its matches in one piece; None where engine and matcher work apart."""
+        return None
+
+
+class Cpu(Device):
+    """ONNX Runtime and NumPy."""
+
+    name = "cpu"
+
+    def is_present(self) -> bool:
+        """Always: what is missing is named when the engine is entered."""
+        return True
+
+    def open_engine(self, bundle: Bundle, on: DeviceSettings) -> Engine:
+        """ONNX Runtime."""
+        return _onnxruntime(bundle, on, "cpu")
+
+    def open_matcher(self, embeddings: Rows, on: DeviceSettings, max_k: int) -> Matcher:
+        """By float32 rows, or by int8 codes."""
+        if on.scan == "int8":
+            return NumpyInt8Matcher(embeddings, threads=on.threads)
+        return NumpyExactMatcher(embeddings, threads=on.threads)
+
+
+class _FirstGpu(Device):
+    """Matches on the first GPU by our own kernels, over float16 rows or int8 codes."""
+
+    def open_matcher(self, embeddings: Rows, on: DeviceSettings, max_k: int) -> Matcher:
+        return CudaExactMatcher(embeddings, max_k=max_k, scan="int8" if on.scan == "int8" else "fp16")
+
+
+class Cuda(_FirstGpu):
+    """TensorRT and our own kernels on the first GPU; the plan is built at the first use."""
+
+    name = "cuda"
+
+    def is_present(self) -> bool:
+        """TensorRT or TensorRT-RTX, and PyCUDA."""
+        return any(map(find_spec, ("tensorrt", "tensorrt_rtx"))) and find_spec("pycuda") is not None
+
+    def open_engine(self, bundle: Bundle, on: DeviceSettings) -> Engine:
+        """TensorRT."""
+        return TensorRtEngine(bundle.model_path(on.precision), f"TensorRT {on.precision}", _shape(bundle))
+
+    def open_pipeline(self, bundle: Bundle, embeddings: Rows, on: DeviceSettings, max_k: int) -> FramePipeline | None:
+        """One launch a frame; None for int8 codes, and for embeddings whose length is no multiple of 8."""
+        if on.scan == "int8" or bundle.manifest.dim % VECTOR_VALUES:
+            return None
+        return GpuPipeline(bundle, embeddings, on.precision, max_k)
+
+
+class CudaOnnxRuntime(_FirstGpu):
+    """ONNX Runtime and our own matcher on the first GPU."""
+
+    name = "cuda-onnxruntime"
+
+    def is_present(self) -> bool:
+        """ONNX Runtime with its CUDA provider."""
+        return offers("cuda")
+
+    def open_engine(self, bundle: Bundle, on: DeviceSettings) -> Engine:
+        """ONNX Runtime."""
+        return _onnxruntime(bundle, on, "cuda")
+
+
+DEVICES: dict[str, Device] = {device.name: device for device in (Cpu(), Cuda(), CudaOnnxRuntime())}
+
+
+def device_of(on: DeviceSettings) -> Device:
+    """The row of a device.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if on.device not in DEVICES:
+        raise ConfigError(
+            f"`device` is {on.device!r}; expected one of {', '.join(DEVICES)}. There is no fallback to another."
+        )
+    return DEVICES[on.device]
+
+
+def present_devices() -> tuple[str, ...]:
+    """The devices whose packages are installed."""
+    return tuple(name for name, device in DEVICES.items() if device.is_present())
+
+
+def open_engine(bundle: Bundle, on: DeviceSettings | None = None) -> Engine:
+    """The engine that runs a bundle's model; enter it before use.
+
+    Raises:
+        ConfigError: the device is unknown.
+        BundleError: the bundle has no model in this precision; on entering, the model is not of the manifest's sizes.
+        EngineError, MissingPackageError: on entering, the device is not available here.
+    """
+    on = on or DeviceSettings()
+    return device_of(on).open_engine(bundle, on)
+
+
+def open_matcher(embeddings: Rows, on: DeviceSettings | None = None, max_k: int = 32) -> Matcher:
+    """The exact matcher of a device on gallery rows; enter it before use.
+
+    Args:
+        embeddings: float16 or float32 (N, D), rows of unit length, e.g. `Gallery.embeddings`.
+        on: its device, threads and scan.
+        max_k: the largest k of a GPU's matcher, 1..1024; a CPU's takes any.
+
+    Raises:
+        ConfigError: the device is unknown.
+        EngineError: max_k is out of range; on entering, the GPU is not available. It never falls back to the CPU.
+        GalleryError: another dtype or shape.
+    """
+    on = on or DeviceSettings()
+    return device_of(on).open_matcher(embeddings, on, max_k)
+
+
+def _onnxruntime(bundle: Bundle, on: DeviceSettings, where: Literal["cpu", "cuda"]) -> Engine:
+    name = f"onnxruntime {where.upper()} {on.precision}"
+    return OnnxRuntimeEngine(bundle.model_path(on.precision), name, on.threads, _shape(bundle), where)
+
+
+def _shape(bundle: Bundle) -> Shape:
+    size = bundle.manifest.preprocess
+    return Shape(size.height_px, size.width_px, bundle.manifest.dim)

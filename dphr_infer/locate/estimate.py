@@ -1,0 +1,62 @@
+"""The matches of one photo -> where it was taken of, and whether to believe it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dphr_infer.files.gallery import Gallery
+from dphr_infer.geo import distance_m, east_north_m, offset
+from dphr_infer.locate.settings import LocateSettings
+from dphr_infer.types import GeoPoint, LocationEstimate, Matches, Place
+
+# Places of a grid lie a whole stride apart only up to rounding; "within half a tile" must not depend on that.
+_ROUNDING = 1.01
+
+
+def estimate(
+    matches: Matches, gallery: Gallery, settings: LocateSettings, rotations_deg: Sequence[float], source: str = ""
+) -> LocationEstimate:
+    """Of the view with the most similar match, its places; the first of equals.
+
+    The radius is the largest distance of an agreeing match from the estimated point, and at least half the stride,
+    which is how far a place between the grid's points may be from the nearest along an axis.
+
+    Args:
+        matches: of the photo's views, rows (R, k).
+        gallery: whose rows they are.
+        settings: when to accept, and whether to refine.
+        rotations_deg: R, under which the views were embedded.
+        source: of the photo, for people.
+    """
+    view = int(np.argmax(matches.similarity[:, 0]))
+    rows, similarity = matches.rows[view], matches.similarity[view]
+    places = tuple(
+        Place(int(row), gallery.point(int(row)), float(value)) for row, value in zip(rows, similarity, strict=True)
+    )
+    tile_m, stride_m = gallery.origin.tile_m, gallery.origin.stride_m
+    agreeing = [place for place in places if distance_m(place.point, places[0].point) <= tile_m * _ROUNDING]
+    point = _refined(places, tile_m / 2 * _ROUNDING) if settings.refine else places[0].point
+    return LocationEstimate(
+        point=point,
+        similarity=places[0].similarity,
+        accepted=len(agreeing) >= settings.agreeing and places[0].similarity >= settings.min_similarity,
+        radius_m=max(stride_m / 2, *(distance_m(place.point, point) for place in agreeing)),
+        places=places,
+        rotation_deg=rotations_deg[view],
+        source=source,
+    )
+
+
+def _refined(places: Sequence[Place], reach_m: float) -> GeoPoint:
+    """The mean of the places within reach of the best, weighted by their similarity where that is above 0."""
+    best = places[0].point
+    near = [place for place in places if distance_m(place.point, best) <= reach_m and place.similarity > 0]
+    if not near:
+        return best
+    latitude_deg = np.array([place.point.latitude_deg for place in near])
+    longitude_deg = np.array([place.point.longitude_deg for place in near])
+    east_m, north_m = east_north_m(best, latitude_deg, longitude_deg)
+    weights = np.array([place.similarity for place in near])
+    return offset(best, float(np.average(east_m, weights=weights)), float(np.average(north_m, weights=weights)))

@@ -1,0 +1,108 @@
+"""Every setting of locating, with its only default: what to look for in a photo, and where the work is done."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from dphr_infer.errors import ConfigError
+from dphr_infer.types import PRECISIONS, Precision
+
+Heading = Literal["as-is", "north", "search"]
+HEADINGS: tuple[Heading, ...] = ("as-is", "north", "search")
+Scan = Literal["auto", "rows", "int8"]
+SCANS: tuple[Scan, ...] = ("auto", "rows", "int8")
+
+MAX_ROTATIONS = 360
+# Images that an engine gets at once where nobody says how many.
+EMBED_BATCH = 16
+
+First = TypeVar("First")
+Second = TypeVar("Second")
+
+
+@dataclass(frozen=True, slots=True)
+class LocateSettings:
+    """How a photo becomes an estimate, and when the estimate is accepted.
+
+    A match agrees with the best one if its tile centre lies at most one tile side from the best match's. Matches of one
+    place lie side by side; matches of no place scatter over the map. What this rule cannot notice: a photo of ground
+    that the map lacks, if one single place on the map resembles it. And where the stride is much smaller than the tile,
+    neighbours share most of their ground and agree easily: ask for more.
+    """
+
+    top_k: int = 5
+    """Matches per photo; fewer where the gallery or a prior holds fewer tiles."""
+    heading: Heading = "as-is"
+    """Take the photo as it is; turn north up by its yaw; or search over rotations and keep the most similar."""
+    rotations: int = 8
+    """Headings that "search" tries, evenly spaced, from 0."""
+    agreeing: int = 3
+    """Accept an estimate if at least this many of the top_k matches agree, the best included; 1 accepts always."""
+    min_similarity: float = -1.0
+    """And if the best similarity is at least this, in [-1, 1]. It depends on the model: read it off known photos."""
+    refine: bool = False
+    """Average the places of the matches within half a tile side of the best, weighted by similarity."""
+
+    def __post_init__(self) -> None:
+        _check_choice("heading", self.heading, HEADINGS)
+        _check_count("top_k", self.top_k)
+        _check_count("rotations", self.rotations, MAX_ROTATIONS)
+        _check_count("agreeing", self.agreeing)
+        if not -1 <= self.min_similarity <= 1:
+            raise ConfigError(f"`min_similarity` is {self.min_similarity}; expected a number in [-1, 1].")
+        if self.agreeing > self.top_k:
+            raise ConfigError(
+                f"`agreeing` is {self.agreeing}, but only {self.top_k} matches are looked at: no photo could be "
+                "accepted. Raise `top_k`, or lower `agreeing`."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSettings:
+    """Where a bundle's model runs and where its embeddings are matched. Nothing falls back to another device."""
+
+    device: str = "cpu"
+    """One of the table in devices.py: "cpu", "cuda" (TensorRT) or "cuda-onnxruntime"."""
+    precision: Precision = "fp32"
+    """Which of the bundle's models runs."""
+    threads: int | None = None
+    """CPU threads of the engine and of the matcher each; None takes every core that the process may use."""
+    scan: Scan = "auto"
+    """Match by the rows themselves or by int8 codes, which prove the same answers; "auto" goes by size and memory."""
+
+    def __post_init__(self) -> None:
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("scan", self.scan, SCANS)
+        if self.threads is not None:
+            _check_count("threads", self.threads)
+
+
+def settings_of(given: Mapping[str, Any], first: type[First], second: type[Second]) -> tuple[First, Second]:
+    """Keyword arguments -> a value of each of two settings, by the names of their fields.
+
+    Raises:
+        ConfigError: a name that neither has, or what they refuse.
+    """
+    names = [{field.name for field in dataclasses.fields(kind)} for kind in (first, second)]  # type: ignore[arg-type]
+    unknown = sorted(given.keys() - names[0] - names[1])
+    if unknown:
+        raise ConfigError(f"`{unknown[0]}` is no setting; expected one of {', '.join(sorted(names[0] | names[1]))}.")
+    parts = [{key: given[key] for key in given.keys() & known} for known in names]
+    try:
+        return first(**parts[0]), second(**parts[1])
+    except TypeError as error:
+        raise ConfigError(f"Settings are incomplete or of another type: {error}.") from error
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"`{name}` is {value!r}; expected one of {', '.join(choices)}.")
+
+
+def _check_count(name: str, value: object, most: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
+        limit = "at least 1" if most is None else f"in 1..{most}"
+        raise ConfigError(f"`{name}` is {value!r}; expected a whole number, {limit}.")
