@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dphr_infer.errors import ExportError
-from dphr_train.datasets.university1652 import PlaceImage
+from dphr_train.types import PlaceImage
 from export.gate.evaluation_set import EvaluationSet
 from export.gate.parity import Embeddings, ParityReport, compare, embed_in_batches
 
