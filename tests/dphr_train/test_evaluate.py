@@ -28,6 +28,8 @@ from dphr_train.evaluate import (
 from dphr_train.failures import draw_failures, worst_queries
 from dphr_train.metrics import report_retrieval
 
+pytestmark = pytest.mark.kernels
+
 
 def unit(*degrees):
     angles = np.radians(degrees)

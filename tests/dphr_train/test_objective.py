@@ -10,6 +10,8 @@ from dphr_train.losses.dphr import DphrLoss
 from dphr_train.losses.infonce import SymmetricInfoNCE
 from dphr_train.objective import Objective
 
+pytestmark = pytest.mark.kernels
+
 PLACES = [40, 7, 12, 7, 900]
 
 

@@ -18,6 +18,8 @@ from export.opset import OPSET, require_opset
 from export.parity import torch_embedder
 from export.to_onnx import to_onnx
 
+pytestmark = pytest.mark.kernels
+
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 LIMIT = {"fp32": 1e-6, "fp16": 1e-4}
 

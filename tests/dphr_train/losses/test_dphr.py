@@ -12,6 +12,8 @@ from dphr_train.config import DphrConfig, TrainConfig
 from dphr_train.losses.dphr import DphrLoss, ProgressiveBalance, hardness, rda_weights
 from dphr_train.losses.triplet import triplet_terms
 
+pytestmark = pytest.mark.kernels
+
 
 def on_circle(*degrees):
     angles = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))

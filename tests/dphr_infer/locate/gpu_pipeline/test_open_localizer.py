@@ -17,6 +17,8 @@ from dphr_infer.locate.open_localizer import open_localizer
 from dphr_infer.maps.index import index_map
 from dphr_infer.matchers.block_scan import usable_cores
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.fixture(scope="module")
 def image(texture: Any) -> np.ndarray:
