@@ -29,6 +29,8 @@ from dphr_train.metrics import report_retrieval
 from dphr_train.rank_model import _device_of_bundle, rank_model
 from dphr_train.types import Direction, PlaceImage
 
+pytestmark = pytest.mark.kernels
+
 
 def unit(*degrees):
     angles = np.radians(degrees)

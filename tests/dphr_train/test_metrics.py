@@ -23,6 +23,8 @@ from dphr_train.metrics import (
     trapezoid_ap,
 )
 
+pytestmark = pytest.mark.kernels
+
 
 def report_on(similarity, query_ids, gallery_ids, **options):
     """Report on a similarity matrix (Q, G) that is given: query i is the i-th unit vector."""

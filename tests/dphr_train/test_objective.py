@@ -10,6 +10,8 @@ from dphr_train.losses.base import PairLoss
 from dphr_train.losses.infonce import InfoNce
 from dphr_train.objective import FURTHER_LOSSES, Objective, Task, dphr_of
 
+pytestmark = pytest.mark.kernels
+
 PLACES = [40, 7, 12, 7, 900]
 
 

@@ -13,6 +13,8 @@ from dphr_train.encoder import Encoder, normalise
 from dphr_train.objective import Objective, Task
 from dphr_train.step import PairStep
 
+pytestmark = pytest.mark.kernels
+
 PAIRS = 5
 LOSS = LossConfig(dphr=DphrConfig(window=2, beta=0.5))
 CONVNEXT = ModelConfig("test_convnext", "random")

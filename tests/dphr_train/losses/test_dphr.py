@@ -14,6 +14,8 @@ from dphr_train.losses.dphr import DphrLoss, ProgressiveBalance, hardness, rda_w
 from dphr_train.losses.triplet import triplet_terms
 from dphr_train.objective import Objective, Task, dphr_of
 
+pytestmark = pytest.mark.kernels
+
 
 def on_circle(*degrees):
     angles = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))

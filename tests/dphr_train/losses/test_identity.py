@@ -5,6 +5,8 @@ import torch
 
 from dphr_train.losses.identity import PartIdentity
 
+pytestmark = pytest.mark.kernels
+
 
 @torch.no_grad()
 def plain_identity(query_parts, reference_parts, places, loss):

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from dphr_train.losses.infonce import InfoNce
 
+pytestmark = pytest.mark.kernels
+
 
 def plain_infonce(queries, references, scale, smoothing):
     """Double loop over rows and columns, label smoothing written out."""

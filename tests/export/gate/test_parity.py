@@ -11,6 +11,8 @@ from dphr_train.types import PlaceImage
 from export.gate.evaluation_set import EvaluationSet
 from export.gate.parity import Embeddings, ParityReport, compare, embed_in_batches
 
+pytestmark = pytest.mark.kernels
+
 ROOT = Path("/data")
 QUERIES = tuple(PlaceImage(ROOT / f"q{place}.png", place) for place in (1, 2))
 GALLERY = tuple(PlaceImage(ROOT / f"g{place}.png", place) for place in (1, 2))

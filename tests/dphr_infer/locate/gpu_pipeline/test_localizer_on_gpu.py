@@ -19,6 +19,8 @@ from dphr_infer.maps.index import index
 from dphr_infer.measure.machine import usable_cores
 from dphr_infer.types import GeoPoint, Prior
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.fixture(scope="module")
 def image(texture: Any) -> np.ndarray:
