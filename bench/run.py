@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dphr_infer.locate.open_engine import matcher_device, open_engine
+from dphr_infer.locate.open_localizer import takes_one_launch
+from dphr_infer.locate.open_matcher import open_matcher
+
 from bench.clock import CLOCK, MIN_CALLS, WARM_UP_CALLS, GiveWay, measure_overhead_ns
 from bench.machine import MachineProfile, read_machine
 from bench.memory import reset_peak
@@ -28,9 +32,6 @@ from dphr_infer.files.gallery import Gallery, open_gallery
 from dphr_infer.images.preprocess import list_images, read_image
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.localizer import DEFAULT_ROTATIONS, Localizer
-from dphr_infer.locate.open_engine import matcher_device, open_engine
-from dphr_infer.locate.open_localizer import takes_one_launch
-from dphr_infer.locate.open_matcher import open_matcher
 
 _PERIOD_S = 1.0
 _ENDURANCE_PERIOD_S = 5.0
@@ -148,7 +149,7 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
     gallery = _open_gallery(request, bundle, paths)
     machine = read_machine()
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(open_engine(bundle, request.precision, request.device, request.threads))
+        engine = stack.enter_context(open_engine(bundle, request.precision, request.device, request.threads or None))
         matcher = rig = pipeline = None
         if gallery is not None:
             timed = with_filter_timed(gallery)

@@ -20,6 +20,8 @@ from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
+from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.locate.open_matcher import open_matcher
 from numpy.typing import NDArray
 
 from bench.cases import BatchCase, MatchLimits, generate_rows, match_record, rounded
@@ -39,8 +41,6 @@ from dphr_infer.errors import ConfigError
 from dphr_infer.files.bundle import PRECISIONS, SELFTEST_IMAGES, Bundle, model_name, open_bundle
 from dphr_infer.files.gallery import Gallery
 from dphr_infer.images.preprocess import list_images, read_image
-from dphr_infer.locate.open_engine import open_engine
-from dphr_infer.locate.open_matcher import open_matcher
 from dphr_infer.matchers.base import Matcher
 
 _TOLERANCE = 1e-4
@@ -238,7 +238,7 @@ def _bundle_points(arguments: argparse.Namespace, bench: Bench, bundle: Bundle, 
     images = [read_image(path) for path in paths]
     precisions = unique(arguments.precisions or []) or [p for p in PRECISIONS if model_name(p) in manifest.files]
     for precision, threads in itertools.product(precisions, unique(arguments.threads)):
-        with open_engine(bundle, precision, device, threads) as engine:
+        with open_engine(bundle, precision, device, threads or None) as engine:
             accuracy = check_selftest(bundle, engine, precision)
             case = BatchCase(
                 manifest.encoder,

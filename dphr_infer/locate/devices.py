@@ -192,7 +192,7 @@ def open_matcher(embeddings: Rows, on: DeviceSettings | None = None, max_k: int 
 
 def _onnxruntime(bundle: Bundle, on: DeviceSettings, where: Literal["cpu", "cuda"]) -> Engine:
     name = f"onnxruntime {where.upper()} {on.precision}"
-    return OnnxRuntimeEngine(bundle.model_path(on.precision), name, on.threads or 0, _shape(bundle), where)
+    return OnnxRuntimeEngine(bundle.model_path(on.precision), name, on.threads, _shape(bundle), where)
 
 
 def _shape(bundle: Bundle) -> Shape:

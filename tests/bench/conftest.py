@@ -43,7 +43,7 @@ from dphr_infer.files.bundle import (
 from dphr_infer.files.gallery import GalleryOrigin, GalleryWriter
 from dphr_infer.images.preprocess import Preprocess
 
-FAKE_PYCUDA = Path(__file__).resolve().parent.parent / "dphr_infer" / "fake_pycuda.py"
+FAKE_PYCUDA = Path(__file__).resolve().parent.parent / "stand_ins" / "fake_pycuda.py"
 DIM = 8
 ROWS = 200
 IMAGES = 4

@@ -23,7 +23,7 @@ def test_the_identity_changes_with_a_line_of_code_and_with_a_kernel_and_with_not
     assert re.fullmatch(r"dphr \S+( source)?, code [0-9a-f]{12}\n", first)
     (tmp_path / "bench" / "notes.md").write_text("nothing that runs")
     assert identity_in(tmp_path) == first
-    kernel = tmp_path / "dphr_infer" / "cuda" / "topk.fatbin"
+    kernel = tmp_path / "dphr_infer" / "cuda" / "topk" / "topk.fatbin"
     kernel.write_bytes(kernel.read_bytes() + b"\0")
     second = identity_in(tmp_path)
     with (tmp_path / "bench" / "clock.py").open("a") as file:

@@ -5,7 +5,7 @@ import pytest
 
 from dphr_infer.measure.jetson import read_machine
 
-TREES = Path(__file__).resolve().parent.parent / "bench/sysfs"
+TREES = Path(__file__).resolve().parents[2] / "bench" / "sysfs"
 
 
 def grow(root: Path, files: dict[str, str]) -> Path:

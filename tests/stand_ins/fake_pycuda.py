@@ -55,6 +55,7 @@ class FakeDriver:
     driver_version: int = 13000
     n_devices: int = 1
     memory_bytes: int = 1 << 28
+    others_bytes: int = 0  # what other programs hold of it
     sm_count: int = 2
     shared_bytes: int = 166_912
     integrated: bool = False  # kernels may read pinned memory
@@ -131,7 +132,8 @@ class FakeDriver:
 
     def mem_get_info(self) -> tuple[int, int]:
         self.need_context("mem_get_info")
-        return self.memory_bytes - sum(map(len, self.device_memory.values())), self.memory_bytes
+        own = sum(map(len, self.device_memory.values()))
+        return self.memory_bytes - self.others_bytes - own, self.memory_bytes
 
     def mem_alloc(self, n_bytes: int) -> _Allocation:
         self.need_context("mem_alloc")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,11 +152,3 @@ def random_units(rng: np.random.Generator, n: int, dim: int) -> NDArray[np.float
     """float32 (n, dim), directions at random."""
     units = rng.standard_normal((n, dim)).astype(np.float32)
     return units / np.linalg.norm(units, axis=1, keepdims=True)
-
-
-def inlined_source() -> str:
-    """topk.cu with its own headers in place of their includes, so that a fault can be planted anywhere."""
-    text = SOURCE.read_text(encoding="utf-8")
-    return re.sub(
-        r'#include "(\w+\.cuh)"\n', lambda found: SOURCE.with_name(found[1]).read_text(encoding="utf-8"), text
-    ).replace("#pragma once\n", "")
