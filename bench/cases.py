@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dphr_infer.locate.open_matcher import open_matcher
 from numpy.typing import NDArray
 
 from bench.clock import StopRule, sample_whole
@@ -23,7 +24,6 @@ from dphr_infer.errors import ConfigError, DphrError
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.localizer import Localizer
-from dphr_infer.locate.open_matcher import open_matcher
 from export.graph.cost import count_cost
 
 MATCH_QUERIES = (1, 8)

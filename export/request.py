@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from dphr_infer.errors import ExportError
-from dphr_infer.files.manifest import Precision
+from dphr_infer.types import Precision
 from dphr_train.config import DatasetName
 
 Weights = Literal["int8", "float"]

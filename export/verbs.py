@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dphr_infer.errors import ConfigError
-from dphr_infer.files.manifest import Precision
+from dphr_infer.types import Precision
 from dphr_train.config import DatasetName
 from export import commands
 from export.request import ExportRequest, Int8Options, Pooling, TimmSource, Weights

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dphr_infer.locate.open_engine import open_engine
 
 from bench import peer_runs, peers, roofline
 from bench.cli import main
@@ -12,7 +13,6 @@ from bench.peer_runs import EmbedTask, embed_peers, match_peers, open_match_peer
 from bench.peers import Peer
 from dphr_infer.engines.onnxruntime import onnxruntime_version
 from dphr_infer.files.bundle import Bundle
-from dphr_infer.locate.open_engine import open_engine
 from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.types import Matches
 

@@ -29,7 +29,7 @@ def test_a_prior_has_its_centre() -> None:
 
 @pytest.mark.parametrize("radius_m", [0.0, -1.0, math.inf, math.nan])
 def test_a_prior_without_a_radius_is_refused(radius_m: float) -> None:
-    with pytest.raises(ConfigError, match=f"radius_m is {radius_m:g}; expected metres above 0"):
+    with pytest.raises(ConfigError, match=f"`radius_m` is {radius_m:g}; expected metres"):
         Prior(47.0, 8.0, radius_m)
 
 

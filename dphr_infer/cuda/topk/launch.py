@@ -37,8 +37,7 @@ from dphr_infer.cuda.topk.plan import (
 from dphr_infer.errors import EngineError, GalleryError
 from dphr_infer.matchers.quantise import QuantisedRows, SplitQueries, bound_slack, quantise_rows, split_queries
 
-# Room for ranges at first; a prior of more makes more room, once.
-FIRST_RANGES = 4096
+FIRST_RANGES = 4096  # room for ranges at first; a prior of more makes more room, once
 _STAGING_BYTES = 16 << 20
 _NULL = np.uint64(0)
 # Launch sizes whose arguments are kept; a changing position prior uses many.
@@ -109,8 +108,7 @@ class DeviceScan:
         self._take_buffers()
 
     def _take_rows(self) -> None:
-        n_rows = self._limits.n_rows
-        sizes = {"gallery": self._row_bytes}
+        n_rows, sizes = self._limits.n_rows, {"gallery": self._row_bytes}
         if self._has_codes:
             sizes |= {"codes": self._code_bytes, "row_bounds": 8}
         needed, free = n_rows * sum(sizes.values()), self._cuda.free_bytes()

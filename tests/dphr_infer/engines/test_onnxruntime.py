@@ -131,7 +131,7 @@ def test_a_precision_that_the_bundle_lacks_is_refused_without_fallback(bundle) -
 @pytest.mark.parametrize("threads", [0, -1, 100_000])
 def test_a_count_of_threads_that_is_none_is_refused(bundle, threads: int) -> None:
     with pytest.raises(EngineError, match=f"threads is {threads}; give None for all cores, or a count of 1 to"):
-        open_engine(bundle, threads=threads)
+        OnnxRuntimeEngine(bundle.model_path("fp32"), "engine", threads)
 
 
 def test_without_threads_the_engine_takes_the_cores_that_this_process_may_use(monkeypatch) -> None:
