@@ -15,19 +15,15 @@ in 16..240 (limited) or all in 0..255 (full).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import ImageError
 from dphr_infer.images.preprocess import check_image_size
+from dphr_infer.types import ColourMatrix, ColourRange, PixelFormat
 
-PixelFormat = Literal["rgb", "nv12"]
-ColourMatrix = Literal["bt601", "bt709"]
-ColourRange = Literal["limited", "full"]
-
-PIXEL_FORMATS: tuple[PixelFormat, ...] = ("rgb", "nv12")
 _KR_KB: dict[ColourMatrix, tuple[float, float]] = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 _ONE = 1 << 16
 # Converted at a time, so that what lies between bytes and bytes stays in the processor's cache.
@@ -56,8 +52,8 @@ class FrameFormat:
     colour_range: ColourRange = "limited"
 
     def __post_init__(self) -> None:
-        if self.pixels not in PIXEL_FORMATS:
-            raise ImageError(f"Pixel format {self.pixels!r} is unknown; choose one of {', '.join(PIXEL_FORMATS)}.")
+        if self.pixels not in (known := get_args(PixelFormat)):
+            raise ImageError(f"Pixel format {self.pixels!r} is unknown; choose one of {', '.join(known)}.")
         check_image_size(self.width_px, self.height_px, "The frame")
         needed = self.width_px * (3 if self.pixels == "rgb" else 1)
         _check_stride(self.stride_bytes, needed, self.pixels)
