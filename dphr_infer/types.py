@@ -19,6 +19,9 @@ GalleryDtype = Literal["fp16", "fp32"]
 GALLERY_DTYPES: tuple[GalleryDtype, ...] = ("fp16", "fp32")
 Format = Literal["table", "csv", "geojson"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "geojson")
+PixelFormat = Literal["rgb", "nv12"]
+ColourMatrix = Literal["bt601", "bt709"]
+ColourRange = Literal["limited", "full"]
 
 
 @dataclass(frozen=True, slots=True)
