@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python -m bench.demo --out runs/demo
+	$(BIN)/python examples/demo/demo.py --out runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -27,7 +27,7 @@ check: $(READY)
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 bench: $(READY)
-	$(BIN)/python -m bench.demo --out runs/demo --only bench
+	$(BIN)/python examples/demo/demo.py --out runs/demo --only bench
 
 # A site in build/docs that loads nothing from a network.
 .PHONY: docs
@@ -67,9 +67,9 @@ else
 endif
 
 gpu-bench: $(GPU_READY)
-	$(GPU_PYTHON) -m bench.gpu.matching
-	$(GPU_PYTHON) -m bench.gpu.pipeline samples/bundle
+	$(GPU_PYTHON) -m bench gpu matching --json bench/reports/gpu-matching.jsonl
+	$(GPU_PYTHON) -m bench gpu pipeline samples/bundle --json bench/reports/gpu-pipeline.jsonl
 
 # Commit what it writes: dphr_infer/cuda/topk/topk_regimes.json.
 gpu-regimes: $(GPU_READY)
-	$(GPU_PYTHON) -m bench.gpu.regimes
+	$(GPU_PYTHON) -m bench gpu regimes

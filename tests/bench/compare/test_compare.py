@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench.report.changes import change_plot
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -16,7 +17,6 @@ from bench.compare.compare import ComparisonReport, compare, compare_files, make
 from bench.compare.judge import BATCHES, FLOOR, MIN_RUNS, MIN_SAMPLES, ROUNDING_MS, SHARED_FLOOR, student_quantile
 from bench.compare.report import short_names
 from bench.compare.series import metrics, read_records
-from bench.report.changes import change_plot
 from dphr_infer.errors import ConfigError
 
 STAGES = {"decode": 4.0, "preprocess": 1.5, "embed": 30.0, "match": 6.0, "filter": 0.2}
