@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dphr_infer.locate.open_engine import open_engine
-from dphr_infer.locate.open_matcher import open_matcher
 
 from bench import steps
 from bench.cases import batches as cases
@@ -17,6 +15,7 @@ from dphr_infer.errors import EngineError
 from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle
 from dphr_infer.files.gallery import open_gallery
 from dphr_infer.images.preprocess import list_images, read_image
+from dphr_infer.locate.devices import open_engine, open_matcher
 from dphr_infer.locate.localizer import Localizer
 
 QUICK = ["--seconds", "0.02", "--startups", "0"]

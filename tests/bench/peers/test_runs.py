@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dphr_infer.locate.open_engine import open_engine
 
 from bench.cli import main
 from bench.machine import roofline
@@ -15,6 +14,7 @@ from bench.peers.cpu import Peer
 from bench.peers.runs import EmbedTask, embed_peers, match_peers, open_match_peers
 from dphr_infer.engines.onnxruntime import onnxruntime_version
 from dphr_infer.files.bundle import Bundle
+from dphr_infer.locate.devices import open_engine
 from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.types import Matches
 
