@@ -67,9 +67,9 @@ else
 endif
 
 gpu-bench: $(GPU_READY)
-	$(GPU_PYTHON) -m bench.gpu_matching
-	$(GPU_PYTHON) -m bench.gpu_pipeline samples/bundle
+	$(GPU_PYTHON) -m bench.gpu.matching
+	$(GPU_PYTHON) -m bench.gpu.pipeline samples/bundle
 
 # Commit what it writes: dphr_infer/cuda/topk/topk_regimes.json.
 gpu-regimes: $(GPU_READY)
-	$(GPU_PYTHON) -m bench.gpu_regimes
+	$(GPU_PYTHON) -m bench.gpu.regimes

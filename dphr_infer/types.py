@@ -19,7 +19,9 @@ GalleryDtype = Literal["fp16", "fp32"]
 GALLERY_DTYPES: tuple[GalleryDtype, ...] = ("fp16", "fp32")
 Format = Literal["table", "csv", "geojson"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "geojson")
-GalleryProtocol = Literal["full", "matched"]
+PixelFormat = Literal["rgb", "nv12"]
+ColourMatrix = Literal["bt601", "bt709"]
+ColourRange = Literal["limited", "full"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,32 +189,3 @@ class LocationEstimate:
                 "places": places,
             },
         }
-
-
-@dataclass(frozen=True, slots=True)
-class RetrievalReport:
-    """Retrieval quality of one direction under one gallery protocol. All rates are fractions in [0, 1].
-
-    Attributes:
-        recall_at:       {k: share of queries with a true match among the first k}, k in 1, 5, 10 where k <= n_gallery.
-        recall_at_1_percent: the same for the first percent of the gallery.
-        ap:              mean average precision by the trapezoid rule of the official University-1652 scripts.
-        standard_ap:     mean average precision as scikit-learn defines it.
-        protocol:        "full" ranks every gallery image; "matched" drops those whose place no query has.
-        hit_rate:        share of queries whose match no gallery image but its semi-positives outranks (VIGOR); None
-            without semi-positives.
-        recall_within:   {k: share of queries with any gallery image at most `within_m` metres away among the first k}
-            (CVACT test); None without positions.
-        within_m:        that distance in metres, or None.
-    """
-
-    recall_at: dict[int, float]
-    recall_at_1_percent: float
-    ap: float
-    standard_ap: float
-    protocol: GalleryProtocol
-    n_queries: int
-    n_gallery: int
-    hit_rate: float | None = None
-    recall_within: dict[int, float] | None = None
-    within_m: float | None = None

@@ -25,8 +25,8 @@ from dphr_infer.files.bundle import (
     model_name,
 )
 from dphr_infer.images.preprocess import Preprocess, read_image
-from dphr_train.datasets.base import PlaceImage
 from dphr_train.encoder import Encoder
+from dphr_train.types import PlaceImage
 from export.gate.calibration_set import CalibrationSet, calibration_images
 from export.gate.evaluation_set import EvaluationSet, read_evaluation_set, require_enough
 from export.gate.parity import MAX_BATCH, Gate, ParityReport, embed_evaluation_set, one_thread, say, torch_embedder

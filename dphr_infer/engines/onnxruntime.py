@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import BundleError, EngineError, MissingPackageError
-from dphr_infer.matchers.block_scan import usable_cores
+from dphr_infer.measure.machine import usable_cores
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "embeddings"

@@ -15,21 +15,19 @@ in 16..240 (limited) or all in 0..255 (full).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import ImageError
 from dphr_infer.images.preprocess import check_image_size
+from dphr_infer.types import ColourMatrix, ColourRange, PixelFormat
 
-PixelFormat = Literal["rgb", "nv12"]
-ColourMatrix = Literal["bt601", "bt709"]
-ColourRange = Literal["limited", "full"]
-
-PIXEL_FORMATS: tuple[PixelFormat, ...] = ("rgb", "nv12")
 _KR_KB: dict[ColourMatrix, tuple[float, float]] = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 _ONE = 1 << 16
+# Converted at a time, so that what lies between bytes and bytes stays in the processor's cache.
+_ROWS_OF_PAIRS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +52,8 @@ class FrameFormat:
     colour_range: ColourRange = "limited"
 
     def __post_init__(self) -> None:
-        if self.pixels not in PIXEL_FORMATS:
-            raise ImageError(f"Pixel format {self.pixels!r} is unknown; choose one of {', '.join(PIXEL_FORMATS)}.")
+        if self.pixels not in (known := get_args(PixelFormat)):
+            raise ImageError(f"Pixel format {self.pixels!r} is unknown; choose one of {', '.join(known)}.")
         check_image_size(self.width_px, self.height_px, "The frame")
         needed = self.width_px * (3 if self.pixels == "rgb" else 1)
         _check_stride(self.stride_bytes, needed, self.pixels)
@@ -195,24 +193,28 @@ def check_frame(frame: NDArray[np.uint8], layout: FrameFormat) -> NDArray[np.uin
 
 
 def to_rgb(frame: NDArray[np.uint8], layout: FrameFormat) -> NDArray[np.uint8]:
-    """One frame -> uint8 (H, W, 3), C-contiguous; errors as in `check_frame`."""
+    """One frame -> uint8 (H, W, 3), C-contiguous, a copy; errors as in `check_frame`."""
     flat, (height, width) = check_frame(frame, layout), (layout.height_px, layout.width_px)
     if layout.pixels == "rgb":
-        return np.ascontiguousarray(_rows(flat, 0, layout.stride_bytes, height, 3 * width).reshape(height, width, 3))
-    luma = _rows(flat, 0, layout.stride_bytes, height, width).astype(np.int32)
-    pairs = _rows(flat, layout.chroma_offset_bytes, layout.chroma_stride_bytes, height // 2, width)
-    chroma = pairs.reshape(height // 2, width // 2, 2).astype(np.int32) - 128
-    u, v = (chroma[..., i].repeat(2, axis=0).repeat(2, axis=1) for i in range(2))
+        return np.array(_plane(flat, 0, layout.stride_bytes, height, 3 * width)).reshape(height, width, 3)
+    luma = _plane(flat, 0, layout.stride_bytes, height, width)
+    chroma = _plane(flat, layout.chroma_offset_bytes, layout.chroma_stride_bytes, height // 2, width)
+    rgb = np.empty((height, width, 3), np.uint8)
     of = colour_coefficients(layout.matrix, layout.colour_range)
-    base = of.scale * (luma - of.zero) + _ONE // 2
-    channels = (base + of.red_v * v, base + of.green_u * u + of.green_v * v, base + of.blue_u * u)
-    rgb: NDArray[np.uint8] = np.clip(np.stack(channels, axis=2) >> 16, 0, 255).astype(np.uint8)
+    for top in range(0, height // 2, _ROWS_OF_PAIRS):
+        pairs = chroma[top : top + _ROWS_OF_PAIRS].astype(np.int32) - 128
+        rows, u, v = slice(2 * top, 2 * (top + len(pairs))), pairs[:, ::2], pairs[:, 1::2]
+        base = (of.scale * (luma[rows].astype(np.int32) - of.zero) + _ONE // 2).reshape(-1, 2, width)
+        wide, out = np.empty((len(pairs), 1, width), np.int32), rgb[rows].reshape(-1, 2, width, 3)
+        for channel, part in enumerate((of.red_v * v, of.green_u * u + of.green_v * v, of.blue_u * u)):
+            wide[:, 0, ::2] = wide[:, 0, 1::2] = part  # for two columns; the sum repeats it for two rows
+            out[..., channel] = np.clip((base + wide) >> 16, 0, 255)
     return rgb
 
 
-def _rows(flat: NDArray[np.uint8], start: int, stride: int, n_rows: int, n_bytes: int) -> NDArray[np.uint8]:
-    """Copy rows out, uint8 (n_rows, n_bytes); the last row's padding may be missing."""
-    return np.stack([flat[start + i * stride : start + i * stride + n_bytes] for i in range(n_rows)])
+def _plane(flat: NDArray[np.uint8], start: int, stride: int, n_rows: int, n_bytes: int) -> NDArray[np.uint8]:
+    """Rows as they lie, uint8 (n_rows, n_bytes); read-only. The last row's padding may be missing."""
+    return np.lib.stride_tricks.as_strided(flat[start:], (n_rows, n_bytes), (stride, 1), writeable=False)
 
 
 def _check_stride(stride: int, needed: int, what: str) -> None:

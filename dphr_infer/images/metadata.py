@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import math
 import re
-import struct
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
-from dphr_infer.errors import ImageError
 from dphr_infer.geo import offset
-from dphr_infer.images.preprocess import bomb_error
+from dphr_infer.images.preprocess import opened_picture
 from dphr_infer.types import GeoPoint
 
 # On flat ground a camera that looks less far down sees its centre too far away to know where.
@@ -66,26 +63,19 @@ class PhotoMetadata:
         return offset(self.camera, ahead_m * math.sin(yaw), ahead_m * math.cos(yaw))
 
 
-def read_photo_metadata(path: Path) -> PhotoMetadata:
-    """Read what a photo tells about its camera; garbage in the metadata counts as absent.
+def read_photo_metadata(path: str | Path) -> PhotoMetadata:
+    """What a photo's file tells about its camera, without the picture.
 
     Raises:
         ImageError: the file does not exist or is not a picture.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                gps = _read_gps(image)
-                xmp = _xmp_text(image)
-    except FileNotFoundError:
-        raise ImageError(f"{path} does not exist.") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{path} is not a picture that Pillow can read.") from None
-    except Image.DecompressionBombError as error:
-        raise bomb_error(path) from error
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise ImageError(f"{path} is damaged or refused ({error}).") from error
+    with opened_picture(path) as image:
+        return metadata_of(image)
+
+
+def metadata_of(image: Image.Image) -> PhotoMetadata:
+    """What an opened picture tells about its camera; garbage in the metadata counts as absent."""
+    gps, xmp = _read_gps(image), _xmp_text(image)
     yaw = _xmp_number(xmp, "GimbalYawDegree", 360.0)
     yaw = _image_direction(gps) if yaw is None else yaw
     return PhotoMetadata(

@@ -14,8 +14,8 @@ from PIL import Image
 
 from dphr_infer.errors import ImageError
 from dphr_infer.images.frame_format import FrameFormat, to_rgb
-from dphr_infer.images.metadata import PhotoMetadata, read_photo_metadata
-from dphr_infer.images.preprocess import check_image_size, decoded, list_images, read_image
+from dphr_infer.images.metadata import PhotoMetadata, metadata_of
+from dphr_infer.images.preprocess import check_image_size, decoded, list_images, opened_picture
 
 PhotoLike = Any  # str | Path | NDArray[np.uint8] | Image.Image | Photo; what else is refused by `to_photo`
 Item = TypeVar("Item")
@@ -44,6 +44,12 @@ class Photo:
         return self.image if self.frame_format is None else to_rgb(self.image, self.frame_format)
 
 
+def read_photo(path: str | Path) -> Photo:
+    """A picture's file decoded, with its metadata; errors as of `read_image`. The file is opened once."""
+    with opened_picture(path) as image:
+        return Photo(decoded(image, str(path)), str(path), metadata_of(image))
+
+
 def to_photo(given: PhotoLike) -> Photo:
     """A path read, or an array or a PIL image checked.
 
@@ -57,9 +63,9 @@ def to_photo(given: PhotoLike) -> Photo:
     if isinstance(given, Photo):
         return given
     if isinstance(given, str | Path):
-        return Photo(read_image(given), str(given), read_photo_metadata(Path(given)))
+        return read_photo(given)
     if isinstance(given, Image.Image):
-        return Photo(decoded(given, "The image"), getattr(given, "filename", "") or "")
+        return Photo(decoded(given, "The image"), getattr(given, "filename", "") or "", metadata_of(given))
     if not isinstance(given, np.ndarray):
         raise ImageError(
             f"A photo is a path, an array uint8 (H, W, 3) or a PIL image, but {type(given).__name__} was given."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -96,12 +98,35 @@ def check_image_size(width: int, height: int, name: str) -> None:
         )
 
 
-def bomb_error(path: str | Path) -> ImageError:
-    """What to say where Pillow itself refuses to look at so many pixels."""
-    seen = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-    return ImageError(
-        f"{path} has more than {seen:.0f} megapixels, above the limit of {MAX_PIXELS / 1e6:.0f}: reduce it first."
-    )
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Say in an ImageError what Pillow cannot read; its warnings about what it can are left out."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except FileNotFoundError:
+        raise ImageError(f"{name} does not exist.") from None
+    except Image.DecompressionBombError as error:
+        seen = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise ImageError(
+            f"{name} has more than {seen:.0f} megapixels, above the limit of {MAX_PIXELS / 1e6:.0f}: reduce it first."
+        ) from error
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} is not a picture that Pillow can read ({', '.join(IMAGE_SUFFIXES)}).") from None
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise ImageError(f"{name} is damaged or cut short ({error}). Copy it again from its source.") from error
+
+
+@contextmanager
+def opened_picture(path: str | Path) -> Iterator[Image.Image]:
+    """A picture's file as Pillow opens it; nothing is decoded yet.
+
+    Raises:
+        ImageError: missing, damaged, not a picture, or of more pixels than Pillow itself looks at.
+    """
+    with _explained(str(path)), Image.open(path) as image:
+        yield image
 
 
 def decoded(image: Image.Image, name: str) -> NDArray[np.uint8]:
@@ -112,8 +137,9 @@ def decoded(image: Image.Image, name: str) -> NDArray[np.uint8]:
             f"{name} has 16 or 32 bits a pixel (mode {image.mode}), which 8 would cut off. Convert it with "
             "a scale that suits its contrast: gdal_translate -ot Byte -scale IN.tif OUT.tif"
         )
-    # np.array copies: the result outlives the file and may be written to.
-    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    with _explained(name):
+        # np.array copies: the result outlives the file and may be written to.
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -126,19 +152,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         ImageError: missing, truncated, not a picture, grey of more than 8 bits, below 16 px a side or above 120
             megapixels.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return decoded(image, str(path))
-    except FileNotFoundError:
-        raise ImageError(f"{path} does not exist.") from None
-    except Image.DecompressionBombError as error:
-        raise bomb_error(path) from error
-    except UnidentifiedImageError:
-        raise ImageError(f"{path} is not a picture that Pillow can read ({', '.join(IMAGE_SUFFIXES)}).") from None
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise ImageError(f"{path} is damaged or cut short ({error}). Copy it again from its source.") from error
+    with opened_picture(path) as image:
+        return decoded(image, str(path))
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from dphr_infer.cuda.build import load_fatbin
 from dphr_infer.cuda.driver import Cuda, open_cuda
+from dphr_infer.cuda.frames_in_flight import MOST, Flight, FramesInFlight
 from dphr_infer.cuda.graph import GraphCache
 from dphr_infer.cuda.one_at_a_time import OneAtATime
 from dphr_infer.cuda.preprocess.launch import DevicePreprocess
@@ -35,7 +36,6 @@ from dphr_infer.engines.tensorrt.engine import DeviceNetwork, open_network
 from dphr_infer.errors import EngineError, GalleryError, ImageError
 from dphr_infer.files.bundle import Bundle, Precision
 from dphr_infer.images.frame_format import FrameFormat, rgb_frames
-from dphr_infer.locate.frames_in_flight import MOST, Flight, FramesInFlight
 from dphr_infer.matchers.base import check_gallery, check_ranges
 from dphr_infer.types import Matches
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import ImageError, printable
 from dphr_infer.images.frame_format import FrameFormat
-from dphr_infer.images.metadata import PhotoMetadata, read_photo_metadata
-from dphr_infer.images.photo import Photo
-from dphr_infer.images.preprocess import IMAGE_SUFFIXES, read_image
+from dphr_infer.images.metadata import PhotoMetadata
+from dphr_infer.images.photo import Photo, read_photo
+from dphr_infer.images.preprocess import IMAGE_SUFFIXES
 from dphr_infer.watch.settings import SourceSettings
 
 POLL_S = 0.2
@@ -191,7 +191,7 @@ class FolderSource:
         for _ in range(_MAX_TRIES):
             size = _size_bytes(path)
             try:
-                image, metadata = read_image(path), read_photo_metadata(path)
+                photo = read_photo(path)
             except ImageError as error:
                 if size == size_before or stop.is_set():
                     notices.fail(f"{error} It is skipped.")
@@ -199,7 +199,8 @@ class FolderSource:
                 size_before = size
                 stop.wait(_RETRY_S)
                 continue
-            yield Frame(notices.given, str(path), image, arrived_s, _written_at(path), None, hurry, metadata)
+            written_at = _written_at(path)
+            yield Frame(notices.given, str(path), photo.image, arrived_s, written_at, None, hurry, photo.metadata)
             return
         notices.fail(f"{path} is still being written after {_MAX_TRIES * _RETRY_S:g} s. It is skipped.")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 from dphr_infer.errors import ConfigError
+from dphr_infer.types import ColourMatrix, ColourRange, PixelFormat
 
 MAX_RATE_HZ = 1000.0
 
@@ -25,6 +27,13 @@ class SourceSettings:
     """Give a camera up after this many attempts without a frame; the pauses between them grow from 0.5 s to 8 s."""
     queue: int = 1
     """Frames that may wait to be located; the oldest is dropped for a newer one."""
+    pixels: PixelFormat = "rgb"
+    """nv12 takes the bytes of a V4L2 device, or of a GStreamer pipeline that ends in video/x-raw,format=NV12 ! appsink,
+    as they are: half the size, and a GPU converts them. rgb takes whatever OpenCV reads."""
+    colour_matrix: ColourMatrix = "bt709"
+    """By which nv12 becomes RGB: bt709 of HD cameras, bt601 of most others."""
+    colour_range: ColourRange = "limited"
+    """Of nv12's values: limited, luma in 16..235; full, 0..255."""
 
     def __post_init__(self) -> None:
         if self.rate_hz is not None and not 0 < self.rate_hz <= MAX_RATE_HZ:
@@ -35,3 +44,6 @@ class SourceSettings:
             raise ConfigError(f"`stall_s` is {self.stall_s:g}; expected seconds above 0.")
         if self.reconnects < 0:
             raise ConfigError(f"`reconnects` is {self.reconnects}; expected at least 0.")
+        for name, kind in (("pixels", PixelFormat), ("colour_matrix", ColourMatrix), ("colour_range", ColourRange)):
+            if getattr(self, name) not in get_args(kind):
+                raise ConfigError(f"`{name}` is {getattr(self, name)!r}; expected one of {', '.join(get_args(kind))}.")

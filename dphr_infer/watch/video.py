@@ -9,7 +9,7 @@ times; a frame resets the count. OpenCV gives up on a URL that is silent for `st
 after 10 s or 30 s of its own.
 
 A frame may have any size, because the preparation for the model takes all of them: a change is named and located. A
-frame that is not uint8 (H, W, 3) is named and skipped.
+frame of another format is named and skipped, see pictures.py.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dphr_infer.errors import ImageError, MissingPackageError
-from dphr_infer.images.preprocess import IMAGE_SUFFIXES, check_image_size
+from dphr_infer.errors import ConfigError, ImageError, MissingPackageError
+from dphr_infer.images.preprocess import IMAGE_SUFFIXES
 from dphr_infer.watch.frames import FolderSource, Frame, FrameSource, Notices, Slots, wait_until
+from dphr_infer.watch.pictures import NV12_END, Pictures
 from dphr_infer.watch.settings import SourceSettings
 
 _FIRST_PAUSE_S = 0.5
@@ -46,7 +44,15 @@ def open_source(text: str, settings: SourceSettings) -> FrameSource:
 
     Raises:
         ImageError: there is no such file or folder, or it is a single picture.
+        ConfigError: NV12 is asked for of what does not give it.
     """
+    source = _named_source(text, settings)
+    if settings.pixels == "nv12":
+        _check_gives_nv12(text, source)
+    return source
+
+
+def _named_source(text: str, settings: SourceSettings) -> FrameSource:
     if "!" in text:
         return CameraSource(text, "the pipeline", settings)
     if "://" in text:
@@ -64,6 +70,18 @@ def open_source(text: str, settings: SourceSettings) -> FrameSource:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise ImageError(f"{path} is a single picture: use dphr-infer locate, or name the folder it comes into.")
     return FilmSource(path, settings)
+
+
+def _check_gives_nv12(text: str, source: FrameSource) -> None:
+    if not isinstance(source, CameraSource) or ("://" in text and "!" not in text):
+        raise ConfigError(
+            f'`pixels` "nv12" is what a V4L2 device or a GStreamer pipeline gives; {source.name} is neither: take '
+            f'"rgb", or a pipeline that ends in {NV12_END}'
+        )
+    caps = [part for part in text.split("!") if "video/x-raw" in part]
+    if "!" in text and not (caps and re.search(r"format\s*=\s*(\(string\)\s*)?\"?NV12\b", caps[-1])):
+        # I420 has as many bytes: its colours would be wrong, and nothing else.
+        raise ConfigError(f'`pixels` is "nv12", but the pipeline does not name that format: end it with {NV12_END}')
 
 
 def _import_cv2() -> Any:
@@ -114,49 +132,22 @@ def _open_capture(cv2: Any, text: str, timeout_s: float) -> Any:
     return cv2.VideoCapture(text, cv2.CAP_ANY)
 
 
-class _Pictures:
-    """Turns what a capture gives into RGB; says, once for each kind, what is odd about it."""
+def _ask_for_nv12(cv2: Any, capture: Any, name: str) -> None:
+    """Tell a V4L2 device to send NV12 and OpenCV to leave it.
 
-    def __init__(self, cv2: Any, name: str, notices: Notices) -> None:
-        self._cv2, self._name, self._notices = cv2, name, notices
-        self._shape: tuple[int, ...] | None = None
-        self._last_fault = ""
-
-    def take(self, capture: Any) -> NDArray[np.uint8] | None:
-        """The frame that was grabbed last; None where it is no picture, which is said."""
-        number = self._notices.given
-        try:
-            there, image = capture.retrieve()
-        except self._cv2.error:
-            there, image = False, None
-        fault = "it cannot be decoded" if not there or image is None else _fault(image)
-        if fault:
-            self._notices.failed += 1
-            if fault != self._last_fault:
-                self._notices.note(f"Frame {number} of {self._name} is skipped, and all like it: {fault}")
-            self._last_fault = fault
-            return None
-        self._last_fault = ""
-        if self._shape not in (None, image.shape):
-            old, new = ("{1}x{0}".format(*shape) for shape in (self._shape or (), image.shape))
-            self._notices.note(f"Frame {number} of {self._name} is {new} px, those before {old}: any size is taken.")
-        self._shape = image.shape
-        picture: NDArray[np.uint8] = self._cv2.cvtColor(image, self._cv2.COLOR_BGR2RGB)
-        return picture
-
-
-def _fault(image: NDArray[Any]) -> str:
-    """Why a frame is no picture; empty where it is one."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        return (
-            f"it is {image.dtype} {image.shape}, and uint8 (height, width, 3) is needed. End a pipeline with "
-            "videoconvert ! video/x-raw,format=BGR ! appsink"
+    Raises:
+        ImageError: it sends another format.
+    """
+    nv12 = cv2.VideoWriter_fourcc(*"NV12")
+    capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+    capture.set(cv2.CAP_PROP_FOURCC, nv12)
+    given = int(capture.get(cv2.CAP_PROP_FOURCC))
+    if given != nv12:
+        letters = (given & 0xFFFFFFFF).to_bytes(4, "little").decode("latin-1")
+        raise ImageError(
+            f'{name} was asked for NV12 and gives {letters!r}: take `pixels` "rgb", or a pipeline that converts, '
+            f"v4l2src device={name} ! videoconvert ! video/x-raw,format=NV12 ! appsink"
         )
-    try:
-        check_image_size(image.shape[1], image.shape[0], "it")
-    except ImageError as error:
-        return str(error)
-    return ""
 
 
 def _grab(cv2: Any, capture: Any) -> bool:
@@ -200,7 +191,7 @@ class FilmSource:
     def _play(self, cv2: Any, capture: Any, stop: Event, notices: Notices) -> Iterator[Frame]:
         rate_hz = self._settings.rate_hz
         named = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        pictures, slots = _Pictures(cv2, self.name, notices), Slots(rate_hz)
+        pictures, slots = Pictures(cv2, self.name, notices, self._settings), Slots(rate_hz)
         started_s = time.monotonic()
         while not stop.is_set():
             if not _grab(cv2, capture):
@@ -215,12 +206,21 @@ class FilmSource:
             if not slots.takes(position_s):
                 notices.passed += 1
                 continue
-            image = pictures.take(capture)
-            if image is None:
+            photo = pictures.take(capture)
+            if photo is None:
                 continue
             due_s = started_s + position_s if rate_hz else time.monotonic()
             wait_until(due_s, stop)
-            yield Frame(notices.given, self.name, image, due_s, None, position_s, rate_hz is not None)
+            yield Frame(
+                notices.given,
+                self.name,
+                photo.image,
+                due_s,
+                captured_at=None,
+                position_s=position_s,
+                hurry=rate_hz is not None,
+                frame_format=photo.frame_format,
+            )
 
 
 class CameraSource:
@@ -241,7 +241,7 @@ class CameraSource:
     def frames(self, stop: Event, notices: Notices) -> Iterator[Frame]:
         """See `FrameSource.frames`."""
         cv2 = _import_cv2()
-        pictures, slots = _Pictures(cv2, self.name, notices), Slots(self._settings.rate_hz)
+        pictures, slots = Pictures(cv2, self.name, notices, self._settings), Slots(self._settings.rate_hz)
         started_s, tried = time.monotonic(), 0
         while not stop.is_set():
             for frame in self._connection(cv2, pictures, slots, started_s, stop, notices):
@@ -261,7 +261,7 @@ class CameraSource:
             stop.wait(pause_s)
 
     def _connection(
-        self, cv2: Any, pictures: _Pictures, slots: Slots, started_s: float, stop: Event, notices: Notices
+        self, cv2: Any, pictures: Pictures, slots: Slots, started_s: float, stop: Event, notices: Notices
     ) -> Iterator[Frame]:
         """Frames from one opening to the next fault, which is kept as words."""
         stall_s = self._settings.stall_s
@@ -270,6 +270,8 @@ class CameraSource:
             if not capture.isOpened():
                 self._why = "cannot be opened"
                 return
+            if self._settings.pixels == "nv12" and "!" not in self._text:
+                _ask_for_nv12(cv2, capture, self.name)
             named, first, bad_since_s = float(capture.get(cv2.CAP_PROP_FRAME_COUNT)), notices.given, None
             while not stop.is_set():
                 asked_s = time.monotonic()
@@ -283,10 +285,19 @@ class CameraSource:
                 if not slots.takes(arrived_s - started_s):
                     notices.passed += 1
                     continue
-                image = pictures.take(capture)
-                if image is not None:
+                photo = pictures.take(capture)
+                if photo is not None:
                     bad_since_s = None
-                    yield Frame(notices.given, self.name, image, arrived_s, captured_at, None, True)
+                    yield Frame(
+                        notices.given,
+                        self.name,
+                        photo.image,
+                        arrived_s,
+                        captured_at,
+                        position_s=None,
+                        hurry=True,
+                        frame_format=photo.frame_format,
+                    )
                 elif bad_since_s is None:
                     bad_since_s = arrived_s
                 elif arrived_s - bad_since_s > stall_s:

@@ -21,8 +21,8 @@ from dphr_infer.files.bundle import file_digest
 from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_infer.measure.progress import Progress
 from dphr_train.config import DataConfig, DatasetName
-from dphr_train.datasets.base import PlaceImage
 from dphr_train.datasets.open import open_dataset
+from dphr_train.types import PlaceImage
 from export.gate.evaluation_set import EvaluationSet, spread
 
 

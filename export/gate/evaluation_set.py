@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import ExportError
 from dphr_infer.files.bundle import Precision, file_digest
-from dphr_infer.types import RetrievalReport
 from dphr_train.config import DataConfig, DatasetName
-from dphr_train.datasets.base import Direction, PlaceImage, View
 from dphr_train.datasets.open import open_dataset
 from dphr_train.datasets.university1652 import University1652
 from dphr_train.metrics import GroundPositions, report_retrieval
+from dphr_train.types import Direction, PlaceImage, RetrievalReport, View
 
 MIN_PLACES = 4
 MIN_IMAGES = 16

@@ -26,7 +26,7 @@ from dphr_infer.errors import ExportError
 from dphr_infer.files.bundle import PRECISIONS, Bundle, Parity, Precision, Quantisation, model_name, open_bundle
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.settings import DeviceSettings
-from dphr_infer.matchers.block_scan import usable_cores
+from dphr_infer.measure.machine import usable_cores
 from dphr_infer.measure.progress import Progress
 from export.to_tensorrt import EngineReport
 

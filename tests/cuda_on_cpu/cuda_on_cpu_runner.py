@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,8 +171,10 @@ class Builder:
             RuntimeError: g++ refuses it (its message), or there is no `extern "C" __global__ void name(` in it.
         """
         if isinstance(source, str):
-            text, path = source, self.cache / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.cu"
-            path.write_text(text, encoding="utf-8")
+            path = self.cache / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.cu"
+            with _locked(path):
+                if not path.exists() or path.read_text(encoding="utf-8") != source:
+                    path.write_text(source, encoding="utf-8")
             source = path
         options = [*FLAGS, *INCLUDES, *(f"-D{name}={value}" for name, value in (defines or {}).items())]
         # After the preprocessor everything that is included stands in one text: it names the kernels and is the key.
@@ -182,26 +186,38 @@ class Builder:
         headers = "".join((FOLDER / name).read_text(encoding="utf-8") for name in HEADERS)
         key = "\n".join((text, headers, str(source), *options, *LIBRARY_FLAGS, _processor(), self.compiler))
         library = self.cache / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
-        if not library.exists():
-            table = "".join(f'{{"{k}", Door<::{k}>::invoke, Door<::{k}>::describe}}, ' for k in kernels)
-            main = library.with_suffix(f".{os.getpid()}.cpp")
-            main.write_text(
-                f'#include "{source}"\n#include "{FOLDER / "launch.h"}"\n'
-                f"namespace cuda_on_cpu {{ const Kernel kernels[] = {{{table}{{nullptr, nullptr, nullptr}}}}; }}\n",
-                encoding="utf-8",
-            )
-            built = main.with_suffix(".so")
-            includes = ["-include", str(FOLDER / "cuda_on_cpu.h")]
-            self._run([*options, *LIBRARY_FLAGS, *includes, str(main), "-o", str(built)])
-            main.unlink()
-            built.replace(library)
+        with _locked(library):  # test processes share the folder: the first builds, the others wait
+            if not library.exists():
+                self._compile(library, source, kernels, options)
         return CpuDevice(library, kernels)
+
+    def _compile(self, library: Path, source: Path, kernels: Sequence[str], options: Sequence[str]) -> None:
+        table = "".join(f'{{"{k}", Door<::{k}>::invoke, Door<::{k}>::describe}}, ' for k in kernels)
+        main = library.with_suffix(f".{os.getpid()}.cpp")
+        main.write_text(
+            f'#include "{source}"\n#include "{FOLDER / "launch.h"}"\n'
+            f"namespace cuda_on_cpu {{ const Kernel kernels[] = {{{table}{{nullptr, nullptr, nullptr}}}}; }}\n",
+            encoding="utf-8",
+        )
+        built = main.with_suffix(".so")
+        includes = ["-include", str(FOLDER / "cuda_on_cpu.h")]
+        self._run([*options, *LIBRARY_FLAGS, *includes, str(main), "-o", str(built)])
+        main.unlink()
+        built.replace(library)
 
     def _run(self, arguments: Sequence[str]) -> str:
         done = subprocess.run([self.compiler, *arguments], capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"g++ refuses the source:\n{done.stderr[:4000]}")
         return done.stdout
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time, by a lock file beside `path` that stays."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _processor() -> str:

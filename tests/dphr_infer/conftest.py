@@ -237,6 +237,49 @@ def gpu_stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture
+def nv12_camera(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A function: from now on a camera that OpenCV opens gives these arrays, once, and is of this V4L2 format.
+
+    OpenCV's wheels have no GStreamer, and there is no device: only `cv2.VideoCapture` is stood in for.
+    """
+    cv2 = pytest.importorskip("cv2")
+
+    def make(grabbed: list[np.ndarray], fourcc: str = "NV12") -> Any:
+        seen, left = SimpleNamespace(opened=[], set_to=[], released=0), iter(grabbed)
+
+        class Capture:
+            def __init__(self, text: str, backend: int) -> None:
+                seen.opened.append((text, backend))
+                self.image: np.ndarray | None = None
+
+            def isOpened(self) -> bool:
+                return True
+
+            def set(self, name: int, value: float) -> bool:
+                seen.set_to.append((name, value))
+                return True
+
+            def get(self, name: int) -> float:
+                return float(cv2.VideoWriter_fourcc(*fourcc)) if name == cv2.CAP_PROP_FOURCC else -1.0
+
+            def grab(self) -> bool:
+                self.image = next(left, None)
+                return self.image is not None
+
+            def retrieve(self) -> tuple[bool, np.ndarray | None]:
+                return True, self.image
+
+            def release(self) -> None:
+                seen.released += 1
+
+        monkeypatch.setattr(cv2, "VideoCapture", Capture)
+        monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: True)
+        return seen
+
+    return make
+
+
 @pytest.fixture(scope="module")
 def threads_for_small_galleries() -> Iterator[None]:
     """The matchers of the CPU wake their threads for any gallery, however few its rows."""

@@ -14,6 +14,8 @@ from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.settings import DeviceSettings
 
+pytestmark = pytest.mark.kernels
+
 
 def test_the_engine_gives_what_the_model_means(bundle, texture, reference_embedding) -> None:
     images = np.stack([texture(32, 32, seed) for seed in range(5)])

@@ -148,3 +148,15 @@ def test_frames_of_another_size_or_format_are_refused_with_both_sizes(frame, lay
 @pytest.mark.parametrize("n_bytes", [1432, 1440])
 def test_padding_behind_the_last_row_may_be_missing(n_bytes: int) -> None:
     assert to_rgb(np.full(n_bytes, 128, np.uint8), NV12).shape == (24, 32, 3)
+
+
+def test_every_pixel_is_the_formulas_whatever_piece_of_the_frame_it_lies_in() -> None:
+    layout = nv12_frames(18, 70, matrix="bt601", colour_range="limited", stride_bytes=24)
+    frame = np.random.default_rng(7).integers(0, 256, layout.frame_bytes, np.uint8)
+    image, of = to_rgb(frame, layout), colour_coefficients("bt601", "limited")
+    for y, x in np.ndindex(70, 18):
+        pair = layout.chroma_offset_bytes + 24 * (y // 2) + 2 * (x // 2)
+        u, v = int(frame[pair]) - 128, int(frame[pair + 1]) - 128
+        luma = of.scale * (int(frame[24 * y + x]) - of.zero) + 2**15
+        parts = (of.red_v * v, of.green_u * u + of.green_v * v, of.blue_u * u)
+        assert image[y, x].tolist() == [min(255, max(0, (luma + part) >> 16)) for part in parts], (y, x)

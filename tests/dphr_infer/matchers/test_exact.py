@@ -19,7 +19,7 @@ from dphr_infer.matchers.int8 import NumpyInt8Matcher
 # summed: multiples of a quarter, so that ties abound and both implementations must agree bit by bit.
 DIM = 6
 
-pytestmark = pytest.mark.usefixtures("threads_for_small_galleries")
+pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("threads_for_small_galleries")]
 
 
 def exact_units(rng: np.random.Generator, n: int) -> np.ndarray:

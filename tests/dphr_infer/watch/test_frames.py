@@ -37,6 +37,9 @@ def test_a_rate_of_the_cameras_own_takes_every_frame_though_its_clock_trembles()
         ({"idle_s": -1.0}, "`idle_s` is -1"),
         ({"stall_s": 0.0}, "`stall_s` is 0"),
         ({"reconnects": -1}, "`reconnects` is -1"),
+        ({"pixels": "yuyv"}, "`pixels` is 'yuyv'; expected one of rgb, nv12"),
+        ({"colour_matrix": "bt2020"}, "`colour_matrix` is 'bt2020'; expected one of bt601, bt709"),
+        ({"colour_range": "video"}, "`colour_range` is 'video'; expected one of limited, full"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(words: dict, message: str) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dphr_infer.errors import ImageError, MissingPackageError
+from dphr_infer.errors import ConfigError, ImageError, MissingPackageError
+from dphr_infer.images.frame_format import nv12_frames, to_rgb
 from dphr_infer.watch import video as frame_sources
 from dphr_infer.watch.frames import FolderSource, Frame, Notices
+from dphr_infer.watch.pictures import Pictures
 from dphr_infer.watch.settings import SourceSettings
 from dphr_infer.watch.video import CameraSource, FilmSource, open_source
 
@@ -238,21 +240,33 @@ class Grabbed:
 
 
 @pytest.mark.parametrize(
-    ("image", "words"),
+    ("image", "words", "pixels"),
     [
-        (np.zeros((72, 64), np.uint8), "it is uint8 (72, 64), and uint8 (height, width, 3) is needed"),
-        (np.zeros((48, 64, 3), np.uint16), "it is uint16 (48, 64, 3), and uint8"),
-        (np.zeros((8, 64, 3), np.uint8), "it is 64x8 px; at least 16 px a side"),
+        (np.zeros((72, 64), np.uint8), "it is uint8 (72, 64); expected uint8 (height, width, 3)", "rgb"),
+        (np.zeros((48, 64, 3), np.uint16), "it is uint16 (48, 64, 3); expected uint8", "rgb"),
+        (np.zeros((8, 64, 3), np.uint8), "The frame is 64x8 px; at least 16 px a side", "rgb"),
+        (
+            np.zeros((48, 64, 3), np.uint8),
+            "it is uint8 (48, 64, 3); expected NV12, uint8 (height * 3 / 2, width)",
+            "nv12",
+        ),
+        (np.zeros((48, 64, 2), np.uint8), "it is uint8 (48, 64, 2); expected NV12", "nv12"),  # YUYV
+        (np.zeros((73, 64), np.uint8), "it is uint8 (73, 64); expected NV12", "nv12"),
+        (np.zeros((72, 64), np.uint16), "it is uint16 (72, 64); expected NV12", "nv12"),
+        (np.zeros(72 * 64, np.uint8), "it is uint8 (4608,); expected NV12", "nv12"),
+        (np.zeros((72, 63), np.uint8), "An nv12 frame of 63x48 px has an odd side", "nv12"),
+        (np.zeros((12, 64), np.uint8), "The frame is 64x8 px; at least 16 px a side", "nv12"),
     ],
 )
-def test_frames_of_another_format_are_named_once_and_skipped(image: np.ndarray, words: str) -> None:
+def test_frames_of_another_format_are_named_once_and_skipped(image: np.ndarray, words: str, pixels: str) -> None:
     said = io.StringIO()
     notices = Notices(said)
-    pictures = frame_sources._Pictures(cv2, "the camera", notices)
+    pictures = Pictures(cv2, "the camera", notices, SourceSettings(pixels=pixels))
     for number in (1, 2, 3):
         notices.given = number
         assert pictures.take(Grabbed(image)) is None
-    assert pictures.take(Grabbed(np.zeros((48, 64, 3), np.uint8))).shape == (48, 64, 3)
+    good = np.zeros((72, 64) if pixels == "nv12" else (48, 64, 3), np.uint8)
+    assert pictures.take(Grabbed(good)).rgb.shape == (48, 64, 3)
     assert notices.failed == 3 and len(said.getvalue().splitlines()) == 1
     assert f"Frame 1 of the camera is skipped, and all like it: {words}" in said.getvalue()
 
@@ -297,3 +311,69 @@ def test_without_opencv_a_film_names_the_package_and_a_folder_needs_none(tmp_pat
         next(FilmSource(film, SourceSettings()).frames(threading.Event(), Notices()))
     Image.new("RGB", SIZE).save(tmp_path / "a.png")
     assert len(read(FolderSource(tmp_path, SourceSettings(idle_s=0.0)))[0]) == 1
+
+
+PIPELINE = "nvarguscamerasrc ! video/x-raw(memory:NVMM),format=NV12 ! nvvidconv ! video/x-raw, format=NV12 ! appsink"
+
+
+@pytest.mark.parametrize("shape", [(72, 64), (72, 64, 1)])
+def test_a_pipeline_that_ends_in_nv12_gives_its_bytes_with_their_meaning(nv12_camera, shape: tuple[int, ...]) -> None:
+    grabbed = [np.random.default_rng(seed).integers(0, 256, shape, np.uint8) for seed in range(3)]
+    camera = nv12_camera(grabbed)
+    settings = SourceSettings(reconnects=0, pixels="nv12", colour_matrix="bt601", colour_range="full")
+    frames, notices, said, ended = read(open_source(PIPELINE, settings))
+    layout = nv12_frames(64, 48, matrix="bt601", colour_range="full")
+    assert camera.opened == [(PIPELINE, cv2.CAP_GSTREAMER)] and camera.set_to == []
+    assert [frame.number for frame in frames] == [1, 2, 3] and notices.failed == 0 and said == ""
+    for frame, given in zip(frames, grabbed, strict=True):
+        assert frame.frame_format == layout and frame.image.shape == (72 * 64,)
+        assert np.array_equal(frame.image, given.reshape(-1))
+        assert np.array_equal(frame.photo().rgb, to_rgb(given.reshape(-1), layout))
+    assert ended.startswith("the pipeline stopped sending frames; 0 times in a row it was opened again")
+
+
+def test_nv12_of_another_size_is_named_in_pixels_and_taken(nv12_camera) -> None:
+    nv12_camera([np.zeros((72, 64), np.uint8), np.zeros((90, 80), np.uint8)])
+    frames, _, said, _ = read(open_source(PIPELINE, SourceSettings(reconnects=0, pixels="nv12")))
+    assert [frame.photo().rgb.shape for frame in frames] == [(48, 64, 3), (60, 80, 3)]
+    assert said == "Frame 2 of the pipeline is 80x60 px, those before 64x48: any size is taken.\n"
+
+
+def test_a_device_is_told_to_send_nv12_and_opencv_to_leave_it(nv12_camera) -> None:
+    camera = nv12_camera([np.full((72, 64), 128, np.uint8)], "NV12")
+    settings = SourceSettings(reconnects=0, pixels="nv12")
+    frames, *_ = read(CameraSource("/dev/video9", "/dev/video9", settings))
+    nv12 = cv2.VideoWriter_fourcc(*"NV12")
+    assert camera.opened == [("/dev/video9", cv2.CAP_V4L2)]
+    assert camera.set_to == [(cv2.CAP_PROP_CONVERT_RGB, 0), (cv2.CAP_PROP_FOURCC, nv12)]
+    assert len(frames) == 1 and frames[0].photo().rgb[0, 0].tolist() == [130, 130, 130]  # (128 - 16) * 255 / 219
+
+
+def test_a_device_that_sends_another_format_is_refused_with_the_pipeline_that_converts(nv12_camera) -> None:
+    camera = nv12_camera([np.zeros((72, 64), np.uint8)], "YU12")  # as many bytes as NV12
+    frames, _, _, ended = read(CameraSource("/dev/video9", "/dev/video9", SourceSettings(pixels="nv12")))
+    assert frames == [] and camera.released == 1
+    assert ended == (
+        "/dev/video9 was asked for NV12 and gives 'YU12': take `pixels` \"rgb\", or a pipeline that converts, "
+        "v4l2src device=/dev/video9 ! videoconvert ! video/x-raw,format=NV12 ! appsink"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rtsp://pilot:secret@camera/1", r'"nv12" is what a V4L2 device .* gives; rtsp://camera/1 is neither'),
+        (".", r'"nv12" is what a V4L2 device .* gives; \. is neither: take "rgb", or a pipeline'),
+        ("videotestsrc ! appsink", r"does not name that format: end it with nvvidconv ! video/x-raw,format=NV12"),
+        ("a ! video/x-raw,format=NV12 ! b ! video/x-raw,format=I420 ! appsink", "does not name that format"),
+    ],
+)
+def test_nv12_of_a_source_that_does_not_give_it_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_source(text, SourceSettings(pixels="nv12"))
+
+
+def test_a_device_and_a_pipeline_with_typed_caps_may_give_nv12() -> None:
+    settings = SourceSettings(pixels="nv12")
+    assert isinstance(open_source("/dev/null", settings), CameraSource)
+    assert isinstance(open_source("a ! video/x-raw, format=(string)NV12, width=64 ! appsink", settings), CameraSource)

@@ -9,9 +9,9 @@ import pytest
 from scipy.io import savemat
 
 from dphr_infer.errors import ConfigError, DatasetError, ExportError
-from dphr_train.datasets.base import PlaceImage
 from dphr_train.datasets.open import open_dataset
 from dphr_train.evaluate import evaluate
+from dphr_train.types import PlaceImage
 from export.gate.evaluation_set import EvaluationSet, needed_queries, read_evaluation_set, require_enough, spread
 
 CITIES = ("Chicago", "NewYork", "SanFrancisco", "Seattle")

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from dphr_infer.errors import ExportError
-from dphr_train.datasets.university1652 import PlaceImage
+from dphr_train.types import PlaceImage
 from export.gate.evaluation_set import EvaluationSet
 from export.gate.parity import Embeddings, ParityReport, compare, embed_in_batches
+
+pytestmark = pytest.mark.kernels
 
 ROOT = Path("/data")
 QUERIES = tuple(PlaceImage(ROOT / f"q{place}.png", place) for place in (1, 2))

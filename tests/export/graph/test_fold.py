@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from dphr_train.config import ModelConfig
 from dphr_train.encoder import Encoder
 from export.graph.fold import fold_batch_norms
+
+pytestmark = pytest.mark.kernels
 
 PIXELS = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 

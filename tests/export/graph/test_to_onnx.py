@@ -19,6 +19,8 @@ from export.graph.opset import require_opset
 from export.graph.to_onnx import to_onnx
 from export.request import OPSET
 
+pytestmark = pytest.mark.kernels
+
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 LIMIT = {"fp32": 1e-6, "fp16": 1e-4}
 

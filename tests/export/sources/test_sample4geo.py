@@ -14,7 +14,7 @@ from dphr_infer.errors import CheckpointError, ConfigError, ExportError, Storage
 from dphr_infer.images.preprocess import Preprocess
 from dphr_train.checkpoint import load_encoder, read_checkpoint
 from dphr_train.encoder import import_timm, normalise
-from dphr_train.objective import Objective
+from dphr_train.objective import Objective, Task
 from export.sources.sample4geo import import_sample4geo
 from export.sources.source import from_checkpoint
 
@@ -91,7 +91,7 @@ def test_every_layout_of_the_file_gives_the_same_encoder(file: str, layout: str,
 
 def test_the_logit_scale_is_the_temperature_of_the_objective(convnext: Path, tmp_path: Path) -> None:
     checkpoint = read_checkpoint(import_sample4geo(convnext, "test_convnext", 64, tmp_path / "c.safetensors"))
-    objective = Objective(checkpoint.config.loss, [0, 1], 1, 4)
+    objective = Objective(checkpoint.config.loss, Task([0, 1], 1, 4))
     objective.load_state_dict(checkpoint.objective)  # strictly: no more and no less
     units = torch.eye(2, 4)
     _, terms = objective(units[:, None], units[:, None], torch.tensor([0, 1]))

@@ -26,6 +26,8 @@ from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
 from dphr_infer.types import Matches
 
+pytestmark = pytest.mark.kernels
+
 KERNELS = fatbin.source_of("topk")
 
 

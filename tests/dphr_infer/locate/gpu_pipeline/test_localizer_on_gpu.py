@@ -16,8 +16,10 @@ from dphr_infer.locate import devices
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.open import open_localizer
 from dphr_infer.maps.index import index
-from dphr_infer.matchers.block_scan import usable_cores
+from dphr_infer.measure.machine import usable_cores
 from dphr_infer.types import GeoPoint, Prior
+
+pytestmark = pytest.mark.kernels
 
 
 @pytest.fixture(scope="module")

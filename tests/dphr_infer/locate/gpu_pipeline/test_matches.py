@@ -17,6 +17,8 @@ from dphr_infer.images.frame_format import nv12_frames, rgb_frames, to_rgb
 from dphr_infer.locate import gpu_pipeline
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 
+pytestmark = pytest.mark.kernels
+
 RANGES = [(3, 40), (40, 41), (77, 120)]
 
 

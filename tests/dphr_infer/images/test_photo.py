@@ -1,0 +1,57 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from dphr_infer.errors import ImageError
+from dphr_infer.images.metadata import read_photo_metadata
+from dphr_infer.images.photo import read_photo, to_photo
+from dphr_infer.images.preprocess import read_image
+
+XMP = b'<x drone-dji:GimbalYawDegree="-45.00"/>'
+
+
+def save(path: Path, image: np.ndarray) -> Path:
+    """A picture that lies on its side, with a position and, where the format keeps it, a yaw."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    place = {1: "N", 2: (46.0, 30.0, 0.0), 3: "E", 4: (8.0, 0.0, 0.0), 16: "T", 17: 90.0}
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update(place)
+    options: dict[str, Any] = {"xmp": XMP} if path.suffix in (".jpg", ".webp") else {}
+    Image.fromarray(image).save(path, exif=exif.tobytes(), **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_one_opening_of_a_file_gives_its_picture_and_its_metadata(
+    tmp_path: Path, texture: Any, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = save(tmp_path / f"p{suffix}", texture(40, 60))
+    image, metadata = read_image(path), read_photo_metadata(path)
+    assert image.shape == (60, 40, 3) and metadata.camera is not None
+    assert metadata.yaw_deg == (315.0 if suffix in (".jpg", ".webp") else 90.0)
+    opened, really = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda given: opened.append(given) or really(given))
+    photo = read_photo(path)
+    assert opened == [path] and photo.source == str(path)
+    assert np.array_equal(photo.image, image) and photo.metadata == metadata
+
+
+def test_an_image_that_the_caller_opened_keeps_its_metadata(tmp_path: Path, texture: Any) -> None:
+    path = save(tmp_path / "p.jpg", texture(40, 60))
+    with Image.open(path) as opened:
+        photo = to_photo(opened)
+    assert np.array_equal(photo.image, read_image(path))
+    assert (photo.metadata, photo.source) == (read_photo_metadata(path), str(path))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_picture_cut_short_is_one_error_of_ours_however_it_comes(tmp_path: Path, texture: Any, suffix: str) -> None:
+    path = save(tmp_path / f"p{suffix}", texture(120, 160))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(ImageError, match=rf"p{suffix} is damaged or cut short"):
+        to_photo(path)
+    with Image.open(path) as opened, pytest.raises(ImageError, match="The image is damaged or cut short"):
+        to_photo(opened)
