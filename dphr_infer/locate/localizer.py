@@ -318,6 +318,8 @@ class Localizer:
                     self.start(photo, rows)
                 except ImageError as error:
                     if on_error is None:
+                        while started:  # the answers that a CPU has given by now
+                            yield started.popleft(), self.finish()
                         raise
                     on_error(given, error)
                     continue
