@@ -29,6 +29,16 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench.demo --out runs/demo --only bench
 
+# A site in build/docs that loads nothing from a network.
+.PHONY: docs
+docs: $(VENV)/.docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "build/docs/index.html"
+
+$(VENV)/.docs-ready: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
 	rm -rf runs build *.egg-info
 
@@ -57,9 +67,9 @@ else
 endif
 
 gpu-bench: $(GPU_READY)
-	$(GPU_PYTHON) -m bench.gpu_matching
-	$(GPU_PYTHON) -m bench.gpu_pipeline samples/bundle
+	$(GPU_PYTHON) -m bench.gpu.matching
+	$(GPU_PYTHON) -m bench.gpu.pipeline samples/bundle
 
 # Commit what it writes: dphr_infer/cuda/topk/topk_regimes.json.
 gpu-regimes: $(GPU_READY)
-	$(GPU_PYTHON) -m bench.gpu_regimes
+	$(GPU_PYTHON) -m bench.gpu.regimes

@@ -1,246 +1,340 @@
-"""dphr-bench: latency of a bundle on a gallery, on this machine; and what became of it since.
-
-dphr-bench [run] BUNDLE [GALLERY]     measure
-dphr-bench sweep ...                  one figure over a grid of settings, a line of JSON each
-dphr-bench versus --baseline ...      another installation and this one in turns: is this one slower?
-dphr-bench compare A B...             what changed between reports, beyond the noise
-dphr-bench history FOLDER             a folder of reports over time
-"""
+"""dphr-bench: how fast a bundle locates photos on this machine, and whether it is still right."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from bench.baton import Baton
-from bench.compare import compare_files
-from bench.history import plot_history
-from bench.page import all_plots, to_html
-from bench.plots import check_drawing, write_sheet
-from bench.record import SCENARIOS
-from bench.report import headline, to_markdown, to_text
-from bench.request import (
-    DEFAULT_BATCHES,
-    DEFAULT_MATCH_ROWS,
-    DEFAULT_MINUTES,
-    DEFAULT_NOISE,
-    DEFAULT_RATE_HZ,
-    DEFAULT_SCENARIOS,
-    DEFAULT_SECONDS,
-    DEFAULT_STARTUPS,
-    DEFAULT_STREAMS,
-    SINGLE_STREAM_SHARE,
-    BenchRequest,
-)
-from bench.run import run_bench
-from bench.sweep_cli import add_sweep, run_sweep
-from bench.versus_cli import add_verdict, add_versus, check_verdict, run_versus, share, split_words, write_verdict
+import tyro
+
+from bench.request import BenchRequest, Count, EmbedGrid, MatchGrid, Share
 from dphr_infer.cli.terminal import EXIT_INTERRUPTED, run_command
 from dphr_infer.errors import ConfigError
-from dphr_infer.evaluate.scoring import NEAR_M
-from dphr_infer.files.atomic import atomic_file, check_target
-from dphr_infer.files.bundle import PRECISIONS
-from dphr_infer.locate.localizer import DEFAULT_TOP_K, HEADINGS
-from dphr_infer.locate.open_engine import DEVICES
-from dphr_infer.locate.search_options import prior_of
-from dphr_infer.types import GeoPoint
+from dphr_infer.types import Precision
+
+if TYPE_CHECKING:
+    from bench.compare.report import ComparisonReport
+    from bench.record import BenchRecord
 
 PROGRAM = "dphr-bench"
-COMMANDS = ("run", "sweep", "versus", "compare", "history")
 EXIT_INVALID = 1
+_SEPARATOR = "--"
 
 
-def _geo_point(text: str) -> GeoPoint:
-    try:
-        latitude, longitude = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not LAT,LON in degrees, e.g. 46.8426,-91.9946") from None
-    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
-        raise argparse.ArgumentTypeError(f"{text!r} lies outside latitude ±90, longitude ±180")
-    return GeoPoint(latitude, longitude)
+@dataclass(frozen=True)
+class Outputs:
+    """Where the report is written, beside the terminal."""
+
+    json: Path | None = None
+    """Write every figure and sample there, a line for each record."""
+    markdown: Path | None = None
+    """Write the tables there."""
+    html: Path | None = None
+    """Write one page with pictures there."""
+    png: Path | None = None
+    """Write the pictures alone there, on one sheet."""
+
+    def check(self) -> None:
+        """Refuse what could not be written or drawn, before anything is measured."""
+        from bench.report.plots import check_drawing
+        from dphr_infer.files.atomic import check_target
+
+        for path in (self.json, self.markdown, self.html, self.png):
+            if path is not None:
+                check_target(path)
+        if self.html is not None or self.png is not None:
+            check_drawing()
+
+    def write(self, whole: BenchRecord, records: Sequence[BenchRecord]) -> int:
+        """Print the report and write what was asked for; the exit code.
+
+        Args:
+            whole: all points in one record.
+            records: one for each point.
+
+        Raises:
+            ConfigError: the run ended early by an error.
+        """
+        from bench.report import page
+        from bench.report.plots import write_sheet
+        from dphr_infer.files.atomic import atomic_file
+
+        print(page.to_text(whole), end="")
+        made: list[tuple[Path, str]] = []
+        if self.json is not None:
+            made.append((self.json, "".join(record.to_line() for record in records)))
+        if self.markdown is not None:
+            made.append((self.markdown, page.to_markdown(whole)))
+        if self.html is not None:
+            made.append((self.html, page.to_html(whole)))
+        for path, text in made:
+            with atomic_file(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        if self.png is not None:
+            write_sheet(self.png, page.headline(whole), page.all_plots(whole))
+        if whole.failure:
+            raise ConfigError(f"It ended early, and holds what was measured until then: {whole.failure}")
+        if whole.interrupted:
+            return EXIT_INTERRUPTED
+        return 0 if whole.valid else EXIT_INVALID
 
 
-def _baton(text: str) -> Baton:
-    try:
-        go_fd, waiting_fd = (int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not two file descriptors, as 5,6") from None
-    return Baton(go_fd, waiting_fd)
+_Flat = tyro.conf.arg(name="")
 
 
-def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "run",
-        help="measure (the word may be left out: dphr-bench BUNDLE GALLERY)",
-        description="Measure how long a photo takes from file to position with the code that dphr-infer locate runs, "
-        "in several scenarios; throughput by batch size and matching beside the machine's measured ceilings; start-up "
-        "and memory. The same engine and gallery must answer rightly, or the report is INVALID and the exit code 1.",
+@dataclass(frozen=True)
+class Run:
+    """Measure how long a photo takes from file to position with the code that dphr-infer locate runs, in several
+    scenarios; throughput by batch size and matching beside the machine's measured ceilings; start-up and memory. The
+    same engine and gallery must answer rightly, or the report is INVALID and the exit code 1."""
+
+    request: Annotated[BenchRequest, _Flat]
+    outputs: Annotated[Outputs, _Flat] = field(default_factory=Outputs)
+    baton: tuple[int, int] | None = None
+    """Added by dphr-bench versus: its two pipes."""
+
+    def run(self) -> int:
+        """Measure; the exit code."""
+        from bench.compare.baton import Baton
+        from bench.run import run_bench
+
+        self.outputs.check()
+        give_way = None
+        if self.baton is not None:
+            give_way = Baton(*self.baton).wait
+            give_way()
+        record = run_bench(self.request, give_way)
+        return self.outputs.write(record, [record])
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One figure over a grid of settings, a line of JSON for each point."""
+
+    grid: Annotated[MatchGrid, tyro.conf.subcommand("match")] | Annotated[EmbedGrid, tyro.conf.subcommand("embed")]
+    outputs: Annotated[Outputs, _Flat] = field(default_factory=Outputs)
+
+    def run(self) -> int:
+        """Measure every point; the exit code. An interrupt or error keeps the points so far."""
+        from bench.sweep import collect, embed_points, match_points, merge, open_bench
+
+        self.outputs.check()
+        bench = open_bench(self.grid)
+        grid = self.grid
+        records = collect(match_points(grid, bench) if isinstance(grid, MatchGrid) else embed_points(grid, bench))
+        return self.outputs.write(merge(records), records)
+
+
+def _show(report: ComparisonReport, png: Path | None) -> int:
+    """Print, and draw where that was asked for; the exit code."""
+    from bench.report.changes import change_plot
+    from bench.report.plots import write_sheet
+
+    print(report.text)
+    if png is not None:
+        write_sheet(png, "What changed", [change_plot(item, report.fail_above) for item in report.comparisons])
+    report.check_judged()
+    return int(report.failed)
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Another installation and this one in turns: is this one slower?
+
+    dphr-bench versus --baseline PROGRAM --out FOLDER [options] -- BUNDLE [GALLERY] [options of a run]
+
+    Runs two installations in turns, a fifth of a second each, in new processes for each pair, and compares them by how
+    the pairs scatter: on a machine that is shared, one run of each cannot tell 10 percent from noise. Short cases and
+    many pairs are better than the reverse.
+    """
+
+    baseline: str
+    """dphr-bench of the other installation."""
+    out: Path
+    """Folder that gets the reports of both."""
+    candidate: str | None = None
+    """dphr-bench of the candidate; without, this one."""
+    pairs: int = 12
+    """Runs of each."""
+    fail_above: Share | None = None
+    """Exit 1 where something is slower by more than this, as 5%."""
+    png: Path | None = None
+    """Draw the changes there."""
+
+    def run(self, words: tuple[str, ...] = ()) -> int:
+        """Run the pairs with the words of a run, compare them; the exit code."""
+        from bench.compare.compare import compare_files
+        from bench.compare.versus import OWN_PROGRAM, VersusRequest, find_program, run_versus
+
+        Outputs(png=self.png).check()
+        request = VersusRequest(
+            baseline=find_program(self.baseline),
+            candidate=OWN_PROGRAM if self.candidate is None else find_program(self.candidate),
+            words=words[1:] if words[:1] == ("run",) else words,
+            folder=self.out,
+            pairs=self.pairs,
+        )
+        return _show(compare_files(run_versus(request), self.fail_above), self.png)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """What changed between reports: medians, intervals and ratios. Whether one program is slower, versus tells."""
+
+    reports: tyro.conf.Positional[tuple[Path, ...]]
+    """JSON of dphr-bench; the first is the baseline."""
+    png: Path | None = None
+    """Draw the changes there."""
+
+    def run(self) -> int:
+        """Print the comparison."""
+        from bench.compare.compare import compare_files
+
+        Outputs(png=self.png).check()
+        return _show(compare_files(self.reports), self.png)
+
+
+@dataclass(frozen=True)
+class History:
+    """Draw a folder of reports over time."""
+
+    folder: tyro.conf.Positional[Path]
+    """Holds JSON of dphr-bench."""
+    out: Path
+    """The PNG to write."""
+
+    def run(self) -> int:
+        """Draw, and say what is in the picture."""
+        from bench.compare.history import plot_history
+
+        print(plot_history(self.folder, self.out).to_text(), end="")
+        return 0
+
+
+@dataclass(frozen=True)
+class GpuMatching:
+    """Matching on the GPU beside one read of its memory, by both scans, and beside other exact searches in turns."""
+
+    rows: tuple[Count, ...] = (100_000, 1_000_000, 10_000_000)
+    """Gallery rows."""
+    dims: tuple[Count, ...] = (256, 512, 1024)
+    """Dimensions."""
+    queries: tuple[Count, ...] = (1, 8, 64, 512)
+    """Queries per call."""
+    top_k: tuple[Count, ...] = (1, 10, 100)
+    """Matches per query."""
+    seconds: float = 0.5
+    """For each case."""
+    peers: bool = True
+    """Measure other searches where they are installed."""
+    bandwidth: float | None = None
+    """In GB/s: take this instead of measuring it, which needs nvcc."""
+    outputs: Annotated[Outputs, _Flat] = field(
+        default_factory=lambda: Outputs(Path("bench/reports/gpu-matching.jsonl"))
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by dphr-export")
-    parser.add_argument(
-        "gallery", type=Path, nargs="?", metavar="GALLERY", help="file of dphr-infer index; without, only embedding"
-    )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="photos (default: the bundle's self-test images)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the model (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the engine; 0 takes all cores")
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="as in locate (%(default)s)")
-    parser.add_argument("--top-k", type=int, default=DEFAULT_TOP_K, metavar="K", help="matches a photo (%(default)s)")
-    parser.add_argument("--heading", choices=HEADINGS, default="as-is", help="as in locate")
-    parser.add_argument("--near", type=_geo_point, metavar="LAT,LON", help="position prior, as in locate")
-    parser.add_argument("--within", type=float, metavar="M", help="radius around --near in metres")
-    _add_what(parser)
-    _add_gate(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure and sample there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with pictures there")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="write the pictures alone there, on one sheet")
-    parser.add_argument("--baton", type=_baton, metavar="GO,WAITING", help="added by dphr-bench versus: its pipes")
+
+    def run(self) -> int:
+        """Measure every case that fits."""
+        from bench.gpu.matching import measure_points, open_gpu_bench
+        from bench.sweep import collect, merge
+
+        self.outputs.check()
+        bench = open_gpu_bench(self.seconds, self.bandwidth)
+        sizes = (self.rows, self.dims, self.queries, self.top_k)
+        records = collect(measure_points(bench, *sizes, peers=self.peers))
+        return self.outputs.write(merge(records), records)
 
 
-def _add_what(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is measured")
-    group.add_argument(
-        "--scenarios",
-        nargs="*",
-        choices=SCENARIOS,
-        default=DEFAULT_SCENARIOS,
-        metavar="NAME",
-        help=f"of {', '.join(SCENARIOS)} (default: {' '.join(DEFAULT_SCENARIOS)})",
-    )
-    group.add_argument("--streams", type=int, default=DEFAULT_STREAMS, metavar="N", help="photos of multi-stream")
-    group.add_argument(
-        "--rate-hz", type=float, default=DEFAULT_RATE_HZ, metavar="F", help="frames a second of camera (%(default)s)"
-    )
-    group.add_argument("--minutes", type=float, default=DEFAULT_MINUTES, metavar="M", help="of endurance (%(default)s)")
-    group.add_argument("--batches", type=int, nargs="+", default=DEFAULT_BATCHES, metavar="B", help="batch sizes")
-    group.add_argument(
-        "--seconds",
-        type=float,
-        default=DEFAULT_SECONDS,
-        metavar="S",
-        help=f"at most for each case; single-stream and camera take {SINGLE_STREAM_SHARE} times as long (%(default)s)",
-    )
-    group.add_argument(
-        "--noise",
-        type=share,
-        default=DEFAULT_NOISE,
-        metavar="SHARE",
-        help="end a case earlier once its p50 is known to ± this share, 1%% or 0.01; 0 never does (%(default)s)",
-    )
-    group.add_argument(
-        "--match-rows",
-        type=int,
-        nargs="*",
-        default=(DEFAULT_MATCH_ROWS,),
-        metavar="N",
-        help=f"also match random galleries of so many rows; none without a number ({DEFAULT_MATCH_ROWS})",
-    )
-    group.add_argument(
-        "--startups", type=int, default=DEFAULT_STARTUPS, metavar="N", help="warm starts of locate; 0 for none"
-    )
-    group.add_argument("--peers", action="store_true", help="measure others beside ours where they are installed")
-    group.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="of the bundle's model: torch is a peer of embedding too"
+@dataclass(frozen=True)
+class GpuPipeline:
+    """From frame to matches in one launch of the GPU, beside the sum of its stages."""
+
+    bundle: tyro.conf.Positional[Path]
+    precisions: tuple[Precision, ...] = ("fp16", "int8")
+    rows: int = 100_000
+    """Gallery rows."""
+    seconds: float = 5.0
+    """For each case."""
+    outputs: Annotated[Outputs, _Flat] = field(
+        default_factory=lambda: Outputs(Path("bench/reports/gpu-pipeline.jsonl"))
     )
 
+    def run(self) -> int:
+        """Measure every frame size and precision."""
+        from bench.gpu.matching import open_gpu_bench
+        from bench.gpu.pipeline import measure_points
+        from bench.sweep import collect, merge
 
-def _add_gate(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("validity")
-    group.add_argument("--truth", type=Path, metavar="CSV", help="where the photos are, as in locate")
-    group.add_argument("--least-recall", type=share, metavar="SHARE", help="of these that must be located, as 60%%")
-    group.add_argument(
-        "--recall-within", type=float, default=NEAR_M, metavar="M", help="of their truth, in metres (%(default)s)"
+        self.outputs.check()
+        bench = open_gpu_bench(self.seconds, None)
+        records = collect(measure_points(bench, self.bundle, self.precisions, self.rows))
+        return self.outputs.write(merge(records), records)
+
+
+@dataclass(frozen=True)
+class GpuRegimes:
+    """Measure on this GPU up to how many queries dot products beat tensor cores, and renew the matcher's table."""
+
+    rows: int = 1_000_000
+    """Gallery rows."""
+    dims: tuple[int, ...] = (256, 512, 1024)
+    """Dimensions."""
+    seconds: float = 1.0
+    """For each pair."""
+    table: Path | None = None
+    """The table to renew; without, the matcher's own."""
+    dry_run: bool = False
+    """Print only."""
+
+    def run(self) -> int:
+        """Measure, print, and renew the table."""
+        from bench.gpu.regimes import renew
+
+        renew(self.rows, self.dims, self.seconds, self.table, self.dry_run)
+        return 0
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Measurements that need an NVIDIA GPU."""
+
+    kind: (
+        Annotated[GpuMatching, tyro.conf.subcommand("matching")]
+        | Annotated[GpuPipeline, tyro.conf.subcommand("pipeline")]
+        | Annotated[GpuRegimes, tyro.conf.subcommand("regimes")]
     )
 
+    def run(self) -> int:
+        """Measure."""
+        return self.kind.run()
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    "run": Run,
+    "sweep": Sweep,
+    "versus": Versus,
+    "compare": Compare,
+    "history": History,
+    "gpu": Gpu,
+}
+
+
+def _act(words: Sequence[str]) -> int:
+    own, run_words = list(words), tuple[str, ...]()
+    if words[:1] == ["versus"] and _SEPARATOR in words:
+        place = own.index(_SEPARATOR)
+        own, run_words = own[:place], tuple(own[place + 1 :])
+    command = tyro.extras.subcommand_cli_from_dict(
+        _COMMANDS,
+        prog=PROGRAM,
+        description=__doc__,
+        args=own,
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_run(commands)
-    add_sweep(commands)
-    add_versus(commands)
-    compare = commands.add_parser("compare", help="what changed between reports, beyond the noise")
-    compare.add_argument(
-        "reports", type=Path, nargs="+", metavar="REPORT", help="JSON of dphr-bench; the first is the baseline"
-    )
-    add_verdict(compare)
-    history = commands.add_parser("history", help="draw a folder of reports over time")
-    history.add_argument("folder", type=Path, metavar="FOLDER", help="holds JSON of dphr-bench")
-    history.add_argument("--out", type=Path, required=True, metavar="FILE", help="the PNG to write")
-    return parser
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    written = (arguments.json, arguments.markdown, arguments.html, arguments.png)
-    outputs = [path for path in written if path is not None]
-    for path in outputs:
-        check_target(path)
-    if arguments.html is not None or arguments.png is not None:
-        check_drawing()
-    if arguments.baton is not None:
-        arguments.baton.wait()
-    record = run_bench(
-        BenchRequest(
-            bundle=arguments.bundle,
-            gallery=arguments.gallery,
-            images=arguments.images,
-            precision=arguments.precision,
-            scenarios=tuple(dict.fromkeys(arguments.scenarios)),
-            streams=arguments.streams,
-            batches=tuple(arguments.batches),
-            seconds=arguments.seconds,
-            noise=arguments.noise,
-            rate_hz=arguments.rate_hz,
-            minutes=arguments.minutes,
-            startups=arguments.startups,
-            match_rows=tuple(arguments.match_rows),
-            threads=arguments.threads,
-            device=arguments.device,
-            top_k=arguments.top_k,
-            heading=arguments.heading,
-            prior=prior_of(arguments.near, arguments.within),
-            truth=arguments.truth,
-            recall_within_m=arguments.recall_within,
-            least_recall=arguments.least_recall,
-            peers=arguments.peers,
-            checkpoint=arguments.checkpoint,
-        ),
-        None if arguments.baton is None else arguments.baton.wait,
-    )
-    print(to_text(record), end="")
-    if arguments.json is not None:
-        _write(arguments.json, record.to_line())
-    if arguments.markdown is not None:
-        _write(arguments.markdown, to_markdown(record))
-    if arguments.html is not None:
-        _write(arguments.html, to_html(record))
-    if arguments.png is not None:
-        write_sheet(arguments.png, headline(record), all_plots(record))
-    if record.failure:
-        raise ConfigError(f"The run ended early, and holds what was measured until then: {record.failure}")
-    if record.interrupted:
-        return EXIT_INTERRUPTED
-    return 0 if record.valid else EXIT_INVALID
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    check_verdict(arguments)
-    return write_verdict(compare_files(arguments.reports, arguments.fail_above), arguments)
-
-
-def _history(arguments: argparse.Namespace) -> int:
-    print(plot_history(arguments.folder, arguments.out).to_text(), end="")
-    return 0
+    return command.run(run_words) if isinstance(command, Versus) else command.run()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -249,22 +343,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 for an INVALID report or a change beyond --fail-above; 2 for a mistake of the user's; 130 for an interrupt.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] not in COMMANDS and words[0] not in ("-h", "--help"):
-        words.insert(0, "run")
-    words, run_words = split_words(words)
-    arguments = build_parser().parse_args(words)
-    actions = {
-        "run": _run,
-        "sweep": run_sweep,
-        "versus": lambda found: run_versus(found, run_words),
-        "compare": _compare,
-        "history": _history,
-    }
     ended = [0]
 
     def act() -> None:
-        ended[0] = actions[arguments.command](arguments)
+        ended[0] = _act(list(sys.argv[1:] if argv is None else argv))
 
     return run_command(PROGRAM, act) or ended[0]
 

@@ -1,4 +1,4 @@
-"""What one run of the benchmark measured, as plain values: version 2 of the schema "dphr-bench".
+"""What one run of the benchmark measured, as plain values: version 3 of the schema "dphr-bench".
 
 All durations are milliseconds unless a name says otherwise. `BenchRecord.to_json` is the whole format; a sweep writes
 one such object a line, each with one point of the sweep in `matching` or `batches`.
@@ -12,13 +12,24 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.machine import MachineProfile
-from bench.stats import LatencySummary
+from bench.machine.state import MachineState
+from bench.sampling import MIN_CALLS, WARM_UP_CALLS
+from dphr_infer.measure.clock import CLOCK
+from dphr_infer.measure.machine import Machine
+from dphr_infer.measure.stats import LatencySummary
 
 SCHEMA = "dphr-bench"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SINGLE_STREAM, MULTI_STREAM, OFFLINE = "single-stream", "multi-stream", "offline"
 CAMERA, ENDURANCE = "camera", "endurance"
+# Not of a run: a frame in one launch of the GPU, by dphr-bench gpu pipeline.
+GPU_FRAME = "gpu-frame"
+CONDITIONS = (
+    f"{WARM_UP_CALLS} warm-up calls before each case are not counted (2 of batches of photos); at least {MIN_CALLS} "
+    f"calls; garbage collection is off while timing; clock {CLOCK}; percentiles are nearest-rank, p90 from 64 samples "
+    "on, p99 from 662 and p99.9 from 6636. Warm: engine, matcher and files have been used before, except where a "
+    "figure is called cold. Samples of scenarios taken while the machine was throttled are discarded and counted."
+)
 SCENARIOS = (SINGLE_STREAM, MULTI_STREAM, OFFLINE, CAMERA, ENDURANCE)
 
 
@@ -103,8 +114,8 @@ class BatchRecord:
         encoder, engine, input_width_px, input_height_px: what embeds, and the size that it takes.
         embed: of one batch of images at model size through the engine.
         embed_limit: of that; None where the graph could not be counted.
-        locate: of `locate_many` on as many decoded photos: prepare, embed, match, estimate; None without a gallery.
-        peak_memory_mb: of the process while this was measured; None where it is not told.
+        locate: of `locate_each` on as many decoded photos: prepare, embed, match, estimate; None without a gallery.
+        peak_memory_bytes: of the process while this was measured; None where it is not told.
     """
 
     batch: int
@@ -121,7 +132,7 @@ class BatchRecord:
     locate: LatencySummary | None
     locate_images_per_s: float | None
     locate_samples_ms: tuple[float, ...]
-    peak_memory_mb: float | None
+    peak_memory_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +144,14 @@ class MatchRecord:
         limit_ms: read_bytes / measured bandwidth.
         bandwidth_share: limit_ms / p50.
         in_cache: what is read fits in the last-level cache, so that the limit does not bind.
+        peak_memory_bytes: of the process while this was measured; None where it is not told.
         threads: of the matcher; 0 takes all cores.
+        matcher: its name, where a record holds several.
+        gpu_ms: median of the GPU's own time by its events, copies included; None on a CPU.
+        widened, rescanned: of int8 scans, in all calls: see the matchers.
         prior_m: radius of the position prior; None without.
         allowed_rows: that the prior leaves.
         filter: of the search for these rows; None without a prior.
-        peak_memory_mb: of the process while this was measured; None where it is not told.
     """
 
     rows: int
@@ -152,8 +166,12 @@ class MatchRecord:
     bandwidth_share: float
     in_cache: bool
     samples_ms: tuple[float, ...]
-    peak_memory_mb: float | None
+    peak_memory_bytes: int | None
     threads: int = 0
+    matcher: str = ""
+    gpu_ms: float | None = None
+    widened: int = 0
+    rescanned: int = 0
     prior_m: float | None = None
     allowed_rows: int | None = None
     filter: LatencySummary | None = None
@@ -217,6 +235,7 @@ class BenchRecord:
         valid, invalid_reasons: whether the figures may be believed, and why not.
         interrupted: the run was ended early; it holds what was measured until then.
         failure: the error that ended it early, in words; empty where none did.
+        machine, state: what was measured on, and what it was busy with as the run began.
         flags: what a reader must know of the machine's state, such as a battery or throttling.
         left_out: {what was asked for: why it was not measured}.
         program: version and digest of the code that ran, by `program.identity`.
@@ -240,7 +259,8 @@ class BenchRecord:
     failure: str
     left_out: dict[str, str]
     program: str
-    machine: MachineProfile
+    machine: Machine
+    state: MachineState
     subject: Subject
     scenarios: tuple[ScenarioRecord, ...]
     matching: tuple[MatchRecord, ...]

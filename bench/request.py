@@ -1,80 +1,110 @@
-"""What a run is asked for, checked before anything is opened."""
+"""What a run is asked for, checked before anything is opened; also the options of `dphr-bench run`."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, Literal
 
-from bench.record import CAMERA, ENDURANCE, MULTI_STREAM, OFFLINE, SCENARIOS, SINGLE_STREAM
+import tyro
+
+from dphr_infer.cli.requests import Search
 from dphr_infer.errors import ConfigError
-from dphr_infer.evaluate.scoring import NEAR_M
-from dphr_infer.files.bundle import Precision
-from dphr_infer.locate.localizer import DEFAULT_TOP_K, Heading
-from dphr_infer.locate.search_options import Prior
+from dphr_infer.locate.settings import Scan
+from dphr_infer.types import Precision
 
-DEFAULT_SCENARIOS = (SINGLE_STREAM, MULTI_STREAM, OFFLINE)
-DEFAULT_BATCHES = (1, 2, 4, 8, 16)
+Scenario = Literal["single-stream", "multi-stream", "offline", "camera", "endurance"]
+Device = Literal["cpu", "cuda", "cuda-onnxruntime"]
 MAX_BATCH = 1024
-DEFAULT_SECONDS = 3.0
+DEFAULT_BATCHES = (1, 2, 4, 8, 16)
+DEFAULT_NOISE = 0.01
 # One photo at a time, for its p99, and a camera, for its rate, get so many times the time of each other case.
 SINGLE_STREAM_SHARE = 4
-DEFAULT_NOISE = 0.01
-DEFAULT_STREAMS = 4
-DEFAULT_RATE_HZ = 10.0
-DEFAULT_MINUTES = 30.0
-DEFAULT_STARTUPS = 5
-DEFAULT_MATCH_ROWS = 100_000
 MATCH_TOP_K = 10
+
+
+def parse_share(text: str) -> float:
+    """A share such as "5%" or "0.05".
+
+    Raises:
+        ValueError: it is no number, or outside 0 to 10.
+    """
+    body = text.strip()
+    try:
+        value = float(body.removesuffix("%")) / (100 if body.endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 10:
+        raise ValueError(f'{text!r} is no share of 0 to 10: write it as "5%" or "0.05"')
+    return value
+
+
+def parse_count(text: str) -> int:
+    """A whole number, also as 1e6.
+
+    Raises:
+        ValueError: it is none, or below 1.
+    """
+    value = float(text)
+    if not (1 <= value < math.inf and value == int(value)):
+        raise ValueError(f"{text!r} is no whole number from 1 on, such as 10000 or 1e4")
+    return int(value)
+
+
+def _by(parse: object, metavar: str, show: object = str) -> tyro.constructors.PrimitiveConstructorSpec:  # type: ignore[type-arg]
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: parse(words[0]),  # type: ignore[operator]
+        is_instance=lambda value: isinstance(value, int | float),
+        str_from_instance=lambda value: [show(value)],  # type: ignore[operator]
+    )
+
+
+Share = Annotated[float, _by(parse_share, "SHARE", "{:g}".format)]
+Count = Annotated[int, _by(parse_count, "N")]
 
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest:
-    """What to measure.
+    """What to measure."""
 
-    Attributes:
-        gallery: None measures embedding alone.
-        images: folder of photos; None takes the bundle's self-test images.
-        scenarios: of SCENARIOS.
-        streams: photos a batch of the multi-stream scenario.
-        batches: of the throughput table; the largest is the offline scenario's.
-        seconds: at most, for each case; the single-stream and camera scenarios get SINGLE_STREAM_SHARE times as much.
-        noise: stop a case earlier, once the p50's 95 % interval is narrower than ± this share of it; 0 never does.
-        rate_hz: of the camera scenario.
-        minutes: of the endurance scenario.
-        startups: warm starts of `dphr-infer locate`, after a cold one; 0 starts none.
-        match_rows: rows of the generated galleries; none leaves matching at the gallery's own size.
-        threads: of the engine; 0 takes all cores.
-        device: of engine and matcher, as in locate.
-        truth, recall_within_m, least_recall: the gate for accuracy; truth and least_recall belong together.
-        peers: measure others beside ours.
-        checkpoint: of the bundle's model, for the peers of embedding.
-    """
-
-    bundle: Path
-    gallery: Path | None
+    bundle: tyro.conf.Positional[Path]
+    """Folder made by dphr-export."""
+    gallery: tyro.conf.Positional[Path | None] = None
+    """File of dphr-infer index; without, only embedding."""
     images: Path | None = None
-    precision: Precision = "fp32"
-    scenarios: tuple[str, ...] = DEFAULT_SCENARIOS
-    streams: int = DEFAULT_STREAMS
+    """Folder of photos; without, the bundle's self-test images."""
+    search: Search = field(default_factory=Search)
+    scenarios: tuple[Scenario, ...] = ("single-stream", "multi-stream", "offline")
+    """Which scenarios to measure; none without a name."""
+    streams: int = 4
+    """Photos per batch of multi-stream."""
+    rate_hz: float = 10.0
+    """Frames per second of camera."""
+    minutes: float = 30.0
+    """Of endurance."""
     batches: tuple[int, ...] = DEFAULT_BATCHES
-    seconds: float = DEFAULT_SECONDS
-    noise: float = DEFAULT_NOISE
-    rate_hz: float = DEFAULT_RATE_HZ
-    minutes: float = DEFAULT_MINUTES
-    startups: int = DEFAULT_STARTUPS
-    match_rows: tuple[int, ...] = (DEFAULT_MATCH_ROWS,)
-    threads: int = 0
-    device: str = "cpu"
-    top_k: int = DEFAULT_TOP_K
-    heading: Heading = "as-is"
-    prior: Prior | None = None
-    truth: Path | None = None
-    recall_within_m: float = NEAR_M
-    least_recall: float | None = None
+    """Batch sizes of the throughput table; the largest is that of offline."""
+    seconds: float = 3.0
+    """At most, for each case; single-stream and camera take four times as long."""
+    noise: Share = DEFAULT_NOISE
+    """End a case earlier once the 95 % interval of its p50 is narrower than ± this share of it, as 1%; 0 never does."""
+    match_rows: tuple[Count, ...] = (100_000,)
+    """Also match random galleries of as many rows; none without a number."""
+    startups: int = 5
+    """Warm starts of locate, after a cold one; 0 for none."""
     peers: bool = False
+    """Measure others beside ours where they are installed."""
     checkpoint: Path | None = None
+    """Of the bundle's model: torch is a peer of embedding too."""
+    truth: Path | None = None
+    """CSV of where the photos are, as in locate."""
+    least_recall: Share | None = None
+    """Share of the photos with truth that must be located for the run to be valid, as 60%."""
+    recall_within: float = 40.0
+    """Of their truth, in metres."""
 
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1 or max(self.batches) > MAX_BATCH:
@@ -86,40 +116,113 @@ class BenchRequest:
                 raise ConfigError(f"{option} is {value:g}: give a finite value above 0.")
         if not 0 <= self.noise < 1:
             raise ConfigError(f"--noise is {self.noise:g}: give a share of the p50 in 0..1, such as 0.01.")
-        if any(rows < 1 for rows in self.match_rows):
-            raise ConfigError(f"Generated galleries of {self.match_rows} rows: each needs at least 1.")
         if self.startups < 0:
             raise ConfigError(f"--startups is {self.startups}: give 0 for none, or how many.")
-        if self.heading not in get_args(Heading):
-            raise ConfigError(f"Heading {self.heading!r} is unknown; choose one of {', '.join(get_args(Heading))}.")
-        unknown = [name for name in self.scenarios if name not in SCENARIOS]
-        if unknown:
-            raise ConfigError(f"Scenario {unknown[0]!r} is unknown; choose among {', '.join(SCENARIOS)}.")
+        if any(rows < MATCH_TOP_K for rows in self.match_rows):
+            raise ConfigError(
+                f"--match-rows is {min(self.match_rows)}, but {MATCH_TOP_K} matches are asked for: give at least "
+                f"{MATCH_TOP_K} rows."
+            )
         self._check_accuracy()
 
     def _check_accuracy(self) -> None:
         if (self.truth is None) != (self.least_recall is None):
             raise ConfigError(
                 "--truth and --least-recall belong together: where the photos are, and the share of them that must be "
-                f"located within --recall-within {self.recall_within_m:g} m for the run to be valid."
+                f"located within --recall-within {self.recall_within:g} m for the run to be valid."
             )
-        if self.least_recall is not None and not (0 <= self.least_recall <= 1 and self.recall_within_m > 0):
+        if self.least_recall is not None and not (0 <= self.least_recall <= 1 and self.recall_within > 0):
             raise ConfigError(
-                f"--least-recall is {self.least_recall:g} within {self.recall_within_m:g} m: give a share in 0..1 "
+                f"--least-recall is {self.least_recall:g} within {self.recall_within:g} m: give a share in 0..1 "
                 "and a distance above 0 m."
             )
         if self.checkpoint is not None and not self.peers:
             raise ConfigError("--checkpoint is of the peers' model, and --peers was not given: add it.")
-        if any(rows < MATCH_TOP_K for rows in self.match_rows):
-            raise ConfigError(
-                f"--match-rows is {min(self.match_rows)}, but {MATCH_TOP_K} matches are asked for: give at least "
-                f"{MATCH_TOP_K} rows."
-            )
-        if self.gallery is None and (self.truth is not None or self.prior is not None):
+        if self.gallery is None and (self.truth is not None or self.search.near is not None):
             raise ConfigError("--truth and --near need a gallery: without one no photo is located.")
+
+    @property
+    def threads(self) -> int:
+        """Of the engine and of the matcher; 0 are all cores."""
+        return self.search.on.threads or 0
 
     def seconds_of(self, scenario: str) -> float:
         """How long a scenario may take at most."""
-        if scenario == ENDURANCE:
+        if scenario == "endurance":
             return 60 * self.minutes
-        return self.seconds * (SINGLE_STREAM_SHARE if scenario in (SINGLE_STREAM, CAMERA) else 1)
+        return self.seconds * (SINGLE_STREAM_SHARE if scenario in ("single-stream", "camera") else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What both sweeps are asked for."""
+
+    seconds: float = 2.0
+    """At most, for each point."""
+    noise: Share = DEFAULT_NOISE
+    """As in run."""
+    threads: tuple[int, ...] = (0,)
+    """Of engine or matcher; 0 takes all cores."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf or not 0 <= self.noise < 1:
+            raise ConfigError(
+                f"--seconds is {self.seconds:g} and --noise {self.noise:g}: give a finite time above 0, and a share "
+                "in 0..1."
+            )
+        if min(self.threads) < 0:
+            raise ConfigError(
+                f"--threads {min(self.threads)} is below 0: give a number of threads, or 0 for all cores."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class MatchGrid(Grid):
+    """The points of `sweep match`: matching on generated galleries."""
+
+    rows: tuple[Count, ...] = (10_000, 100_000, 1_000_000)
+    """Gallery rows."""
+    dim: tuple[Count, ...] = (512,)
+    """Dimensions."""
+    dtype: tuple[Literal["float16", "float32"], ...] = ("float16",)
+    """As stored."""
+    queries: tuple[Count, ...] = (1,)
+    """Queries at once."""
+    k: tuple[Count, ...] = (10,)
+    """Matches per query."""
+    scan: tuple[Scan, ...] = ("rows",)
+    """Of the matcher."""
+    prior_m: tuple[float, ...] = (0.0,)
+    """Radius of a prior; 0 is none."""
+    peers: bool = False
+    """Measure others beside ours where they are installed, and a plain read of the rows."""
+    cache: Path | None = None
+    """Folder of generated galleries; without, the user's cache."""
+
+    def __post_init__(self) -> None:
+        Grid.__post_init__(self)
+        if not all(0 <= prior_m < math.inf for prior_m in self.prior_m):
+            raise ConfigError(f"--prior-m {self.prior_m} holds no radius: give finite metres, or 0 for no prior.")
+        if max(self.k) > min(self.rows):
+            raise ConfigError(f"--k {max(self.k)} is above --rows {min(self.rows)}: give more rows or a smaller k.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedGrid(Grid):
+    """The points of `sweep embed`: the models of bundles."""
+
+    bundles: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders made by dphr-export; one for each image size that is to be compared."""
+    devices: tuple[Device, ...] = ("cpu",)
+    """As locate --device."""
+    precisions: tuple[Precision, ...] = ()
+    """Without one, all that the bundle holds."""
+    batches: tuple[Count, ...] = DEFAULT_BATCHES
+    """Batch sizes."""
+
+    def __post_init__(self) -> None:
+        Grid.__post_init__(self)
+        if max(self.batches) > MAX_BATCH:
+            raise ConfigError(f"Batches are {tuple(self.batches)}: give sizes in 1..{MAX_BATCH}.")
+        if not self.bundles:
+            raise ConfigError("No bundle was given: name the folders whose models are to be measured.")

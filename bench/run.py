@@ -11,73 +11,63 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.clock import CLOCK, MIN_CALLS, WARM_UP_CALLS, GiveWay, measure_overhead_ns
-from bench.machine import MachineProfile, read_machine
-from bench.memory import reset_peak
-from bench.power import PowerReader, PowerSample, Recorder, open_power
-from bench.program import identity
-from bench.record import ENDURANCE, BenchRecord, ScenarioRecord, Subject
-from bench.request import MATCH_TOP_K, BenchRequest
-from bench.rig import Rig, with_filter_timed
-from bench.roofline import measure_ceiling
-from bench.steps import Parts, Setup, measure, say
+from bench.cases.rig import open_rig
+from bench.machine.power import PowerReader, PowerSample, Recorder, open_power
+from bench.machine.program import identity, say
+from bench.machine.roofline import measure_ceiling
+from bench.machine.state import read_state
+from bench.record import CONDITIONS, ENDURANCE, BenchRecord, Subject
+from bench.request import BenchRequest
+from bench.sampling import GiveWay, measure_overhead_ns
+from bench.steps import Parts, Setup, measure
 from bench.validity import invalid_reasons
 from dphr_infer.evaluate.truth import check_truths, read_truth
 from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle, open_bundle
 from dphr_infer.files.gallery import Gallery, open_gallery
 from dphr_infer.images.preprocess import list_images, read_image
-from dphr_infer.locate.gpu_pipeline import GpuPipeline
-from dphr_infer.locate.localizer import DEFAULT_ROTATIONS, Localizer
-from dphr_infer.locate.open_engine import matcher_device, open_engine
-from dphr_infer.locate.open_localizer import takes_one_launch
-from dphr_infer.locate.open_matcher import open_matcher
+from dphr_infer.locate.devices import open_engine
+from dphr_infer.measure.machine import read_machine
+from dphr_infer.measure.memory import reset_peak
 
 _PERIOD_S = 1.0
 _ENDURANCE_PERIOD_S = 5.0
-CONDITIONS = (
-    f"{WARM_UP_CALLS} warm-up calls before each case are not counted (2 of batches of photos); at least {MIN_CALLS} "
-    f"calls; garbage collection is off while timing; clock {CLOCK}; percentiles are nearest-rank, p90 from 64 samples "
-    "on, p99 from 662 and p99.9 from 6636. Warm: engine, matcher and files have been used before, except where a "
-    "figure is called cold."
-)
-_THROTTLED = " Samples of scenarios taken while the machine was throttled are discarded and counted."
 
 
 def _subject(setup: Setup) -> Subject:
     request, manifest, gallery = setup.request, setup.bundle.manifest, setup.gallery
     image = read_image(setup.paths[0])
-    prior = request.prior
+    prior, settings = request.search.prior, request.search.settings
     return Subject(
         encoder=manifest.encoder,
         dim=manifest.dim,
         input_px=(manifest.preprocess.height_px, manifest.preprocess.width_px),
-        precision=request.precision,
+        precision=request.search.on.precision,
         engine=setup.engine.name,
         matcher=None if setup.matcher is None else setup.matcher.name,
         threads=request.threads,
         bundle_digest=setup.bundle.digest,
         gallery_rows=None if gallery is None else len(gallery),
         gallery_dtype=None if gallery is None else str(gallery.embeddings.dtype),
-        top_k=request.top_k,
-        heading=request.heading,
-        views=DEFAULT_ROTATIONS if request.heading == "search" else 1,
+        top_k=settings.top_k,
+        heading=settings.heading,
+        views=settings.rotations if settings.heading == "search" else 1,
         n_images=len(setup.paths),
         image_px=(image.shape[0], image.shape[1]),
         images_from="the bundle's self-test" if request.images is None else str(request.images),
-        prior=None if prior is None else f"{prior.near.latitude_deg},{prior.near.longitude_deg} ± {prior.within_m:g} m",
+        prior=None if prior is None else f"{prior.latitude_deg},{prior.longitude_deg} ± {prior.radius_m:g} m",
     )
 
 
-def flags_of(machine: MachineProfile, scenarios: Sequence[ScenarioRecord]) -> tuple[str, ...]:
+def _flags(setup: Setup, parts: Parts) -> tuple[str, ...]:
     """What of the machine's state makes the figures worse than they need to be."""
-    found = list(machine.warnings())
-    discarded = sum(scenario.extra.get("throttled_discarded", 0) for scenario in scenarios)
+    found = list(setup.state.warnings(setup.machine))
+    discarded = sum(scenario.extra.get("throttled_discarded", 0) for scenario in parts.scenarios)
     if discarded:
         found.append(f"{discarded} samples were taken while the machine was throttled, and discarded.")
     return tuple(found)
 
 
-def timeline_json(timeline: Sequence[PowerSample]) -> tuple[dict[str, Any], ...]:
+def _timeline_json(timeline: Sequence[PowerSample]) -> tuple[dict[str, Any], ...]:
     """The readings as JSON values, in seconds since the first."""
     return tuple(
         {
@@ -115,21 +105,12 @@ def _open_gallery(request: BenchRequest, bundle: Bundle, paths: list[Path]) -> G
         return None
     gallery = open_gallery(request.gallery)
     gallery.check_bundle(bundle)
-    if request.prior is not None:
-        gallery.allowed_rows(request.prior.near, request.prior.within_m)
+    if request.search.prior is not None:
+        gallery.rows_in(request.search.prior)
     if request.truth is not None:
         truths = read_truth(request.truth)
         check_truths(truths, request.truth, paths, gallery)
     return gallery
-
-
-def _open_pipeline(
-    request: BenchRequest, bundle: Bundle, gallery: Gallery, stack: contextlib.ExitStack
-) -> GpuPipeline | None:
-    """What `open_localizer` opens for a whole photo, which the stages go through apart."""
-    if not takes_one_launch(bundle, request.device, request.heading):
-        return None
-    return stack.enter_context(GpuPipeline(bundle, gallery.embeddings, request.precision, request.top_k))
 
 
 def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRecord:
@@ -142,28 +123,19 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
         BundleError, GalleryError, EngineError, ImageError, ConfigError: as `dphr-infer locate`.
         KeyboardInterrupt: before anything was measured; later it ends the run and the record says so.
     """
+    search = request.search
     identity()  # what is on the disk now, not at the end
-    bundle = open_bundle(request.bundle)
+    bundle = open_bundle(request.bundle, search.signer)
     paths = list_images(request.images if request.images is not None else request.bundle / SELFTEST_IMAGES)
     gallery = _open_gallery(request, bundle, paths)
-    machine = read_machine()
+    machine, state = read_machine(), read_state()
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(open_engine(bundle, request.precision, request.device, request.threads))
-        matcher = rig = pipeline = None
-        if gallery is not None:
-            timed = with_filter_timed(gallery)
-            matching = open_matcher(
-                timed.embeddings,
-                matcher_device(request.device),
-                threads=request.threads or None,
-                max_k=max(request.top_k, MATCH_TOP_K if request.peers else 0),
-            )
-            matcher = stack.enter_context(matching)
-            pipeline = _open_pipeline(request, bundle, timed, stack)
-            localizer = Localizer(
-                bundle, timed, engine, matcher, top_k=request.top_k, heading=request.heading, pipeline=pipeline
-            )
-            rig = Rig(localizer, timed, tuple(paths), request.prior)
+        rig = None
+        if gallery is None:
+            engine = stack.enter_context(open_engine(bundle, search.on))
+        else:
+            rig = stack.enter_context(open_rig(bundle, gallery, search.settings, search.on, paths, search.prior))
+            engine, _ = rig.apart.parts
         say("memory bandwidth, matrix products, the bench's own overhead")
         ceiling = measure_ceiling(machine, request.threads)
         overhead_ns = measure_overhead_ns()
@@ -173,9 +145,7 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
         seldom = ENDURANCE in request.scenarios or give_way is not None
         period_s = _ENDURANCE_PERIOD_S if seldom else _PERIOD_S
         recorder = stack.enter_context(Recorder(reader, period_s))
-        setup = Setup(
-            request, bundle, gallery, engine, matcher, rig, pipeline, paths, machine, ceiling, recorder, give_way
-        )
+        setup = Setup(request, bundle, engine, rig, paths, machine, state, ceiling, recorder, give_way)
         parts = measure(setup)
         return _to_record(setup, parts, reader, overhead_ns)
 
@@ -187,15 +157,16 @@ def _to_record(setup: Setup, parts: Parts, reader: PowerReader, overhead_ns: flo
         reasons = invalid_reasons(parts.accuracy)
     return BenchRecord(
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        conditions=CONDITIONS + _THROTTLED,
+        conditions=CONDITIONS,
         valid=not reasons,
         invalid_reasons=reasons,
         interrupted=parts.interrupted,
         failure=parts.failure,
-        flags=flags_of(setup.machine, parts.scenarios),
+        flags=_flags(setup, parts),
         left_out=parts.left_out,
         program=identity(),
         machine=setup.machine,
+        state=setup.state,
         subject=_subject(setup),
         scenarios=tuple(parts.scenarios),
         matching=tuple(parts.matching),
@@ -204,7 +175,7 @@ def _to_record(setup: Setup, parts: Parts, reader: PowerReader, overhead_ns: flo
         accuracy=parts.accuracy,
         cold_first_ms=parts.cold_first_ms,
         power=_power_json(reader, setup.recorder, alone=setup.give_way is None),
-        timeline=timeline_json(setup.recorder.timeline),
+        timeline=_timeline_json(setup.recorder.timeline),
         startup_ms=parts.startup_ms,
         peak_memory_bytes=parts.peak_memory_bytes,
         bandwidth_bytes_per_s=setup.ceiling.bandwidth,

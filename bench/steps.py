@@ -5,23 +5,27 @@ Each adds to `Parts`; an interrupt leaves what is there.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.camera import camera
-from bench.cases import MATCH_QUERIES, BatchCase, MatchLimits, time_generated_matching, time_matching
-from bench.clock import GiveWay, StopRule, now_ms
-from bench.endurance import endure, find_drift
-from bench.machine import MachineProfile
-from bench.memory import peak_bytes
-from bench.peer_runs import EmbedTask, embed_peers, match_peers, open_match_peers
-from bench.power import Recorder, energy_per_frame_mj
+from bench.cases.batches import BatchCase
+from bench.cases.camera import camera
+from bench.cases.endurance import endure, find_drift
+from bench.cases.matching import MATCH_QUERIES, MatchLimits, time_generated_matching, time_matching
+from bench.cases.photo import Raw, multi_stream, offline, single_stream, stage_summaries, to_record
+from bench.cases.rig import Rig
+from bench.cases.startup import measure_startup
+from bench.machine.power import Recorder, energy_per_frame_mj
+from bench.machine.program import say
+from bench.machine.roofline import Ceiling
+from bench.machine.state import MachineState
+from bench.peers.runs import EmbedTask, embed_peers, match_peers, open_match_peers
 from bench.record import (
     CAMERA,
     ENDURANCE,
@@ -35,27 +39,25 @@ from bench.record import (
     ScenarioRecord,
 )
 from bench.request import MATCH_TOP_K, BenchRequest
-from bench.rig import Rig
-from bench.roofline import Ceiling
-from bench.scenarios import Raw, multi_stream, offline, single_stream, to_record
-from bench.startup import measure_startup
-from bench.stats import MIN_SAMPLES_P90, MIN_SAMPLES_P99
+from bench.sampling import GiveWay, StopRule
 from bench.validity import RecallGate, check_recall, check_selftest
 from dphr_infer.engines.base import Engine
 from dphr_infer.errors import DphrError
 from dphr_infer.evaluate.truth import read_truth
 from dphr_infer.files.bundle import MANIFEST_NAME, Bundle
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.images.metadata import read_photo_metadata
+from dphr_infer.images.photo import to_photo
 from dphr_infer.images.preprocess import read_image
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
-from dphr_infer.locate.localizer import AcceptRule
-from dphr_infer.locate.open_engine import matcher_device
+from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.base import Matcher
+from dphr_infer.measure.clock import now_ms
+from dphr_infer.measure.machine import Machine
+from dphr_infer.measure.memory import peak_bytes
+from dphr_infer.measure.stats import MIN_SAMPLES_P90, MIN_SAMPLES_P99
 
 _PHOTOS_IN_MEMORY = 32
-_GPU_RUNS = 50
 CPU = "cpu"
 NO_GALLERY = "no gallery was given: embedding alone is measured"
 
@@ -65,24 +67,37 @@ class Setup:
     """Everything opened, and the machine's ceilings.
 
     Attributes:
-        gallery, matcher, rig: None without a gallery.
-        pipeline: a whole photo in one launch of the GPU, where `locate` takes one; else None.
+        engine: of the rig where there is one.
+        rig: None without a gallery.
         ceiling: of as many threads as engine and matcher have.
         give_way: lets another run measure for a while, between samples.
     """
 
     request: BenchRequest
     bundle: Bundle
-    gallery: Gallery | None
     engine: Engine
-    matcher: Matcher | None
     rig: Rig | None
-    pipeline: GpuPipeline | None
     paths: list[Path]
-    machine: MachineProfile
+    machine: Machine
+    state: MachineState
     ceiling: Ceiling
     recorder: Recorder
     give_way: GiveWay | None = None
+
+    @property
+    def gallery(self) -> Gallery | None:
+        """The rig's."""
+        return None if self.rig is None else self.rig.localizer.gallery
+
+    @property
+    def matcher(self) -> Matcher | None:
+        """The rig's."""
+        return None if self.rig is None else self.rig.apart.parts[1]
+
+    @property
+    def on(self) -> DeviceSettings:
+        """Where it all runs."""
+        return self.request.search.on
 
 
 @dataclass(slots=True)
@@ -102,10 +117,6 @@ class Parts:
     failure: str = ""
 
 
-def say(text: str) -> None:
-    print(f"bench: {text}", file=sys.stderr, flush=True)
-
-
 def _rule(setup: Setup, least: int = MIN_SAMPLES_P90, scenario: str = "") -> StopRule:
     return StopRule(setup.request.seconds_of(scenario), setup.request.noise, least, setup.give_way)
 
@@ -123,9 +134,9 @@ def _check_accuracy(setup: Setup, parts: Parts) -> None:
         start_ms = now_ms()
         rig.locate(rig.paths[0])
         parts.cold_first_ms = now_ms() - start_ms
-    parts.accuracy = check_selftest(setup.bundle, setup.engine, request.precision)
+    parts.accuracy = check_selftest(setup.bundle, setup.engine, setup.on.precision)
     if rig is not None and request.truth is not None and request.least_recall is not None:
-        gate = RecallGate(read_truth(request.truth), request.recall_within_m, request.least_recall)
+        gate = RecallGate(read_truth(request.truth), request.recall_within, request.least_recall)
         parts.accuracy = check_recall(rig, gate, parts.accuracy)
     _note_peak(parts)
 
@@ -143,12 +154,6 @@ def _run_scenario(name: str, rig: Rig, setup: Setup) -> Raw:
     return endure(rig, request.minutes)
 
 
-def gpu_stages(pipeline: GpuPipeline, image: NDArray[np.uint8], k: int) -> dict[str, float]:
-    """Median of each stage on the GPU by events, {stage: milliseconds}, for uint8 (H, W, 3) that is not turned."""
-    runs = [pipeline.stage_ms(image, k) for _ in range(_GPU_RUNS)]
-    return {stage: float(np.median([run[stage] for run in runs])) for stage in runs[0]}
-
-
 def _scenario(name: str, setup: Setup, parts: Parts) -> None:
     if setup.rig is None:
         parts.left_out[name] = NO_GALLERY
@@ -162,9 +167,11 @@ def _scenario(name: str, setup: Setup, parts: Parts) -> None:
         parts.left_out["energy a photo"] = "another run took turns with this one"
     timeline = setup.recorder.timeline
     extra = find_drift(raw, timeline) if name == ENDURANCE else {}
-    if name == SINGLE_STREAM and setup.pipeline is not None:
-        k = min(setup.request.top_k, len(setup.rig.gallery))
-        extra["gpu_stage_p50_ms"] = gpu_stages(setup.pipeline, read_image(setup.paths[0]), k)
+    pipeline = setup.rig.localizer.pipeline
+    if name == SINGLE_STREAM and isinstance(pipeline, GpuPipeline):
+        k = min(setup.request.search.settings.top_k, len(setup.rig.localizer.gallery))
+        stages = stage_summaries(pipeline, read_image(setup.paths[0]), k)
+        extra["gpu_stage_p50_ms"] = {stage: summary.p50_ms for stage, summary in stages.items()}
     _note_peak(parts)
     parts.scenarios.append(to_record(raw, timeline, energy_mj, extra))
     differing = raw.extra.get("answers_differing", 0)
@@ -179,16 +186,13 @@ def _batches(setup: Setup, parts: Parts) -> None:
     say(f"batches of {', '.join(map(str, request.batches))}")
     paths = setup.paths[: min(_PHOTOS_IN_MEMORY, max(request.batches))]
     case = BatchCase(
-        encoder=setup.bundle.manifest.encoder,
-        preprocess=setup.bundle.manifest.preprocess,
-        engine=setup.engine,
-        model_path=setup.bundle.model_path(request.precision),
-        precision=request.precision,
-        threads=request.threads,
-        images=[read_image(path) for path in paths],
-        yaws_deg=[read_photo_metadata(path).yaw_deg for path in paths],
+        setup.bundle,
+        setup.engine,
+        setup.on.precision,
+        request.threads,
+        photos=[to_photo(path) for path in paths],
         localizer=None if setup.rig is None else setup.rig.localizer,
-        ceiling=setup.ceiling if request.device == CPU else None,
+        ceiling=setup.ceiling if setup.on.device == CPU else None,
     )
     for batch in request.batches:
         record, reason = case.measure(batch, _rule(setup))
@@ -198,17 +202,16 @@ def _batches(setup: Setup, parts: Parts) -> None:
 
 
 def _queries(rig: Rig, count: int) -> NDArray[np.float32]:
-    paths: Sequence[Path] = (rig.paths * count)[:count]
-    images, yaws_deg = rig.read(paths)
-    views = [rig.localizer.prepare(image, yaw)[:1] for image, yaw in zip(images, yaws_deg, strict=True)]
-    return rig.localizer.embed(np.concatenate(views))
+    photos = [to_photo(path) for path in (rig.paths * count)[:count]]
+    views = [rig.apart.prepare(photo.rgb, photo.metadata.yaw_deg)[:1] for photo in photos]
+    return rig.apart.embed(np.concatenate(views))
 
 
 def _matching(setup: Setup, parts: Parts) -> None:
     request = setup.request
     against = MatchLimits(setup.machine, setup.ceiling.bandwidth, request.threads)
-    if request.device != CPU:
-        parts.left_out["matching alone"] = "its limit is the GPU's memory: python -m bench.gpu_matching measures both"
+    if setup.on.device != CPU:
+        parts.left_out["matching alone"] = "its limit is the GPU's memory: dphr-bench gpu matching measures both"
         return
     if setup.gallery is None or setup.rig is None:
         parts.left_out["matching"] = NO_GALLERY
@@ -217,8 +220,8 @@ def _matching(setup: Setup, parts: Parts) -> None:
         k = min(MATCH_TOP_K, len(setup.gallery))
         for count in MATCH_QUERIES:
             queries = _queries(setup.rig, count)
-            rows = setup.gallery.embeddings
-            parts.matching.append(time_matching(rows, queries, k, _rule(setup), against, generated=False))
+            embeddings = setup.gallery.embeddings
+            parts.matching.append(time_matching(embeddings, queries, k, _rule(setup), against, generated=False))
     for rows in request.match_rows:
         say(f"matching {rows} generated rows")
         dim = setup.bundle.manifest.dim
@@ -227,13 +230,18 @@ def _matching(setup: Setup, parts: Parts) -> None:
 
 def locate_arguments(request: BenchRequest, gallery: Path, photo: Path) -> list[str]:
     """The arguments of `dphr-infer locate` that do what this run measures, for one photo."""
-    found = [str(request.bundle), str(gallery), str(photo), "--precision", request.precision]
-    found += ["--device", request.device, "--threads", str(request.threads)]
-    found += ["--top-k", str(request.top_k), "--heading", request.heading]
-    found += ["--agreeing", str(min(request.top_k, AcceptRule().agreeing))]
-    if request.prior is not None:
-        near = request.prior.near
-        found += [f"--near={near.latitude_deg},{near.longitude_deg}", "--within", str(request.prior.within_m)]
+    found, search = [str(request.bundle), str(gallery), str(photo)], request.search
+    for settings in (search.settings, search.on):
+        for name, value in asdict(settings).items():
+            option = name.replace("_", "-")
+            if isinstance(value, bool):
+                found.append(f"--{option}" if value else f"--no-{option}")
+            elif value is not None:
+                found.append(f"--{option}={value}")
+    if search.near is not None:
+        found += [f"--near={search.near}", f"--within={search.within}"]
+    if search.signer is not None:
+        found.append(f"--require-signature={search.signer}")
     return found
 
 
@@ -260,24 +268,27 @@ def _peers(setup: Setup, parts: Parts) -> None:
     if setup.gallery is None or setup.matcher is None or setup.rig is None:
         parts.left_out["peers of matching"] = NO_GALLERY
     else:
-        k = min(MATCH_TOP_K, len(setup.gallery))
+        top_k = request.search.settings.top_k  # the most that a GPU's matcher was opened for
+        k = min(MATCH_TOP_K if setup.on.device == CPU else top_k, len(setup.gallery))
         opened = open_match_peers(
-            setup.gallery.embeddings, request.threads or setup.machine.cores, matcher_device(request.device)
+            setup.gallery.embeddings,
+            request.threads or setup.machine.cores,
+            "cpu" if setup.on.device == CPU else "cuda",
         )
         for count in MATCH_QUERIES:
             parts.peers += match_peers(opened, setup.matcher, _queries(setup.rig, count), k, request.seconds)
     if request.checkpoint is None:
         parts.left_out["torch as a peer of embedding"] = "no --checkpoint was given: it has no weights to run"
     views = Embedder(setup.bundle.manifest.preprocess, setup.engine).prepare([read_image(setup.paths[0])])
-    on_gpu = request.device != CPU
-    task = EmbedTask(setup.bundle.model_path(request.precision), request.checkpoint, on_gpu, request.threads)
+    on_gpu = setup.on.device != CPU
+    task = EmbedTask(setup.bundle.model_path(setup.on.precision), request.checkpoint, on_gpu, request.threads)
     parts.peers += embed_peers(setup.engine, task, views, request.seconds)
 
 
 def _steps(setup: Setup, parts: Parts) -> list[Callable[[], None]]:
     names = [name for name in setup.request.scenarios if name != ENDURANCE]
     steps: list[Callable[[], None]] = [lambda: _check_accuracy(setup, parts)]
-    steps += [lambda name=name: _scenario(name, setup, parts) for name in names]
+    steps += [partial(_scenario, name, setup, parts) for name in names]
     steps += [lambda: _batches(setup, parts), lambda: _matching(setup, parts), lambda: _startup(setup, parts)]
     steps.append(lambda: _peers(setup, parts))
     if ENDURANCE in setup.request.scenarios:  # last, since it heats the machine

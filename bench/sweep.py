@@ -1,58 +1,64 @@
-"""dphr-bench sweep: one figure over a grid of settings, a line of JSON for each point.
+"""dphr-bench sweep: one figure over a grid of settings, a record for each point.
 
-    sweep match               gallery rows x D x dtype x threads x queries x k x prior radius, on generated galleries
+    sweep match               generated galleries: rows x D x dtype x scan x threads x queries x k x prior radius
     sweep embed BUNDLE...     bundle (encoder, image size) x device x precision x threads x batch
 
-Every line is a whole record of the schema with one entry in `matching` or `batches`, so that `dphr-bench compare` reads
-it. Every point is checked in the same run: matching against a plain product, embedding against the bundle's self-test.
+Every record has one entry in `matching` or `batches`, so that `dphr-bench compare` reads it. Every point is checked in
+the same run: matching against a plain product, embedding against the bundle's self-test.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bench.cases import BatchCase, MatchLimits, generate_rows, match_record, rounded
-from bench.clock import StopRule, measure_overhead_ns, sample_whole
-from bench.generated import CENTRE, generated_gallery
-from bench.machine import MachineProfile, read_machine
-from bench.memory import reset_peak
-from bench.peer_runs import MatchPeers, match_peers, open_match_peers
-from bench.program import identity
-from bench.record import Accuracy, BatchRecord, BenchRecord, MatchRecord, PeerRecord, Subject
-from bench.roofline import Ceiling, measure_ceiling
-from bench.run import CONDITIONS, flags_of
-from bench.stats import MIN_SAMPLES_P90, summarise
-from bench.steps import CPU, say
+from bench.cases.batches import BatchCase
+from bench.cases.matching import MatchLimits, time_search
+from bench.galleries import CENTRE, default_cache, generate_rows, generated_gallery
+from bench.machine.program import identity, say
+from bench.machine.roofline import Ceiling, measure_ceiling
+from bench.machine.state import MachineState, read_state
+from bench.peers.runs import match_peers, open_match_peers
+from bench.record import (
+    CONDITIONS,
+    Accuracy,
+    BatchRecord,
+    BenchRecord,
+    MatchRecord,
+    PeerRecord,
+    ScenarioRecord,
+    Subject,
+)
+from bench.request import EmbedGrid, Grid, MatchGrid
+from bench.sampling import StopRule, measure_overhead_ns
 from bench.validity import check_selftest, invalid_reasons
-from dphr_infer.errors import ConfigError
-from dphr_infer.files.bundle import PRECISIONS, SELFTEST_IMAGES, Bundle, model_name, open_bundle
+from dphr_infer.errors import ConfigError, DphrError
+from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle, model_name, open_bundle
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.images.preprocess import list_images, read_image
-from dphr_infer.locate.open_engine import open_engine
-from dphr_infer.locate.open_matcher import open_matcher
-from dphr_infer.matchers.base import Matcher
+from dphr_infer.images.photo import to_photo
+from dphr_infer.images.preprocess import list_images
+from dphr_infer.locate.devices import open_engine, open_matcher
+from dphr_infer.locate.settings import DeviceSettings, Scan
+from dphr_infer.measure.machine import Machine, read_machine
+from dphr_infer.measure.stats import MIN_SAMPLES_P90
+from dphr_infer.types import PRECISIONS, Prior
 
 _TOLERANCE = 1e-4
 Item = TypeVar("Item")
-_CHECKED_ROWS_AT_ONCE = 65536
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bench:
     """What every point shares; `ceilings` are those of each number of threads, 0 for all cores."""
 
-    machine: MachineProfile
+    machine: Machine
+    state: MachineState
     ceilings: Mapping[int, Ceiling]
     overhead_ns: float
     rule: StopRule
@@ -60,6 +66,8 @@ class Bench:
     def record(
         self,
         subject: Subject,
+        *,
+        scenarios: tuple[ScenarioRecord, ...] = (),
         matching: tuple[MatchRecord, ...] = (),
         batches: tuple[BatchRecord, ...] = (),
         peers: tuple[PeerRecord, ...] = (),
@@ -76,12 +84,13 @@ class Bench:
             invalid_reasons=reasons,
             interrupted=False,
             failure="",
-            flags=flags_of(self.machine, ()),
+            flags=self.state.warnings(self.machine),
             left_out=dict(left_out),
             program=identity(),
             machine=self.machine,
+            state=self.state,
             subject=subject,
-            scenarios=(),
+            scenarios=scenarios,
             matching=matching,
             batches=batches,
             peers=peers,
@@ -97,97 +106,68 @@ class Bench:
         )
 
 
-def open_bench(seconds: float, noise: float, threads: Iterable[int]) -> Bench:
+def open_bench(grid: Grid) -> Bench:
     """Measure the machine's ceilings, for each number of threads; 0 is all cores."""
     identity()  # what is on the disk now, not at the end
-    machine = read_machine()
+    machine, state = read_machine(), read_state()
     say("memory bandwidth, matrix products, the bench's own overhead")
-    ceilings = {number: measure_ceiling(machine, number) for number in unique(threads)}
-    return Bench(machine, ceilings, measure_overhead_ns(), StopRule(seconds, noise, MIN_SAMPLES_P90))
+    ceilings = {number: measure_ceiling(machine, number) for number in unique(grid.threads)}
+    return Bench(machine, state, ceilings, measure_overhead_ns(), StopRule(grid.seconds, grid.noise, MIN_SAMPLES_P90))
 
 
-def _best_similarity(
-    gallery: Gallery, queries: NDArray[np.float32], ranges: tuple[tuple[int, int], ...] | None
-) -> NDArray[np.float32]:
-    """The highest similarity of each query, float32 (Q,), by a plain product."""
-    best = np.full(len(queries), -2, np.float32)
-    for start, stop in ((0, len(gallery)),) if ranges is None else ranges:
-        for first in range(start, stop, _CHECKED_ROWS_AT_ONCE):
-            rows = gallery.embeddings[first : min(stop, first + _CHECKED_ROWS_AT_ONCE)].astype(np.float32)
-            best = np.maximum(best, (queries @ rows.T).max(axis=1))
-    return best
+def match_points(grid: MatchGrid, bench: Bench) -> Iterator[BenchRecord]:
+    """Every point of `sweep match`, smallest galleries first."""
+    cache = grid.cache or default_cache()
+    for rows, dim, stored in itertools.product(sorted(set(grid.rows)), unique(grid.dim), unique(grid.dtype)):
+        gallery = generated_gallery(cache, rows, dim, stored)
+        for scan, threads in itertools.product(unique(grid.scan), unique(grid.threads)):
+            yield from _searches(grid, bench, gallery, scan, threads)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MatchCase:
-    """An open matcher on a generated gallery.
-
-    Attributes:
-        threads: of the matcher; 0 takes all cores.
-        peers: others on the same rows; None where none were asked for.
-    """
-
-    gallery: Gallery
-    matcher: Matcher
-    threads: int
-    peers: MatchPeers | None
-
-
-def _match_point(
-    bench: Bench,
-    case: MatchCase,
-    queries: NDArray[np.float32],
-    k: int,
-    prior_m: float,
-    ranges: tuple[tuple[int, int], ...] | None,
-) -> BenchRecord:
-    """One point; `ranges` are the rows that the prior allows, None all of them."""
-    gallery, matcher = case.gallery, case.matcher
-    reset_peak()
-    filter_ms = None
-    if ranges is not None:
-        filter_ms = sample_whole(lambda: gallery.allowed_rows(CENTRE, prior_m), bench.rule)
-    allowed = len(gallery) if ranges is None else sum(stop - start for start, stop in ranges)
-    samples_ms = sample_whole(lambda: matcher.match(queries, k, ranges), bench.rule)
-    record = match_record(
-        gallery.embeddings,
-        len(queries),
-        k,
-        samples_ms,
-        MatchLimits(bench.machine, bench.ceilings[case.threads].bandwidth, case.threads),
-        generated=True,
-        allowed_rows=None if ranges is None else allowed,
-    )
-    # The peers' copies of the gallery would count as ours.
-    if case.peers is not None:
-        record = dataclasses.replace(record, peak_memory_mb=None)
-    if filter_ms is not None:
-        record = dataclasses.replace(
-            record, prior_m=prior_m, filter=summarise(filter_ms), filter_samples_ms=rounded(filter_ms)
-        )
-    best = matcher.match(queries, k, ranges).similarity[:, 0]
-    worst = float(np.abs(best - _best_similarity(gallery, queries, ranges)).max())
-    reasons = () if worst <= _TOLERANCE else (f"the best similarity differs by {worst:.2g} from a plain product's",)
-    peers: list[PeerRecord] = []
-    if case.peers is not None and ranges is None:  # the others know no prior
-        words = f", {case.threads} threads" if case.threads else ""
-        peers = match_peers(case.peers, matcher, queries, k, bench.rule.seconds, words)
-    return bench.record(_match_subject(case, k), matching=(record,), peers=tuple(peers), reasons=reasons)
+def _searches(grid: MatchGrid, bench: Bench, gallery: Gallery, scan: Scan, threads: int) -> Iterator[BenchRecord]:
+    """Every search by one open matcher on one gallery; the peers know no prior."""
+    rows, cores = gallery.embeddings, threads or bench.machine.cores
+    against = MatchLimits(bench.machine, bench.ceilings[threads].bandwidth, threads)
+    several = len(set(grid.scan)) > 1
+    with open_matcher(rows, DeviceSettings(threads=threads or None, scan=scan)) as matcher:
+        peers = open_match_peers(rows, cores) if grid.peers else None
+        for count, prior_m in itertools.product(unique(grid.queries), unique(grid.prior_m)):
+            queries = generate_rows(count, gallery.dim, "float32", seed=1)
+            allowed = len(gallery)
+            if prior_m:
+                allowed = gallery.rows_in(Prior(CENTRE.latitude_deg, CENTRE.longitude_deg, prior_m)).count
+            for k in unique([min(k, allowed) for k in grid.k]):
+                prior = f", prior {prior_m:g} m" if prior_m else ""
+                words = f"{scan}, {threads or 'all'} threads, {count} queries, k {k}{prior}"
+                say(f"{len(gallery)} x {gallery.dim} {rows.dtype}, {words}")
+                record, worst = time_search(gallery, matcher, queries, k, bench.rule, against, prior_m)
+                record = replace(record, matcher=matcher.name if several else "")
+                beside: list[PeerRecord] = []
+                if peers is not None:
+                    record = replace(record, peak_memory_bytes=None)  # the peers' copies would count as ours
+                if peers is not None and not prior_m:
+                    kind = f"{f', {scan}' if several else ''}{f', {threads} threads' if threads else ''}"
+                    beside = match_peers(peers, matcher, queries, k, grid.seconds, kind)
+                reasons = (
+                    () if worst <= _TOLERANCE else (f"the best similarity differs by {worst:.2g} from a product's",)
+                )
+                subject = match_subject(gallery.dim, len(gallery), str(rows.dtype), matcher.name, threads, k)
+                yield bench.record(subject, matching=(record,), peers=tuple(beside), reasons=reasons)
 
 
-def _match_subject(case: MatchCase, k: int) -> Subject:
-    gallery, matcher = case.gallery, case.matcher
+def match_subject(dim: int, rows: int, dtype: str, matcher: str, threads: int, k: int) -> Subject:
+    """What a search on generated rows is of."""
     return Subject(
         encoder=None,
-        dim=gallery.dim,
+        dim=dim,
         input_px=None,
         precision=None,
         engine=None,
-        matcher=matcher.name,
-        threads=case.threads,
+        matcher=matcher,
+        threads=threads,
         bundle_digest=None,
-        gallery_rows=len(gallery),
-        gallery_dtype=str(gallery.embeddings.dtype),
+        gallery_rows=rows,
+        gallery_dtype=dtype,
         top_k=k,
         heading=None,
         views=0,
@@ -197,28 +177,9 @@ def _match_subject(case: MatchCase, k: int) -> Subject:
     )
 
 
-def match_points(arguments: argparse.Namespace, bench: Bench) -> Iterator[BenchRecord]:
-    """Every point of `sweep match`, smallest galleries first."""
-    galleries = itertools.product(sorted(set(arguments.rows)), unique(arguments.dim), unique(arguments.dtype))
-    for (rows, dim, stored), threads in itertools.product(galleries, unique(arguments.threads)):
-        gallery = generated_gallery(arguments.cache, rows, dim, stored)
-        with open_matcher(gallery.embeddings, scan=arguments.scan, threads=threads or None) as matcher:
-            peers = open_match_peers(gallery.embeddings, threads or bench.machine.cores) if arguments.peers else None
-            case = MatchCase(gallery, matcher, threads, peers)
-            for count, prior_m in itertools.product(unique(arguments.queries), unique(arguments.prior_m)):
-                queries = generate_rows(count, dim, "float32", seed=1)
-                ranges = gallery.allowed_rows(CENTRE, prior_m) if prior_m else None
-                allowed = rows if ranges is None else sum(stop - start for start, stop in ranges)
-                for k in unique([min(k, allowed) for k in arguments.k]):
-                    prior = f", prior {prior_m:g} m" if prior_m else ""
-                    say(f"{rows} x {dim} {stored}, {threads or 'all'} threads, {count} queries, k {k}{prior}")
-                    yield _match_point(bench, case, queries, k, prior_m, ranges)
-            case = peers = None  # the next gallery needs their memory
-
-
-def embed_points(arguments: argparse.Namespace, bench: Bench) -> Iterator[BenchRecord]:
+def embed_points(grid: EmbedGrid, bench: Bench) -> Iterator[BenchRecord]:
     """Every point of `sweep embed`."""
-    bundles = [open_bundle(folder) for folder in arguments.bundles]  # all, before any time is spent
+    bundles = [open_bundle(folder) for folder in grid.bundles]  # all, before any time is spent
     names: dict[str, Path] = {}
     for bundle in bundles:
         size = bundle.manifest.preprocess
@@ -229,29 +190,20 @@ def embed_points(arguments: argparse.Namespace, bench: Bench) -> Iterator[BenchR
                 "each in a run of its own, and compare the reports."
             )
         names[name] = bundle.folder
-    for bundle, device in itertools.product(bundles, unique(arguments.devices)):
-        yield from _bundle_points(arguments, bench, bundle, device)
+    for bundle, device in itertools.product(bundles, unique(grid.devices)):
+        yield from _bundle_points(grid, bench, bundle, device)
 
 
-def _bundle_points(arguments: argparse.Namespace, bench: Bench, bundle: Bundle, device: str) -> Iterator[BenchRecord]:
+def _bundle_points(grid: EmbedGrid, bench: Bench, bundle: Bundle, device: str) -> Iterator[BenchRecord]:
     manifest, paths = bundle.manifest, list_images(bundle.folder / SELFTEST_IMAGES)
-    images = [read_image(path) for path in paths]
-    precisions = unique(arguments.precisions or []) or [p for p in PRECISIONS if model_name(p) in manifest.files]
-    for precision, threads in itertools.product(precisions, unique(arguments.threads)):
-        with open_engine(bundle, precision, device, threads) as engine:
+    photos = [to_photo(path) for path in paths]
+    image_px = photos[0].rgb.shape[:2]
+    precisions = unique(grid.precisions) or [p for p in PRECISIONS if model_name(p) in manifest.files]
+    for precision, threads in itertools.product(precisions, unique(grid.threads)):
+        with open_engine(bundle, DeviceSettings(device, precision, threads or None)) as engine:
             accuracy = check_selftest(bundle, engine, precision)
-            case = BatchCase(
-                manifest.encoder,
-                manifest.preprocess,
-                engine,
-                bundle.model_path(precision),
-                precision,
-                threads,
-                images,
-                [None] * len(images),
-                None,
-                bench.ceilings[threads] if device == CPU else None,
-            )
+            ceiling = bench.ceilings[threads] if device == "cpu" else None
+            case = BatchCase(bundle, engine, precision, threads, photos, None, ceiling)
             subject = Subject(
                 encoder=manifest.encoder,
                 dim=manifest.dim,
@@ -266,11 +218,11 @@ def _bundle_points(arguments: argparse.Namespace, bench: Bench, bundle: Bundle, 
                 top_k=0,
                 heading=None,
                 views=1,
-                n_images=len(images),
-                image_px=images[0].shape[:2],
+                n_images=len(photos),
+                image_px=(image_px[0], image_px[1]),
                 images_from="the bundle's self-test",
             )
-            for batch in unique(arguments.batches):
+            for batch in unique(grid.batches):
                 say(f"{manifest.encoder}, {engine.name}, {threads or 'all'} threads, batch {batch}")
                 record, reason = case.measure(batch, bench.rule)
                 left_out = {f"share of the embedding's limit, {engine.name}": reason} if reason else {}
@@ -287,18 +239,36 @@ def _common(subjects: list[Subject]) -> Subject:
     """What is the same for all; None where they differ."""
     first, *others = (dataclasses.asdict(subject) for subject in subjects)
     differing = {name: None for name, value in first.items() if any(other[name] != value for other in others)}
-    return dataclasses.replace(subjects[0], **differing)
+    return replace(subjects[0], **differing)
+
+
+def collect(points: Iterable[BenchRecord]) -> list[BenchRecord]:
+    """All points; an interrupt or an error keeps those before it, and is raised where there are none."""
+    records: list[BenchRecord] = []
+    try:
+        for record in points:
+            records.append(record)
+    except (KeyboardInterrupt, DphrError) as end:
+        if not records:
+            raise
+        if isinstance(end, DphrError):
+            records[-1] = replace(records[-1], failure=str(end))
+        else:
+            records[-1] = replace(records[-1], interrupted=True)
+            say(f"interrupted: {len(records)} points are kept")
+    return records
 
 
 def merge(records: list[BenchRecord]) -> BenchRecord:
     """All points in one record, for tables and pictures; it is valid where all are, and as near as the least near."""
     reasons = tuple(dict.fromkeys(reason for record in records for reason in record.invalid_reasons))
-    return dataclasses.replace(
+    return replace(
         records[0],
         valid=not reasons,
         invalid_reasons=reasons,
         interrupted=any(record.interrupted for record in records),
         failure=records[-1].failure,
+        scenarios=tuple(scenario for record in records for scenario in record.scenarios),
         matching=tuple(match for record in records for match in record.matching),
         subject=_common([record.subject for record in records]),
         accuracy=min(

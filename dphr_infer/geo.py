@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from dphr_infer.errors import ConfigError
 from dphr_infer.types import GeoPoint
 
 _SEMI_MAJOR_M = 6378137.0
@@ -24,9 +25,25 @@ def metres_per_degree(latitude_deg: float) -> tuple[float, float]:
 
 
 def offset(point: GeoPoint, east_m: float, north_m: float) -> GeoPoint:
-    """The point `east_m` and `north_m` away, in the tangent plane: good to centimetres over a kilometre."""
+    """The point `east_m` and `north_m` away, in the tangent plane: good to centimetres over a kilometre.
+
+    Its longitude lies in [-180, 180), whichever side of the antimeridian it starts from.
+
+    Raises:
+        ConfigError: the offset passes a pole or goes half round the earth, where the tangent plane says nothing.
+    """
     per_lat, per_lon = metres_per_degree(point.latitude_deg)
-    return GeoPoint(point.latitude_deg + north_m / per_lat, point.longitude_deg + east_m / per_lon)
+    latitude_deg, east_deg = point.latitude_deg + north_m / per_lat, east_m / per_lon
+    if not (abs(latitude_deg) <= 90 and abs(east_deg) < 180):
+        raise ConfigError(
+            f"{east_m:g} m east and {north_m:g} m north of {point.latitude_deg:g},{point.longitude_deg:g} lies beyond "
+            f"a pole or half round the earth ({latitude_deg:g}° latitude, {east_deg:g}° of longitude further): "
+            "expected an offset of kilometres."
+        )
+    longitude_deg = point.longitude_deg + east_deg
+    if not -180 <= longitude_deg < 180:
+        longitude_deg += 360 if longitude_deg < 0 else -360
+    return GeoPoint(latitude_deg, longitude_deg)
 
 
 def east_north_m(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from dphr_infer.errors import ConfigError
+from dphr_infer.errors import ConfigError, GalleryError
 
 if TYPE_CHECKING:  # the first answer of a command must not wait for NumPy
     import numpy as np
@@ -22,27 +22,38 @@ FORMATS: tuple[Format, ...] = ("table", "csv", "geojson")
 PixelFormat = Literal["rgb", "nv12"]
 ColourMatrix = Literal["bt601", "bt709"]
 ColourRange = Literal["limited", "full"]
-GalleryProtocol = Literal["full", "matched"]
 
 
 @dataclass(frozen=True, slots=True)
 class GeoPoint:
-    """A point on the WGS84 ellipsoid, in degrees; latitude in [-90, 90], longitude in [-180, 180]."""
+    """A point on the WGS84 ellipsoid, in degrees; latitude in [-90, 90], longitude in [-180, 180].
+
+    Raises:
+        ConfigError: outside these ranges, or NaN.
+    """
 
     latitude_deg: float
     longitude_deg: float
 
     def __post_init__(self) -> None:
-        if not (abs(self.latitude_deg) <= 90 and abs(self.longitude_deg) <= 180):  # NaN fails too
+        if not (-90 <= self.latitude_deg <= 90 and -180 <= self.longitude_deg <= 180):
             raise ConfigError(
-                f"Latitude {self.latitude_deg}, longitude {self.longitude_deg} is no place on Earth; expected degrees "
-                "within ±90 and ±180."
+                f"A point has latitude {self.latitude_deg:g} and longitude {self.longitude_deg:g}; expected degrees in "
+                "[-90, 90] and [-180, 180], latitude first."
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """Where the photo must have been taken of: at most `radius_m` metres from a place, in degrees of WGS84."""
+    """Where a photo must have been taken of: only gallery rows at most `radius_m` away are matched.
+
+    Attributes:
+        latitude_deg, longitude_deg: the centre, as in `GeoPoint`.
+        radius_m: above 0 and finite.
+
+    Raises:
+        ConfigError: one of them lies outside its range.
+    """
 
     latitude_deg: float
     longitude_deg: float
@@ -51,24 +62,41 @@ class Prior:
     def __post_init__(self) -> None:
         GeoPoint(self.latitude_deg, self.longitude_deg)
         if not 0 < self.radius_m < math.inf:
-            raise ConfigError(f"`radius_m` is {self.radius_m:g}; expected metres, above 0 and finite.")
+            raise ConfigError(f"`radius_m` is {self.radius_m:g}; expected metres above 0 and finite.")
 
     @property
     def centre(self) -> GeoPoint:
-        """The place."""
+        """The middle of the circle."""
         return GeoPoint(self.latitude_deg, self.longitude_deg)
 
 
 @dataclass(frozen=True, slots=True)
 class RowRanges:
-    """Gallery rows as half-open [start, stop) ranges: sorted, disjoint, none empty, none touching the next."""
+    """Gallery rows as half-open [start, stop) ranges, none empty, sorted and disjoint; what a matcher may match.
+
+    Iterating gives (start, stop); `len` is the number of ranges.
+
+    Attributes:
+        ranges: the pairs.
+        count: rows in them.
+
+    Raises:
+        GalleryError: a range is empty or negative, or begins before an earlier one ends.
+    """
 
     ranges: tuple[tuple[int, int], ...]
+    count: int = field(init=False, compare=False)
 
-    @property
-    def count(self) -> int:
-        """Rows in all ranges."""
-        return sum(stop - start for start, stop in self.ranges)
+    def __post_init__(self) -> None:
+        end = count = 0
+        for start, stop in self.ranges:
+            if not end <= start < stop:
+                raise GalleryError(
+                    f"Row range [{start}, {stop}) follows one that ends at {end}: expected ranges that are sorted, "
+                    "disjoint and not empty."
+                )
+            end, count = stop, count + stop - start
+        object.__setattr__(self, "count", count)
 
     def __len__(self) -> int:
         return len(self.ranges)
@@ -161,32 +189,3 @@ class LocationEstimate:
                 "places": places,
             },
         }
-
-
-@dataclass(frozen=True, slots=True)
-class RetrievalReport:
-    """Retrieval quality of one direction under one gallery protocol. All rates are fractions in [0, 1].
-
-    Attributes:
-        recall_at:       {k: share of queries with a true match among the first k}, k in 1, 5, 10 where k <= n_gallery.
-        recall_at_1_percent: the same for the first percent of the gallery.
-        ap:              mean average precision by the trapezoid rule of the official University-1652 scripts.
-        standard_ap:     mean average precision as scikit-learn defines it.
-        protocol:        "full" ranks every gallery image; "matched" drops those whose place no query has.
-        hit_rate:        share of queries whose match no gallery image but its semi-positives outranks (VIGOR); None
-            without semi-positives.
-        recall_within:   {k: share of queries with any gallery image at most `within_m` metres away among the first k}
-            (CVACT test); None without positions.
-        within_m:        that distance in metres, or None.
-    """
-
-    recall_at: dict[int, float]
-    recall_at_1_percent: float
-    ap: float
-    standard_ap: float
-    protocol: GalleryProtocol
-    n_queries: int
-    n_gallery: int
-    hit_rate: float | None = None
-    recall_within: dict[int, float] | None = None
-    within_m: float | None = None

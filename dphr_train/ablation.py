@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from dphr_train.config import DphrConfig, TrainConfig
 from dphr_train.config_json import MAY_DIFFER, config_to_json, differing_settings, flat_settings
 from dphr_train.datasets.open import open_dataset
 from dphr_train.run_record import RECORD_FILE, RunRecord, describe_data, read_record
+
+_logger = logging.getLogger(__name__)
 
 BASE, FULL = "base: InfoNCE", "DPHR: RDA and PALW"
 _SWITCHES = {
@@ -108,7 +110,7 @@ def run_ablation(config: TrainConfig, seeds: Sequence[int], rows: Sequence[str] 
     for (row, seed), run in runs.items():
         record = finished[row, seed]
         if record is None:
-            print(f"{row}, seed {seed} -> {run.out}", file=sys.stderr)
+            _logger.info(f"{row}, seed {seed} -> {run.out}")
             Trainer(run, resume=(run.out / LAST_CHECKPOINT).exists()).run()
             record = read_record(run.out)
         found[row][seed] = record

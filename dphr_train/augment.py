@@ -20,7 +20,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from dphr_infer.errors import ConfigError
 from dphr_train.config import AugmentConfig
-from dphr_train.datasets.base import QueryView
+from dphr_train.types import QueryView
 
 Pixels = NDArray[np.uint8]
 _GRID_DROPOUT, _GRID_DROPOUT_GROUND = 0.4, 0.5

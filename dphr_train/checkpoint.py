@@ -1,9 +1,9 @@
 """A checkpoint is one safetensors file with everything that the next step depends on.
 
-Tensors: "encoder.*", "objective.*" (temperature, classifiers), "optimizer.<parameter number>.<name>", "neighbours".
-Metadata "dphr", JSON: format, version, config, step, epoch, offset, processes, data_sha256, palw (state of the
-progressive balance), scaler, metrics. There is no random state: every step seeds its own generator from the run's seed
-and its number.
+Tensors: "encoder.*", "objective.*" (temperature, classifiers, state of PALW), "optimizer.<parameter number>.<name>",
+"neighbours". Metadata "dphr", JSON: format, version, config, step, epoch, offset, processes, data_sha256, collapse (the
+window of the collapse watch), scaler, metrics. There is no random state: every step seeds its own generator from the
+run's seed and its number.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dphr_train.config_json import config_from_json, config_to_json
 from dphr_train.encoder import Encoder, load_exactly
 
 LAST_CHECKPOINT = "last.safetensors"
-_FORMAT, _VERSION = "dphr-checkpoint", 2
+_FORMAT, _VERSION = "dphr-checkpoint", 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,10 +38,10 @@ class Checkpoint:
         processes: of the run; it has to be resumed on as many.
         data_sha256: digest of the data set's listing; it has to be resumed on the same.
         encoder: the encoder's state dict.
-        objective: the loss's learned state.
+        objective: the loss's state dict, what it learned and what it counted.
         optimizer: {parameter number: {name: tensor}}.
         neighbours: the sampler's lists, int32 (n_places, range); None where it uses none.
-        palw: state of losses.dphr.ProgressiveBalance.
+        collapse: the last values of InfoNCE, for the collapse watch.
         scaler: state of the fp16 loss scaler; empty where none is used.
         metrics: what evaluations measured, for people.
     """
@@ -55,7 +55,7 @@ class Checkpoint:
     objective: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     neighbours: Tensor | None = None
-    palw: dict[str, Any] = field(default_factory=dict)
+    collapse: list[float] = field(default_factory=list)
     scaler: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     data_sha256: str = ""
@@ -82,7 +82,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "offset": checkpoint.offset,
         "processes": checkpoint.processes,
         "data_sha256": checkpoint.data_sha256,
-        "palw": checkpoint.palw,
+        "collapse": checkpoint.collapse,
         "scaler": checkpoint.scaler,
         "metrics": checkpoint.metrics,
     }
@@ -109,7 +109,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         header = json.loads(metadata["dphr"])
         if header["format"] != _FORMAT or header["version"] != _VERSION:
             raise CheckpointError(
-                f"{path} is {header['format']} version {header['version']}; this release reads {_FORMAT} {_VERSION}."
+                f"{path} is {header['format']} version {header['version']}; this release reads {_FORMAT} {_VERSION}. "
+                "Use the release that wrote it, or train again."
             )
         config = config_from_json(header["config"])
     except KeyError as error:
@@ -135,7 +136,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         objective=_part(tensors, "objective."),
         optimizer=optimizer,
         neighbours=tensors.get("neighbours"),
-        palw=header["palw"],
+        collapse=[float(value) for value in header["collapse"]],
         scaler=header["scaler"],
         metrics=header["metrics"],
     )

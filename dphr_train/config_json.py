@@ -39,7 +39,8 @@ def config_to_json(config: TrainConfig) -> dict[str, Any]:
             return {key: plain(item) for key, item in value.items()}
         return str(value) if isinstance(value, Path) else value
 
-    return plain(dataclasses.asdict(config))
+    values: dict[str, Any] = plain(dataclasses.asdict(config))
+    return values
 
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:
@@ -71,7 +72,9 @@ def config_from_json(raw: dict[str, Any]) -> TrainConfig:
         for name, section in _SECTIONS.items():
             values[name] = section(**values.get(name, {}))
         loss = dict(values["loss"])
-        values["loss"] = LossConfig(**{**loss, "dphr": DphrConfig(**loss["dphr"])})
+        values["loss"] = LossConfig(
+            **{**loss, "further": tuple(loss.get("further", ())), "dphr": DphrConfig(**loss["dphr"])}
+        )
         ground = values["data"].ground_px
         values["data"] = dataclasses.replace(
             values["data"], root=Path(values["data"].root), ground_px=ground and tuple(ground)

@@ -35,7 +35,7 @@ def import_timm() -> ModuleType:
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _KEEP_ALIVE.append(library)
@@ -66,6 +66,8 @@ class Encoder(nn.Module):
         ConfigError: timm has no such model, the head cannot read its features, it takes no second input size, or it
             cannot compute activations again.
     """
+
+    backbone: Any  # timm's networks share no type that states what is used here
 
     def __init__(self, config: ModelConfig, image_px: int, ground_px: tuple[int, int] | None = None) -> None:
         super().__init__()
@@ -106,8 +108,9 @@ class Encoder(nn.Module):
     def _backbone_features(self, images: Tensor) -> Tensor:
         """What the head reads: the feature map (B, C, h, w), or the network's own pooled output (B, C)."""
         if not self._reads_map:
-            return self.backbone(images)
-        features = self.backbone.forward_features(images)
+            pooled: Tensor = self.backbone(images)
+            return pooled
+        features: Tensor = self.backbone.forward_features(images)
         return features.permute(0, 3, 1, 2) if self._channels_last and features.ndim == 4 else features
 
     def _probe(self, height: int, width: int, mend: str) -> Tensor:
@@ -120,7 +123,8 @@ class Encoder(nn.Module):
 
     def parts(self, images: Tensor) -> Tensor:
         """Embeddings of the parts, float32 (B, n_parts, part_dim), not of unit length, of images as `forward` takes."""
-        return self.head(self._backbone_features(images).float()).float()
+        parts: Tensor = self.head(self._backbone_features(images).float())
+        return parts.float()
 
     def features(self, images: Tensor) -> Tensor:
         """Embedding before the L2 norm, float32 (B, dim): the parts one after the other."""
@@ -131,7 +135,7 @@ class Encoder(nn.Module):
         return F.normalize(self.features(images), dim=1)
 
 
-def _create_backbone(config: ModelConfig, image_px: int) -> nn.Module:
+def _create_backbone(config: ModelConfig, image_px: int) -> Any:
     timm = import_timm()
     options: dict[str, Any] = {"num_classes": 0, "pretrained": False}
     if config.drop_path:

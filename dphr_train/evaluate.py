@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.measure.progress import Progress
-from dphr_infer.types import GalleryProtocol, RetrievalReport
-from dphr_train.datasets.base import Direction, PlaceImage, View
 from dphr_train.encoder import Encoder, normalise
 from dphr_train.metrics import GroundPositions, report_retrieval
+from dphr_train.types import Direction, GalleryProtocol, PlaceImage, RetrievalReport, View
 
 _BATCH = 64
 
@@ -84,7 +85,9 @@ def network_embedder(
         def embed(images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
             pixels = torch.from_numpy(np.stack([preprocess(image) for image in images])).to(device)
             with torch.inference_mode():
-                return encoder(normalise(pixels, encoder.mean, encoder.std)).float().cpu().numpy()
+                embeddings: Tensor = encoder(normalise(pixels, encoder.mean, encoder.std))
+            found: NDArray[np.float32] = embeddings.float().cpu().numpy()
+            return found
 
         training = encoder.training
         encoder.eval()
@@ -155,6 +158,10 @@ def directions_to_json(directions: Sequence[RankedDirection]) -> dict[str, Any]:
     }
 
 
+def _first_within(within_m: float, report: RetrievalReport) -> float | None:
+    return report.recall_within[1] if report.recall_within and report.within_m == within_m else None
+
+
 def format_table(directions: Sequence[RankedDirection]) -> str:
     """The figures as a table for people, in percent; hit rate and recall within metres only where there is one."""
     rows = [(direction.name, report) for direction in directions for report in direction.reports.values()]
@@ -169,9 +176,7 @@ def format_table(directions: Sequence[RankedDirection]) -> str:
     if any(report.hit_rate is not None for _, report in rows):
         columns["hit"] = lambda report: report.hit_rate
     for within_m in sorted({report.within_m for _, report in rows if report.within_m is not None}):
-        columns[f"R@1 {within_m:g}m"] = lambda report, within_m=within_m: (
-            report.recall_within[1] if report.recall_within and report.within_m == within_m else None
-        )
+        columns[f"R@1 {within_m:g}m"] = partial(_first_within, within_m)
     widths = {title: max(7, len(title) + 2) for title in columns}
     lines = [f"{'direction':<18}{'gallery':<9}" + "".join(f"{title:>{widths[title]}}" for title in columns) + "  sizes"]
     for name, report in rows:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import DatasetError
-from dphr_infer.types import GalleryProtocol, RetrievalReport
+from dphr_train.types import GalleryProtocol, RetrievalReport
 
 OnePercent = Literal["round", "floor"]
 RECALL_AT = (1, 5, 10)

@@ -1,49 +1,113 @@
-"""The whole training loss: InfoNCE, DPHR and the identity loss, each by its switch, each term by its name."""
+"""The whole training loss: a table of losses, each switched on by the settings, each term by its name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dphr_infer.errors import DatasetError
-from dphr_train.config import LossConfig
+from dphr_infer.errors import ConfigError
+from dphr_train.config import DphrConfig, LossConfig
+from dphr_train.losses.base import PairLoss
 from dphr_train.losses.dphr import DphrLoss
 from dphr_train.losses.identity import PartIdentity
-from dphr_train.losses.infonce import SymmetricInfoNCE
+from dphr_train.losses.infonce import InfoNce
+from dphr_train.losses.triplet import TripletLoss
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is trained: its places (order and repetitions do not matter), and the parts of the encoder."""
+
+    place_ids: Sequence[int]
+    n_parts: int
+    part_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class LossRow:
+    """A loss that the settings can switch on.
+
+    Attributes:
+        weight: of these settings; 0 leaves the loss out.
+        build: the module; its name in a checkpoint is the row's.
+        sees: "embeddings", float (B, D) at unit length, the parts one after the other; "parts", float
+            (B, n_parts, part_dim), not normalised.
+    """
+
+    weight: Callable[[LossConfig], float]
+    build: Callable[[LossConfig, Task], PairLoss]
+    sees: Literal["embeddings", "parts"] = "embeddings"
+
+
+def dphr_of(config: DphrConfig) -> DphrLoss:
+    """The loss of these settings; their switch `triplet` is the table's."""
+    options = dataclasses.asdict(config)
+    del options["triplet"]
+    return DphrLoss(**options)
+
+
+LOSSES: dict[str, LossRow] = {
+    "infonce": LossRow(
+        lambda config: float(config.infonce),
+        lambda config, _: InfoNce(temperature=config.temperature, label_smoothing=config.label_smoothing),
+    ),
+    "dphr": LossRow(lambda config: float(config.dphr.triplet), lambda config, _: dphr_of(config.dphr)),
+    "identity": LossRow(
+        lambda config: config.identity,
+        lambda config, task: PartIdentity(task.place_ids, task.n_parts, task.part_dim, config.label_smoothing),
+        sees="parts",
+    ),
+}
+"""Losses with settings of their own, in the order in which they are added."""
+
+FURTHER_LOSSES: dict[str, Callable[[], PairLoss]] = {"plain_triplet": TripletLoss}
+"""Losses on embeddings that loss.further names: a new loss is one file in losses/ and one row here."""
 
 
 class Objective(nn.Module):
-    """total = InfoNCE + L_tri + lambda * L_wtri + identity * L_id, each by LossConfig's switches.
+    """total = sum over the rows of weight * loss.
 
-    InfoNCE and DPHR see embeddings: the parts one after the other, at unit length. L_id sees the parts as they are.
-    What is learned here, the temperature and the classifiers of L_id, goes into the checkpoint beside the encoder.
+    What is learned or counted here, such as the temperature, the classifiers and the progress of PALW, goes into the
+    checkpoint beside the encoder.
 
     Args:
         config: the switches and constants.
-        place_ids: all places of the training data, for L_id; their order and repetitions do not matter.
-        n_parts, part_dim: of the encoder.
+        task: places and parts.
+
+    Raises:
+        ConfigError: config.further names a loss that is not in the table.
     """
 
-    known_places: Tensor
-
-    def __init__(self, config: LossConfig, place_ids: Sequence[int], n_parts: int, part_dim: int) -> None:
+    def __init__(self, config: LossConfig, task: Task) -> None:
         super().__init__()
-        self.infonce = SymmetricInfoNCE(config.temperature, config.label_smoothing) if config.infonce else None
-        self.dphr = DphrLoss(config.dphr) if config.dphr.triplet else None
-        self.identity_weight = config.identity
-        places = torch.tensor(sorted(set(place_ids)), dtype=torch.int64)
-        self.register_buffer("known_places", places, persistent=False)
-        self.identity = (
-            PartIdentity(len(places), n_parts, part_dim, config.label_smoothing) if config.identity else None
-        )
+        self._rows: list[tuple[str, str, float]] = []
+        for name, row in LOSSES.items():
+            if weight := row.weight(config):
+                self.add_module(name, row.build(config, task))
+                self._rows.append((name, row.sees, weight))
+        for name in config.further:
+            if name not in FURTHER_LOSSES:
+                known = ", ".join(FURTHER_LOSSES)
+                raise ConfigError(f"loss.further names {name!r}, which is no loss of the table; it has {known}.")
+            self.add_module(name, FURTHER_LOSSES[name]())
+            self._rows.append((name, "embeddings", 1.0))
+
+    @property
+    def losses(self) -> Mapping[str, PairLoss]:
+        """The losses that are switched on, by name."""
+        return {name: loss for name, loss in self.named_children() if isinstance(loss, PairLoss)}
 
     def forward(
         self, query_parts: Tensor, reference_parts: Tensor, place_ids: Tensor
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Loss of a batch of pairs and its terms for the log.
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch of pairs and its terms for the log, detached scalars on its device.
+
+        A further loss's terms carry its name, "plain_triplet.triplet"; "loss" is the total.
 
         Args:
             query_parts, reference_parts: float32 (B, n_parts, part_dim), not normalised; row i of both shows
@@ -51,39 +115,18 @@ class Objective(nn.Module):
             place_ids: int64 (B,).
 
         Raises:
-            DatasetError: L_id meets a place that `place_ids` of the constructor did not name.
+            DatasetError: the identity loss meets a place that the task did not name.
         """
-        queries, references = (F.normalize(parts.flatten(1), dim=1) for parts in (query_parts, reference_parts))
+        parts = (query_parts, reference_parts)
+        queries, references = (F.normalize(view.flatten(1), dim=1) for view in parts)
+        seen = {"embeddings": (queries, references), "parts": parts}
+        losses = self.losses
         total = queries.new_zeros(())
-        terms: dict[str, float] = {}
-        if self.infonce is not None:
-            infonce = self.infonce(queries, references)
-            total = total + infonce
-            terms |= {"infonce": float(infonce.detach()), "logit_scale": float(self.infonce.logit_scale.detach().exp())}
-        if self.dphr is not None:
-            dphr = self.dphr(queries, references, place_ids)
-            total = total + dphr.total
-            terms |= {
-                "triplet": float(dphr.triplet),
-                "weighted_triplet": float(dphr.weighted_triplet),
-                "lambda": dphr.balance,
-                "alpha": dphr.progress,
-                "mean_weight": float(dphr.mean_weight),
-            }
-        if self.identity is not None:
-            identity = self.identity(query_parts, reference_parts, self._number(place_ids))
-            total = total + self.identity_weight * identity
-            terms["identity"] = float(identity.detach())
-        terms["loss"] = float(total.detach())
+        terms: dict[str, Tensor] = {}
+        for name, sees, weight in self._rows:
+            loss = losses[name]
+            total = total + weight * loss(*seen[sees], place_ids)
+            prefix = f"{name}." if name in FURTHER_LOSSES else ""
+            terms |= {f"{prefix}{term}": value for term, value in loss.terms.items()}
+        terms["loss"] = total.detach()
         return total, terms
-
-    def _number(self, place_ids: Tensor) -> Tensor:
-        """Place ids -> their numbers 0..n-1 in the sorted set of all places."""
-        numbers = torch.searchsorted(self.known_places, place_ids).clamp(max=len(self.known_places) - 1)
-        unknown = place_ids[self.known_places[numbers] != place_ids]
-        if len(unknown):
-            raise DatasetError(
-                f"A pair shows place {int(unknown[0])}, which is none of the {len(self.known_places)} places that "
-                "loss.identity classifies: the data set changed after the run started; start a new run."
-            )
-        return numbers

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from types import TracebackType
 
 from dphr_infer.files.atomic import atomic_file, storage_error
+
+_logger = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -55,11 +58,30 @@ class RunLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The whole lines of a metrics.jsonl; a last line that was cut short is left out."""
+    """The steps of a metrics.jsonl, each with its "step"; an empty list where there is no file.
+
+    A last line that was cut short is left out. So is a damaged line, with a warning: the run itself lies in the
+    checkpoint, and the other lines stay.
+    """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    whole, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    found: list[dict[str, float]] = []
+    damaged: list[int] = []
+    for number, line in enumerate(whole.split("\n") if whole else [], start=1):
+        try:
+            terms = json.loads(line)
+            if not isinstance(terms, dict) or not isinstance(terms["step"], int):
+                raise ValueError
+            found.append({name: float(value) if name != "step" else value for name, value in terms.items()})
+        except (ValueError, KeyError, TypeError, RecursionError):
+            damaged.append(number)
+    if damaged:
+        _logger.warning(
+            f"{path} has {len(damaged)} damaged lines of {len(found) + len(damaged)} (the first: line {damaged[0]}): "
+            "their steps are missing in curves and sums, the run itself is whole."
+        )
+    return found
 
 
 _PANELS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -119,33 +119,34 @@ class PairStep:
             batch: this process's share (share_rows): as many pairs on each.
 
         Returns:
-            The objective's terms, of the joint batch.
+            The objective's terms, of the joint batch; reading them is the first that waits for the device.
         """
         for parameter in self._parameters:
             parameter.grad = None
         queries, references, places = (tensor.to(self._device, non_blocking=True) for tensor in batch)
         if self._takes_chunks(len(places)):
-            return self._backward_in_chunks(queries, references, places)
+            return _to_floats(self._backward_in_chunks(queries, references, places))
         parts = self._shared(queries, references)
         terms, gradients = self._loss_gradient(parts, places)
         self._carry_back(parts, gradients)
-        return terms
+        return _to_floats(terms)
 
-    def _loss_gradient(self, parts: Views, places: Tensor) -> tuple[dict[str, float], Views]:
+    def _loss_gradient(self, parts: Views, places: Tensor) -> tuple[dict[str, Tensor], Views]:
         """Terms of the joint batch, and what flows back into the network at this process's parts."""
         own = tuple(view.detach().requires_grad_() for view in parts)
         queries, references = (gather_with_gradient(view) for view in own)
         total, terms = self._objective(queries, references, gather_exactly(places))
         self._scaler.scale(total).backward()
         size = self._world.size
+        of_queries, of_references = (_gradient(view) * size for view in own)
         if size > 1:
             for parameter in self._objective.parameters():
                 if parameter.grad is not None:
                     dist.all_reduce(parameter.grad)
                     parameter.grad /= size
-        return terms, (own[0].grad * size, own[1].grad * size)
+        return terms, (of_queries, of_references)
 
-    def _backward_in_chunks(self, queries: Tensor, references: Tensor, places: Tensor) -> dict[str, float]:
+    def _backward_in_chunks(self, queries: Tensor, references: Tensor, places: Tensor) -> dict[str, Tensor]:
         count = math.ceil(len(places) / self._chunk_size)  # of nearly equal size: batch norm dislikes a small rest
         chunks = list(zip(queries.tensor_split(count), references.tensor_split(count), strict=True))
         parts, states = self._embed_without_graph(chunks)
@@ -153,10 +154,15 @@ class PairStep:
         gradients = zip(of_queries.tensor_split(count), of_references.tensor_split(count), strict=True)
         for number, (chunk, state, gradient) in enumerate(zip(chunks, states, gradients, strict=True), start=1):
             set_random_state(state, self._device)
-            shared = isinstance(self._shared, DistributedDataParallel)
-            with self._shared.no_sync() if shared and number < len(chunks) else nullcontext():
+            with self._unshared() if number < len(chunks) else nullcontext():
                 self._carry_back(self._shared(*chunk), gradient)
         return terms
+
+    def _unshared(self) -> AbstractContextManager[None]:
+        """Keep the gradients of a chunk to this process; those of the last one are shared with the sum."""
+        if isinstance(self._shared, DistributedDataParallel):
+            return self._shared.no_sync()
+        return nullcontext()
 
     def _embed_without_graph(self, chunks: list[Views]) -> tuple[Views, list[tuple[Tensor, ...]]]:
         """Parts of all chunks, and the random state before each."""
@@ -181,6 +187,17 @@ class PairStep:
         yield
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    """.grad of a tensor that a backward pass has reached; zeros where it has not."""
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
+def _to_floats(terms: dict[str, Tensor]) -> dict[str, float]:
+    """Scalars by name, read from the device at once."""
+    values: list[float] = torch.stack([value.double() for value in terms.values()]).tolist()
+    return dict(zip(terms, values, strict=True))
 
 
 def random_state(device: torch.device) -> tuple[Tensor, ...]:

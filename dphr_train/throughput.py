@@ -139,17 +139,17 @@ def measure_throughput(
 def plain_step_of(trainer: Trainer) -> Callable[[PairBatch], None]:
     """The textbook's optimisation step, on the network, loss and optimizer of a trainer."""
     optim, device = trainer.config.optim, torch.device(trainer.config.device)
-    views = TwoViews(trainer.encoder, optim.precision)
+    views = TwoViews(trainer.parts.encoder, optim.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=optim.precision == "fp16")
 
     def take_step(batch: PairBatch) -> None:
         queries, references, places = (tensor.to(device, non_blocking=True) for tensor in batch)
-        total, _ = trainer.objective(*views(queries, references), places)
-        trainer.optimizer.zero_grad(set_to_none=True)
+        total, _ = trainer.parts.objective(*views(queries, references), places)
+        trainer.parts.optimizer.zero_grad(set_to_none=True)
         scaler.scale(total).backward()
-        scaler.unscale_(trainer.optimizer)
-        torch.nn.utils.clip_grad_value_(trainer.parameters, optim.clip_value)
-        scaler.step(trainer.optimizer)
+        scaler.unscale_(trainer.parts.optimizer)
+        torch.nn.utils.clip_grad_value_(trainer.parts.parameters, optim.clip_value)
+        scaler.step(trainer.parts.optimizer)
         scaler.update()
 
     return take_step
@@ -204,7 +204,8 @@ def _peak_of_a_process(config: TrainConfig, way: Way, batch_size: int, chunk_siz
             f"The memory of {way} steps of {batch_size} pairs was not measured, their process ended with "
             f"{done.returncode} ({said[-1] if said else 'killed'}): give a smaller batch to compare memory at."
         )
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def peak_of_steps(config: TrainConfig, way: Way, batch_size: int, chunk_size: int) -> dict[str, int]:
@@ -219,7 +220,7 @@ def peak_of_steps(config: TrainConfig, way: Way, batch_size: int, chunk_size: in
     rows = torch.arange(batch_size) % len(first[2])
     batch = first[0][rows], first[1][rows], first[2][rows]
     optim = dataclasses.replace(config.optim, batch_size=batch_size, chunk_size=chunk_size)
-    trainer.compute = PairStep(trainer.encoder, trainer.objective, optim, World(), trainer.scaler)
+    trainer.compute = PairStep(trainer.parts.encoder, trainer.parts.objective, optim, World(), trainer.parts.scaler)
     take_step = trainer.train_step if way == "cached" else plain_step_of(trainer)
     before = _peak_bytes(config.device)
     for _ in range(_MEMORY_STEPS):

@@ -10,10 +10,11 @@ from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine
 from dphr_infer.errors import ExportError
 from dphr_infer.files.atomic import atomic_folder
 from dphr_infer.files.bundle import MANIFEST_NAME, Manifest, digest_files, model_name, open_bundle
-from export.build_bundle import ExportRequest, evaluation_facts, int8_calibration, write_int8_model
-from export.evaluation_set import read_evaluation_set
-from export.int8_model import require_recipe
-from export.parity import Gate, compare, embed_evaluation_set, say
+from export.build_bundle import evaluation_facts, int8_calibration, write_int8_model
+from export.gate.evaluation_set import read_evaluation_set
+from export.gate.parity import Gate, compare, embed_evaluation_set, say
+from export.int8.model import require_recipe
+from export.request import ExportRequest
 
 FIRST_PARITY = "fp32_parity_with_its_reference"
 

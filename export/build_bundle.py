@@ -6,9 +6,7 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -27,68 +25,20 @@ from dphr_infer.files.bundle import (
     model_name,
 )
 from dphr_infer.images.preprocess import Preprocess, read_image
-from dphr_train.config import DatasetName
-from dphr_train.datasets.base import PlaceImage
 from dphr_train.encoder import Encoder
-from export.calibration_set import CalibrationSet, calibration_images
-from export.evaluation_set import DEFAULT_MAX_IMAGES, EvaluationSet, read_evaluation_set, require_enough
+from dphr_train.types import PlaceImage
+from export.gate.calibration_set import CalibrationSet, calibration_images
+from export.gate.evaluation_set import EvaluationSet, read_evaluation_set, require_enough
+from export.gate.parity import MAX_BATCH, Gate, ParityReport, embed_evaluation_set, one_thread, say, torch_embedder
+from export.graph.opset import require_opset
+from export.graph.to_onnx import to_onnx
+from export.int8.model import make_int8, require_recipe
 from export.int8.sensitivity import write_table
-from export.int8_model import Int8Options, make_int8, require_recipe
-from export.opset import require_opset
-from export.parity import MAX_BATCH, Gate, ParityReport, embed_evaluation_set, one_thread, say, torch_embedder
-from export.source import ExportSource, from_checkpoint, from_timm
-from export.to_onnx import OPSET, to_onnx
+from export.request import ExportRequest, TimmSource
+from export.sources.source import ExportSource, from_checkpoint, from_timm
 
 SELFTEST_COUNT = 12
 INT8_FOLDER = "int8"
-
-
-@dataclass(frozen=True, slots=True)
-class TimmSource:
-    """A timm network instead of a checkpoint; see `source.from_timm`."""
-
-    name: str
-    image_px: int
-    weights: Path | Literal["embedded", "random"] | None
-    pooling: Literal["average", "gem"] = "average"
-
-
-@dataclass(frozen=True, slots=True)
-class ExportRequest:
-    """What to export, and what to prove it on.
-
-    Attributes:
-        source: checkpoint of a training run, its folder, or a timm network.
-        data: the data set whose test split the gate and the self-test take images from, and, for int8, whose training
-            split calibrates.
-        out: the bundle folder; it must not exist.
-        precisions: the models to make, each at most once.
-        optional: those of them that the bundle may do without: one that fails the gate is left out, and said to be.
-        max_images: of the evaluation set; cut evenly over its places.
-        dataset: the benchmark in `data`.
-        int8: how to make that model, where it is among the precisions.
-        opset: of the ONNX files.
-    """
-
-    source: Path | TimmSource
-    data: Path
-    out: Path
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
-    optional: tuple[Precision, ...] = ()
-    max_images: int = DEFAULT_MAX_IMAGES
-    dataset: DatasetName = "university1652"
-    int8: Int8Options = field(default_factory=Int8Options)
-    opset: int = OPSET
-
-    def __post_init__(self) -> None:
-        if not self.precisions or len(set(self.precisions)) != len(self.precisions):
-            raise ExportError(f"Precisions are {self.precisions}; name at least one, and each at most once.")
-        for precision in self.optional:
-            if precision not in self.precisions:
-                raise ExportError(
-                    f"{precision} is optional, but the precisions are {' '.join(self.precisions)}: name it among "
-                    "them, or leave it out of the optional ones."
-                )
 
 
 def report_line(text: str) -> None:

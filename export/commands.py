@@ -1,4 +1,4 @@
-"""What the commands of dphr-export do, once their arguments are read. Torch is loaded only where a command needs it."""
+"""What the verbs of dphr-export do, once their options are read. Torch is loaded only where a command needs it."""
 
 from __future__ import annotations
 
@@ -11,59 +11,41 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from dphr_infer.errors import ConfigError, printable
 from dphr_infer.files.atomic import atomic_file, atomic_folder, check_target
 from dphr_infer.files.bundle import PRECISIONS, Manifest, Precision, model_name, open_bundle
 from dphr_infer.measure.progress import format_duration
-from dphr_train.config import DatasetName
 
 if TYPE_CHECKING:
-    from export.build_bundle import ExportRequest, TimmSource
+    from export.request import ExportRequest
     from export.to_tensorrt import EngineReport
 
 _MOST_SECONDS = 3600
-_MIN_IMAGE_PX, _MAX_IMAGE_PX = 16, 2048
 _ENGINE_HEAD = ("precision", "batches", "library", "for", "build", "plan", "peak memory", "layers")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A checkpoint, or a timm network by its name."""
+class Engines:
+    """Which engines to build.
 
-    checkpoint: Path | None = None
-    encoder: str = ""
-    weights: str | None = None
-    image_px: int = 0
-    pooling: Literal["average", "gem"] = "average"
+    Without `max_batch` these are the two that `dphr-infer` looks for: batches of 1, to locate a photo in one launch,
+    and all that the gate ran, to index a map. On a DLA core, which takes one batch size, it is the latter alone.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Judging:
-    """On what a bundle is proven and where it goes; see `ExportRequest` for each."""
-
-    data: Path
-    dataset: DatasetName
-    out: Path
-    max_images: int
-    calibration_images: int
-    int8_weights: Literal["int8", "float"]
-
-    def request(self, source: Path | TimmSource, **choices: Any) -> ExportRequest:
-        """What `build_bundle` and `add_int8` take."""
-        from export.build_bundle import ExportRequest
-        from export.int8_model import Int8Options
-
-        return ExportRequest(
-            source,
-            self.data,
-            self.out,
-            max_images=self.max_images,
-            dataset=self.dataset,
-            int8=Int8Options(self.calibration_images, self.int8_weights),
-            **choices,
-        )
+    precisions: tuple[Precision, ...] | None = None
+    """Models to build; None takes all of the bundle."""
+    max_batch: int | None = None
+    """Largest batch; None goes as far as the gate ran."""
+    best_batch: int = 1
+    """Batch to tune for."""
+    workspace_mb: int = 1024
+    """Most memory for a kernel."""
+    dla: int | None = None
+    """DLA core to use, of a board that has one."""
+    cache: Path | None = None
+    """Folder of the plans instead of the user's own cache."""
 
 
 @contextmanager
@@ -76,32 +58,22 @@ def _stated_cost() -> Iterator[None]:
     print(f"took {took}, at most {peak / 1e6:.0f} MB of memory", file=sys.stderr)
 
 
-def export(
-    source: Source, judging: Judging, precisions: tuple[Precision, ...], optional: tuple[Precision, ...], opset: int
-) -> None:
+def bundle(request: ExportRequest) -> None:
     """Export a checkpoint or a timm network as a bundle."""
-    from export.build_bundle import TimmSource, build_bundle
+    from export.build_bundle import build_bundle
 
-    if source.checkpoint is not None:
-        origin: Path | TimmSource = source.checkpoint
-    else:
-        require_image_px(source.image_px)
-        named = source.weights in (None, "embedded", "random")
-        weights = source.weights if named else Path(str(source.weights))
-        origin = TimmSource(source.encoder, source.image_px, weights, source.pooling)  # type: ignore[arg-type]
-    request = judging.request(origin, precisions=precisions, optional=optional, opset=opset)
     with _stated_cost():
         manifest = build_bundle(request)
-    _say_bundle(judging.out, manifest)
+    _say_bundle(request.out, manifest)
 
 
-def add_int8(bundle: Path, judging: Judging) -> None:
+def add_int8(request: ExportRequest) -> None:
     """Copy a bundle and give it an int8 model."""
     from export.add_int8 import add_int8 as add
 
     with _stated_cost():
-        manifest = add(judging.request(bundle))
-    _say_bundle(judging.out, manifest)
+        manifest = add(request)
+    _say_bundle(request.out, manifest)
 
 
 def _say_bundle(out: Path, manifest: Manifest) -> None:
@@ -109,43 +81,16 @@ def _say_bundle(out: Path, manifest: Manifest) -> None:
     print(printable(words))
 
 
-def require_image_px(image_px: int) -> None:
-    """Refuse a side that no network here takes, before one is made for it.
-
-    Raises:
-        ConfigError: not within 16..2048 px.
-    """
-    if not _MIN_IMAGE_PX <= image_px <= _MAX_IMAGE_PX:
-        raise ConfigError(
-            f"--image-px is {image_px}; the square input of a network has a side of {_MIN_IMAGE_PX} to "
-            f"{_MAX_IMAGE_PX} px. 224 and 384 are usual."
-        )
-
-
-def build(
-    bundle: Path,
-    precisions: Sequence[Precision] | None,
-    *,
-    max_batch: int | None,
-    best_batch: int,
-    workspace_mb: int,
-    dla: int | None,
-    cache: Path | None,
-    json_file: Path | None,
-) -> None:
-    """Build a bundle's engines and print what that took.
-
-    Without `max_batch` these are the two that `dphr-infer` looks for: batches of 1, to locate a photo in one launch,
-    and all that the gate ran, to index a map. On a DLA core, which takes one batch size, it is the latter alone.
-    """
+def build(bundle: Path, engines: Engines, json_file: Path | None) -> None:
+    """Build a bundle's engines and print what that took; with `json_file` write it there too."""
     from dphr_infer.engines.tensorrt.build import BuildOptions
     from dphr_infer.engines.tensorrt.cache import EngineCache
-    from export.report_page import markdown_table
+    from export.report.table import Table, to_markdown
     from export.to_tensorrt import build_engines
 
     opened = open_bundle(bundle)
     judged = opened.manifest.max_batch
-    largest = judged if max_batch is None else max_batch
+    largest = judged if engines.max_batch is None else engines.max_batch
     if largest > judged:
         raise ConfigError(
             f"--max-batch is {largest}, but the gate of {bundle} ran batches up to {judged}: what larger ones give was "
@@ -153,16 +98,20 @@ def build(
         )
     if json_file is not None:
         check_target(json_file)
-    chosen = precisions or [p for p in PRECISIONS if model_name(p) in opened.manifest.files]
-    batches = (1, judged) if max_batch is None and dla is None else (largest,)
+    chosen = engines.precisions or [p for p in PRECISIONS if model_name(p) in opened.manifest.files]
+    batches = (1, judged) if engines.max_batch is None and engines.dla is None else (largest,)
     options = [
-        BuildOptions(batch, best_batch if batch == largest else 1, workspace_mb << 20, dla)
+        BuildOptions(batch, engines.best_batch if batch == largest else 1, engines.workspace_mb << 20, engines.dla)
         for batch in dict.fromkeys(batches)
     ]
-    engines = EngineCache(cache)
-    reports = build_engines(opened, chosen, options, engines)
-    print(markdown_table(_ENGINE_HEAD, [_engine_row(report) for report in reports]))
-    print(f"engines lie in {printable(str(engines.folder))}")
+    cache = EngineCache(engines.cache)
+    reports = build_engines(opened, chosen, options, cache)
+    print(
+        to_markdown(
+            Table("Engines", _ENGINE_HEAD, tuple(map(_engine_row, reports)), words=("library", "for", "layers"))
+        )
+    )
+    print(f"engines lie in {printable(str(cache.folder))}")
     if json_file is not None:
         with atomic_file(json_file) as temporary:
             temporary.write_text(json.dumps([dataclasses.asdict(report) for report in reports], indent=1) + "\n")
@@ -193,22 +142,16 @@ def sign(bundle: Path, key: Path) -> None:
     print(f"{printable(str(bundle))} is signed. Verify it: dphr-infer doctor BUNDLE --require-signature PUBLIC.pem")
 
 
-def import_weights(
-    weights: Path, encoder: str, image_px: int, out: Path, dataset: DatasetName, ground_px: tuple[int, int] | None
-) -> None:
-    """Convert Sample4Geo's weights to a checkpoint."""
-    from export.import_sample4geo import import_sample4geo
-
-    require_image_px(image_px)
-    written = import_sample4geo(weights, encoder, image_px, out, dataset, ground_px)
-    print(f"{printable(str(written))}: dphr-train evaluate and dphr-export read it.")
+def say_checkpoint(written: Path) -> None:
+    """Say what reads imported weights."""
+    print(f"{printable(str(written))}: dphr-train evaluate and dphr-export bundle read it.")
 
 
 def report(bundle: Path, out: Path, engines: Path | None, seconds: float, threads: int) -> None:
     """Write a bundle's report, and the picture of what its int8 layers cost."""
-    from export.report import draw_layers, write_report
-    from export.report_inputs import read_engine_reports, read_sensitivity
-    from export.report_measure import measure_bundle
+    from export.report.bundle import draw_layers, write_report
+    from export.report.inputs import read_engine_reports, read_sensitivity
+    from export.report.measure import measure_bundle
 
     require_seconds(seconds)
     opened = open_bundle(bundle)
@@ -223,8 +166,8 @@ def report(bundle: Path, out: Path, engines: Path | None, seconds: float, thread
 
 def compare(bundles: Sequence[Path], seconds: float, threads: int) -> None:
     """Measure bundles one after another, and print them beside each other."""
-    from export.report_compare import compare_bundles, require_same_images
-    from export.report_measure import measure_bundle
+    from export.report.compare import compare_bundles, require_same_images
+    from export.report.measure import measure_bundle
 
     require_seconds(seconds)
     require_same_images([(folder.resolve().name, open_bundle(folder).manifest.origin) for folder in bundles])

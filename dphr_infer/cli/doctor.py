@@ -23,7 +23,7 @@ from dphr_infer.errors import ConfigError, DphrError, EngineError, MissingPackag
 from dphr_infer.files.bundle import open_bundle
 from dphr_infer.locate.self_test import self_test
 from dphr_infer.maps.raster import rasterio_version
-from dphr_infer.measure.jetson import Machine, read_machine
+from dphr_infer.measure.machine import Machine, read_machine
 from dphr_infer.watch.video import opencv_version
 
 # A plan is about as large as its model, and the builder writes it beside the old one.

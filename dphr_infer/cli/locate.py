@@ -15,10 +15,9 @@ from dphr_infer.errors import ConfigError, ImageError, printable
 from dphr_infer.evaluate.listing import summary_lines, to_text
 from dphr_infer.evaluate.scoring import LocatedPhoto, LocateSummary, summarise
 from dphr_infer.evaluate.truth import Truth, check_truths, read_truth, truth_of
-from dphr_infer.files.atomic import atomic_file
 from dphr_infer.files.bundle import file_digest, open_bundle
 from dphr_infer.files.gallery import Gallery, open_gallery
-from dphr_infer.files.outputs import MAP_PICTURE, check_outputs, picture_names
+from dphr_infer.files.outputs import MAP_PICTURE, Output, check_outputs, output_of, picture_names
 from dphr_infer.images.photo import PhotoLike, each_photo
 from dphr_infer.images.preprocess import read_image
 from dphr_infer.locate.localizer import Localizer
@@ -71,8 +70,9 @@ def run(request: Locate) -> None:
 
 
 def _check_outputs(request: Locate, photos: Sequence[Path]) -> None:
-    named = {"--out": request.out, "--summary": request.summary}
-    outputs = {option: path for option, path in named.items() if path is not None}
+    outputs = {f"--{name}": output.path for name, output in _texts(request).items() if output.path is not None}
+    if len(_texts(request)) - len(outputs) == 2:
+        raise ConfigError("The list and --summary would both go to standard output: name a file for one of them.")
     if request.picture is not None:
         for name in (*picture_names(photos).values(), MAP_PICTURE):
             outputs[f"--picture ({name})"] = request.picture / name
@@ -100,22 +100,19 @@ def _locate_each(
             progress.advance()
 
 
+def _texts(request: Locate) -> dict[str, Output]:
+    given = {"out": request.out, "summary": request.summary}
+    return {name: output_of(text) for name, text in given.items() if text is not None}
+
+
 def _deliver(photos: Sequence[LocatedPhoto], summary: LocateSummary, request: Locate) -> None:
-    text = to_text(photos, request.format)
-    if request.out is None:
-        sys.stdout.write(text)
-    else:
-        _write_text(request.out, text)
-    # A list in CSV or GeoJSON on stdout is for a program: the summary must not run into it.
-    stream = sys.stdout if request.format == "table" or request.out is not None else sys.stderr
-    print("\n".join(summary_lines(summary)), file=stream)
-    if request.summary is not None:
-        _write_text(request.summary, json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    texts = _texts(request)
+    texts["out"].write(to_text(photos, request.format))
+    # What a program reads on standard output, a list in CSV or GeoJSON or the numbers: the words must not run into it.
+    read = (texts["out"].path is None and request.format != "table") or texts.get("summary") == Output()
+    print("\n".join(summary_lines(summary)), file=sys.stderr if read else sys.stdout)
+    if "summary" in texts:
+        texts["summary"].write(json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
 
 
 def _check_map(map_path: Path, gallery: Gallery) -> None:

@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from dphr_infer.cli.requests import Doctor, Index, Inspect, Locate, Watch
-from dphr_infer.cli.terminal import run_command
+from dphr_infer.cli.terminal import run_command, with_homes
 
 PROGRAM = "dphr-infer"
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _COMMANDS, prog=PROGRAM, description=__doc__, args=argv, config=(OmitArgPrefixes,)
         )
         name = type(request).__name__.lower()
-        importlib.import_module(f"dphr_infer.cli.{name}").run(request)
+        importlib.import_module(f"dphr_infer.cli.{name}").run(with_homes(request))
 
     return run_command(PROGRAM, run)
 

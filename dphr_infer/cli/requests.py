@@ -87,12 +87,12 @@ class Locate:
     search: Search = field(default_factory=Search)
     format: Format = "table"
     """Of the list of photos."""
-    out: Path | None = None
-    """Write the list there instead of printing it."""
+    out: Annotated[str, arg(metavar="FILE")] = "-"
+    """Write the list there; - prints it."""
     truth: Path | None = None
     """CSV with the columns photo,latitude_deg,longitude_deg[,corner…]."""
-    summary: Path | None = None
-    """Write the summary's numbers there, as JSON."""
+    summary: Annotated[str | None, arg(metavar="JSON")] = None
+    """Write the summary's numbers there; - prints them."""
     picture: Path | None = None
     """Folder to draw the map and each photo beside its matches into."""
     map: Path | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import re
@@ -10,10 +11,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import Any, TypeVar
 
 from dphr_infer.errors import DphrError, printable
+from dphr_infer.files.outputs import path_of
 from dphr_infer.measure.progress import progress_shown
+
+T = TypeVar("T")
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -59,6 +65,20 @@ _SPOKEN = {"radius_m": "within"}
 def as_options(text: str) -> str:
     """An error's words for the command line: a parameter `top_k` is the option --top-k."""
     return re.sub(r"`([a-z][a-z_]*)`", lambda found: "--" + _SPOKEN.get(found[1], found[1]).replace("_", "-"), text)
+
+
+def with_homes(request: T) -> T:
+    """A command's arguments with each path in them, at any depth, as `path_of` takes it: ~ is the home folder."""
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(request):  # type: ignore[arg-type]
+        value = getattr(request, field.name)
+        if isinstance(value, Path):
+            changed[field.name] = path_of(value)
+        elif isinstance(value, tuple) and any(isinstance(one, Path) for one in value):
+            changed[field.name] = tuple(path_of(one) if isinstance(one, Path) else one for one in value)
+        elif dataclasses.is_dataclass(value):
+            changed[field.name] = with_homes(value)
+    return dataclasses.replace(request, **changed)  # type: ignore[type-var]
 
 
 def run_command(program: str, main: Callable[[], None]) -> int:

@@ -32,6 +32,9 @@ class Engine(Protocol):
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed a batch.
 
+        An image's embedding depends on the shape of its batch, the number of threads and the processor in its last
+        bits: libraries choose their kernels by them. With the same batch, engine and machine it is the same.
+
         Args:
             images: uint8 (B, height_px, width_px, 3), RGB, C-contiguous, B >= 1.
 

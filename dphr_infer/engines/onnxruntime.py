@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import BundleError, EngineError, MissingPackageError
+from dphr_infer.measure.machine import usable_cores
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "embeddings"
@@ -73,18 +74,23 @@ class OnnxRuntimeEngine:
     Args:
         model_path: the .onnx file.
         name: engine and device, for reports.
-        threads: threads within an operator; 0 leaves the choice to ONNX Runtime (all cores).
+        threads: threads within an operator; None is every core that this process may use.
         expected: the sizes that the bundle's manifest names; None takes the file's.
         device: "cpu", or "cuda": the first GPU. An operator that has no kernel there runs on the CPU, as ONNX Runtime
             chooses node by node; a GPU that cannot be used at all is an error.
     """
 
     def __init__(
-        self, model_path: Path, name: str, threads: int = 0, expected: Shape | None = None, device: Device = "cpu"
+        self,
+        model_path: Path,
+        name: str,
+        threads: int | None = None,
+        expected: Shape | None = None,
+        device: Device = "cpu",
     ) -> None:
         most = 4 * (os.cpu_count() or 1)
-        if not 0 <= threads <= most:
-            raise EngineError(f"threads is {threads}; give 0 for all cores, or a count of 1 to {most}.")
+        if threads is not None and not 1 <= threads <= most:
+            raise EngineError(f"threads is {threads}; give None for all cores, or a count of 1 to {most}.")
         self.name = name
         self.dim = self.height_px = self.width_px = 0
         self._path, self._threads, self._expected, self._device = model_path, threads, expected, device
@@ -126,7 +132,7 @@ class OnnxRuntimeEngine:
                 f"{self._path} keeps weights in other files, which no digest covers. Export it with dphr-export."
             )
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = self._threads or _own_threads()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Threads that spin on after a run hold the cores that the matcher's BLAS needs next: a match of 0.06 ms took 3.
@@ -198,6 +204,12 @@ class OnnxRuntimeEngine:
                 "Its weights are not usable; export the bundle again."
             )
         return embeddings
+
+
+def _own_threads() -> int:
+    """0, one thread per physical core, where this process may use all of them; else as many as it may use."""
+    usable = usable_cores()
+    return 0 if usable == os.cpu_count() else usable
 
 
 def _one_line(error: Exception) -> str:

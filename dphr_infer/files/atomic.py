@@ -11,9 +11,9 @@ import functools
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,7 +74,7 @@ def _check_place(target: Path) -> os.stat_result | None:
             above = _stat(parent)
             if above is not None:
                 break
-        _stat(target.with_name(_part_prefix(target) + 8 * "x" + ".part") if target.name else target)
+        _stat(_part(target) if target.name else target)
     except OSError as error:
         raise storage_error(target, error) from error
     except ValueError as error:  # a NUL
@@ -154,12 +154,10 @@ def atomic_file(target: Path) -> Iterator[Path]:
     with new_parents(target):
         try:
             _sweep_once(target.parent.absolute())
-            handle, name = tempfile.mkstemp(prefix=_part_prefix(target), suffix=".part", dir=target.parent)
-            os.fchmod(handle, 0o644)
-            os.close(handle)
+            temporary = _part(target)
+            temporary.touch(exist_ok=False)  # 0666 less the process's umask
         except OSError as error:
             raise storage_error(target, error) from error
-        temporary = Path(name)
         try:
             yield temporary
             with temporary.open("rb+") as file:
@@ -185,8 +183,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     with new_parents(target):
         try:
             remove_left_over(target.parent, target.name)
-            temporary = Path(tempfile.mkdtemp(prefix=_part_prefix(target), suffix=".part", dir=target.parent))
-            temporary.chmod(0o755)
+            temporary = _part(target)
+            temporary.mkdir()  # 0777 less the process's umask
         except OSError as error:
             raise storage_error(target, error) from error
         try:
@@ -229,8 +227,10 @@ def _sweep_once(folder: Path) -> None:
     remove_left_over(folder)
 
 
-def _part_prefix(target: Path) -> str:
-    return f".{target.name}.{os.getpid()}-{_start_ticks(os.getpid()) or 0}-{_machine()}."
+def _part(target: Path) -> Path:
+    """A new name beside the target; see the head of this file."""
+    maker = f"{os.getpid()}-{_start_ticks(os.getpid()) or 0}-{_machine()}"
+    return target.with_name(f".{target.name}.{maker}.{secrets.token_hex(4)}.part")
 
 
 def _start_ticks(pid: int) -> int | None:

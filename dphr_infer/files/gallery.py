@@ -12,6 +12,7 @@ disk. Rows lie in Hilbert order, so that the tiles around a place form few row r
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import tempfile
@@ -28,6 +29,7 @@ from dphr_infer.errors import GalleryError
 from dphr_infer.files.atomic import atomic_file, check_target, storage_error
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.hilbert import hilbert_order
+from dphr_infer.files.row_blocks import RowBlocks
 from dphr_infer.geo import east_north_m
 from dphr_infer.types import GALLERY_DTYPES, GalleryDtype, GeoPoint, Prior, RowRanges
 
@@ -70,7 +72,7 @@ class GalleryOrigin:
         return json.dumps({"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}, sort_keys=True)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Gallery:
     """Embeddings and places of a map's tiles, row by row.
 
@@ -122,6 +124,10 @@ class Gallery:
                 "index the map again."
             )
 
+    @functools.cached_property
+    def _blocks(self) -> RowBlocks:
+        return RowBlocks(self.latitude_deg, self.longitude_deg)
+
     def distances_m(self, point: GeoPoint) -> NDArray[np.float64]:
         """Distance of every tile centre from a point, float64 (N,), in its tangent plane."""
         return np.hypot(*east_north_m(point, self.latitude_deg, self.longitude_deg))
@@ -132,12 +138,10 @@ class Gallery:
         Returns:
             Sorted, disjoint, half-open [start, stop) ranges that touch nowhere; none where nothing lies near.
         """
-        inside = np.concatenate([[False], self.distances_m(point) <= radius_m, [False]])
-        edges = np.flatnonzero(inside[1:] != inside[:-1])
-        return tuple((int(start), int(stop)) for start, stop in edges.reshape(-1, 2))
+        return self._blocks.ranges_within(point, radius_m)
 
     def rows_in(self, prior: Prior) -> RowRanges:
-        """The rows whose tile centre lies within a prior.
+        """The rows whose tile centre lies within a prior. Resolve a prior that stays the same once.
 
         Raises:
             GalleryError: no tile lies there.
@@ -154,7 +158,7 @@ class Gallery:
 
 
 def _readable(distance_m: float) -> str:
-    return f"{distance_m:.3g} m" if distance_m < 1000 else f"{distance_m / 1000:,.1f} km"
+    return f"{distance_m:.3g} m" if distance_m < 999.5 else f"{distance_m / 1000:,.1f} km"
 
 
 def open_gallery(path: str | Path) -> Gallery:

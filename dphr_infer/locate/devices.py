@@ -6,6 +6,7 @@ self-test and the benchmark all open what stands there.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -24,12 +25,16 @@ from dphr_infer.files.bundle import Bundle
 from dphr_infer.images.frame_format import FrameFormat
 from dphr_infer.locate.gpu_pipeline import VECTOR_VALUES, GpuPipeline
 from dphr_infer.locate.settings import DeviceSettings
-from dphr_infer.matchers.base import Matcher
+from dphr_infer.matchers.base import Matcher, check_gallery
 from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.matchers.int8 import NumpyInt8Matcher
+from dphr_infer.matchers.scan import choose_scan
+from dphr_infer.measure.available import available_memory_bytes
 from dphr_infer.types import Matches
 
 Rows = NDArray[np.float16] | NDArray[np.float32]
+
+_log = logging.getLogger(__name__)
 
 
 class FramePipeline(Protocol):
@@ -94,7 +99,13 @@ class Cpu(Device):
 
     def open_matcher(self, embeddings: Rows, on: DeviceSettings, max_k: int) -> Matcher:
         """By float32 rows, or by int8 codes."""
-        if on.scan == "int8":
+        check_gallery(embeddings)
+        scan = on.scan
+        if scan == "auto":
+            choice = choose_scan(len(embeddings), embeddings.shape[1], embeddings.dtype, available_memory_bytes())
+            _log.info("%s", choice.why)
+            scan = choice.scan
+        if scan == "int8":
             return NumpyInt8Matcher(embeddings, threads=on.threads)
         return NumpyExactMatcher(embeddings, threads=on.threads)
 
@@ -192,7 +203,7 @@ def open_matcher(embeddings: Rows, on: DeviceSettings | None = None, max_k: int 
 
 def _onnxruntime(bundle: Bundle, on: DeviceSettings, where: Literal["cpu", "cuda"]) -> Engine:
     name = f"onnxruntime {where.upper()} {on.precision}"
-    return OnnxRuntimeEngine(bundle.model_path(on.precision), name, on.threads or 0, _shape(bundle), where)
+    return OnnxRuntimeEngine(bundle.model_path(on.precision), name, on.threads, _shape(bundle), where)
 
 
 def _shape(bundle: Bundle) -> Shape:

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from dphr_infer.cuda.build import load_fatbin
 from dphr_infer.cuda.driver import Cuda, open_cuda
+from dphr_infer.cuda.frames_in_flight import MOST, Flight, FramesInFlight
 from dphr_infer.cuda.graph import GraphCache
 from dphr_infer.cuda.one_at_a_time import OneAtATime
 from dphr_infer.cuda.preprocess.launch import DevicePreprocess
-from dphr_infer.cuda.topk.launch import MAX_RANGES, DeviceScan, Limits
+from dphr_infer.cuda.topk.launch import DeviceScan, Limits
 from dphr_infer.cuda.topk.operands import view_outputs
 from dphr_infer.cuda.topk.plan import MAX_K
 from dphr_infer.engines.onnxruntime import Shape
@@ -35,7 +36,6 @@ from dphr_infer.engines.tensorrt.engine import DeviceNetwork, open_network
 from dphr_infer.errors import EngineError, GalleryError, ImageError
 from dphr_infer.files.bundle import Bundle, Precision
 from dphr_infer.images.frame_format import FrameFormat, rgb_frames
-from dphr_infer.locate.frames_in_flight import MOST, Flight, FramesInFlight
 from dphr_infer.matchers.base import check_gallery, check_ranges
 from dphr_infer.types import Matches
 
@@ -158,7 +158,7 @@ class GpuPipeline:
             image: uint8 (H, W, 3), RGB, or the bytes of `frame`.
             k: 1..max_k, at most the rows allowed.
             clockwise_deg: turn the frame so far and take its largest square first; None takes it as it is.
-            row_ranges: as `Matcher.match` takes them, at most 4096.
+            row_ranges: as `Matcher.match` takes them.
             frame: what the bytes mean; None is RGB without gaps.
 
         Returns:
@@ -217,7 +217,7 @@ class GpuPipeline:
             self._scan.enqueue(launch, self._outputs[slot])
 
         allowed = sum(stop - start for start, stop in ranges)
-        self._graphs.run((slot, layout, turned, k, len(ranges), allowed), work)
+        self._graphs.run((slot, layout, turned, k, len(ranges), allowed, self._scan.range_capacity), work)
         self._flights.add(Flight(slot, k, cuda.record()))
 
     def frame_memory(self, frame: FrameFormat, turned: bool = False) -> NDArray[np.uint8]:
@@ -313,10 +313,9 @@ class GpuPipeline:
 
     def _checked_ranges(self, row_ranges: Iterable[tuple[int, int]] | None, k: int) -> tuple[tuple[int, int], ...]:
         ranges = check_ranges(row_ranges, len(self._gallery), k)
-        if not 1 <= k <= self._max_k or len(ranges) > MAX_RANGES:
+        if not 1 <= k <= self._max_k:
             raise GalleryError(
-                f"{k} matches in {len(ranges)} ranges were asked for; this pipeline was opened for 1..{self._max_k} "
-                f"matches and takes at most {MAX_RANGES} ranges: ask for fewer."
+                f"{k} matches were asked for; this pipeline was opened for 1..{self._max_k}: ask for fewer."
             )
         return ranges
 

@@ -12,31 +12,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dphr_infer.engines.base import Engine
 from dphr_infer.errors import EngineError, ImageError
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.gallery import Gallery
 from dphr_infer.images.frame_format import FrameFormat
-from dphr_infer.images.photo import Photo, PhotoLike, each_photo, to_photo, worked_ahead
+from dphr_infer.images.photo import Photo, PhotoLike, to_photo
 from dphr_infer.images.preprocess import check_image_size
 from dphr_infer.images.rotation import rotate_square
 from dphr_infer.locate.devices import FramePipeline, device_of
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.estimate import estimate
 from dphr_infer.locate.settings import DeviceSettings, LocateSettings
+from dphr_infer.locate.stream import OnError, located
 from dphr_infer.matchers.base import Matcher
 from dphr_infer.types import LocationEstimate, Matches, Prior, RowRanges
 
 # On a GPU the next frame is copied while one is computed.
 _FRAMES_ON_A_GPU = 2
-
-OnError = Callable[[PhotoLike, ImageError], None]
 
 
 class Localizer:
@@ -50,6 +50,7 @@ class Localizer:
         gallery: refused if another bundle made it.
         settings: what to look for, and when to accept it; None takes `LocateSettings()`.
         on: the device, precision and threads; None takes `DeviceSettings()`.
+        apart: keep engine and matcher apart on a device that has both in one launch, to time them one by one.
 
     Raises:
         GalleryError: another bundle made the gallery.
@@ -62,12 +63,15 @@ class Localizer:
         gallery: Gallery,
         settings: LocateSettings | None = None,
         on: DeviceSettings | None = None,
+        *,
+        apart: bool = False,
     ) -> None:
         gallery.check_bundle(bundle)
         self.bundle, self.gallery = bundle, gallery
         self.settings, self.on = settings or LocateSettings(), on or DeviceSettings()
-        self._device = device_of(self.on)
+        self._device, self._apart = device_of(self.on), apart
         self._stack: ExitStack | None = None
+        self._engine: Engine | None = None
         self._embedder: Embedder | None = None
         self._matcher: Matcher | None = None
         self._pipeline: FramePipeline | None = None
@@ -92,12 +96,12 @@ class Localizer:
         embeddings = self.gallery.embeddings
         max_k = min(self.settings.top_k, len(embeddings))
         with ExitStack() as stack:
-            if self.settings.heading != "search":
+            if self.settings.heading != "search" and not self._apart:
                 self._pipeline = self._device.open_pipeline(self.bundle, embeddings, self.on, max_k)
             if self._pipeline is not None:
                 stack.enter_context(self._pipeline)
             else:
-                engine = self._device.open_engine(self.bundle, self.on)
+                self._engine = engine = self._device.open_engine(self.bundle, self.on)
                 stack.enter_context(engine)
                 self._embedder = Embedder(self.bundle.manifest.preprocess, engine)
                 self._matcher = stack.enter_context(self._device.open_matcher(embeddings, self.on, max_k))
@@ -108,10 +112,26 @@ class Localizer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         stack, self._stack = self._stack, None
-        self._embedder = self._matcher = self._pipeline = None
+        self._engine = self._embedder = self._matcher = self._pipeline = None
         self._waiting.clear()
         if stack is not None:
             stack.__exit__(kind, error, trace)
+
+    @property
+    def parts(self) -> tuple[Engine, Matcher]:
+        """The opened engine and matcher, for those who time them.
+
+        Raises:
+            EngineError: not open, or in one launch.
+        """
+        if self._engine is None or self._matcher is None:
+            raise self._not_open()
+        return self._engine, self._matcher
+
+    @property
+    def pipeline(self) -> FramePipeline | None:
+        """What goes from frame to matches in one launch; None where there is none."""
+        return self._pipeline
 
     @property
     def in_one_launch(self) -> bool:
@@ -217,14 +237,15 @@ class Localizer:
             taken = dataclasses.replace(taken, metadata=dataclasses.replace(taken.metadata, yaw_deg=yaw_deg))
         rows = self.rows_in(prior)
         if self._pipeline is None:
-            return self._answer(taken, rows)
+            return self.answer(taken, rows)
         self.start(taken, rows)
         try:
             return self.finish()
         finally:
             self.drop()
 
-    def _answer(self, photo: Photo, rows: RowRanges | None) -> LocationEstimate:
+    def answer(self, photo: Photo, rows: RowRanges | None) -> LocationEstimate:
+        """One photo where the stages are apart; errors as of `locate`."""
         yaw_deg = photo.metadata.yaw_deg
         found = self.match(self.embed(self.prepare(photo.rgb, yaw_deg)), rows)
         return self.estimate(found, yaw_deg, photo.source)
@@ -259,7 +280,7 @@ class Localizer:
             raise EngineError("No photo is on its way: call start before finish.")
         photo, rows = self._waiting.popleft()
         if self._pipeline is None:
-            return self._answer(photo, rows)
+            return self.answer(photo, rows)
         return self.estimate(self._pipeline.collect(), photo.metadata.yaw_deg, photo.source)
 
     def drop(self) -> None:
@@ -305,32 +326,8 @@ class Localizer:
         prior: Prior | None = None,
         on_error: OnError | None = None,
     ) -> Iterator[tuple[Photo, LocationEstimate]]:
-        """As `locate_each`, with each photo beside its estimate."""
-        rows = self.rows_in(prior)
-        started = deque[Photo]()  # on a GPU's way; another photo is started before the first is waited for
-        try:
-            for given, reading in worked_ahead(each_photo(photos), to_photo):
-                try:
-                    photo = reading.result()
-                    if self._pipeline is None:
-                        yield photo, self._answer(photo, rows)
-                        continue
-                    self.start(photo, rows)
-                except ImageError as error:
-                    if on_error is None:
-                        while started:  # the answers that a CPU has given by now
-                            yield started.popleft(), self.finish()
-                        raise
-                    on_error(given, error)
-                    continue
-                started.append(photo)
-                if len(started) == self.most_on_the_way:
-                    yield started.popleft(), self.finish()
-            while started:
-                yield started.popleft(), self.finish()
-        finally:
-            if self._pipeline is not None:
-                self.drop()
+        """As `locate_each`, with each photo beside its estimate; no tile within the prior is refused at once."""
+        return located(self, photos, self.rows_in(prior), on_error)
 
     def _opened_embedder(self) -> Embedder:
         if self._embedder is None:

@@ -11,7 +11,6 @@ Keys are unique, so partitioning them leaves no tie to chance, and a key gives b
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import EngineError, GalleryError
+from dphr_infer.measure.machine import usable_cores
 
 QUERIES_A_PASS = 256
 
@@ -50,11 +50,6 @@ _LOW_BITS = np.uint64(0xFFFFFFFF)
 Rows = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.int8]
 # Turns a block's products, float32 (stop - start, Q), of rows start..stop-1 in place into what is ranked.
 Finish = Callable[[NDArray[np.float32], int, int], None]
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class BlockScan:

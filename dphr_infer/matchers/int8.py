@@ -124,7 +124,7 @@ class NumpyInt8Matcher:
         best = np.empty((len(queries), k), np.uint64)
         for query, rows, keys in zip(queries, kept, best, strict=True):
             exact = np.empty((n_candidates, 1), np.float32)
-            multiply(self._gallery[rows], query[:, None], exact)
+            multiply(self._gallery[rows], query[:, None], exact, rows_a_product=1)
             keys[:] = np.sort(largest(pack(exact[:, 0], rows.astype(np.int64)), k))[::-1]
         found, similarity = unpack(best)
         return Ranked(found, similarity, similarity[:, -1] > least_bound)

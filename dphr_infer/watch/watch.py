@@ -12,7 +12,6 @@ two durations, of the last 10,000 frames: memory does not grow with time.
 
 from __future__ import annotations
 
-import math
 import signal
 import sys
 import threading
@@ -22,12 +21,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from dphr_infer.errors import ConfigError, ImageError
-from dphr_infer.images.photo import Photo
 from dphr_infer.locate.localizer import Localizer
-from dphr_infer.types import Format, LocationEstimate, Prior, RowRanges
+from dphr_infer.locate.stream import Finder
+from dphr_infer.measure.stats import percentile
+from dphr_infer.types import Format, Prior, RowRanges
 from dphr_infer.watch.frames import Frame, FrameSource, Notices
 from dphr_infer.watch.lines import FrameLines
 from dphr_infer.watch.queue import FrameQueue, Reader
@@ -35,17 +35,6 @@ from dphr_infer.watch.settings import SourceSettings
 
 KEPT_DURATIONS = 10_000
 _LOOK_S = 0.1
-
-
-class Finder(Protocol):
-    """What locates the frames; a `Localizer`."""
-
-    @property
-    def most_on_the_way(self) -> int: ...
-
-    def start(self, photo: Photo, rows: RowRanges | None = None) -> None: ...
-
-    def finish(self) -> LocationEstimate: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +80,6 @@ class WatchSummary:
                 f"{self.age_p50_ms:.1f} ms, p90 {self.age_p90_ms:.1f} ms (n = {self.n_durations})"
             )
         return lines
-
-
-def percentile_ms(values: list[float], share: float) -> float | None:
-    """The smallest value that at least a `share` of the values does not exceed; None without any."""
-    if not values:
-        return None
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 @dataclass(slots=True)
@@ -227,10 +209,10 @@ def _summarise(tally: _Tally, queue: FrameQueue, notices: Notices, seconds: floa
         located=tally.located,
         accepted=tally.accepted,
         n_durations=len(latency),
-        latency_p50_ms=percentile_ms(latency, 0.5),
-        latency_p90_ms=percentile_ms(latency, 0.9),
-        age_p50_ms=percentile_ms(age, 0.5),
-        age_p90_ms=percentile_ms(age, 0.9),
+        latency_p50_ms=percentile(latency, 50) if latency else None,
+        latency_p90_ms=percentile(latency, 90) if latency else None,
+        age_p50_ms=percentile(age, 50) if age else None,
+        age_p90_ms=percentile(age, 90) if age else None,
     )
 
 

@@ -165,18 +165,22 @@ def _copy_window(rasters: Rasters, window: Window) -> Rasters:
 def _light(conditions: Conditions, origin_x: float, origin_y: float, highest_m: float) -> Light:
     azimuth, elevation = math.radians(conditions.sun_azimuth_deg), math.radians(conditions.sun_elevation_deg)
     warmth = (elevation - 0.3) * 0.25  # a low sun is redder
-    sky = [value * (1 + 0.5 * conditions.cloudiness) for value in _SKY]
-    haze = [value * (0.8 + 0.2 * math.sin(elevation)) for value in _HAZE]
+    sky_red, sky_green, sky_blue = (value * (1 + 0.5 * conditions.cloudiness) for value in _SKY)
+    haze_red, haze_green, haze_blue = (value * (0.8 + 0.2 * math.sin(elevation)) for value in _HAZE)
     return Light(
         math.sin(azimuth) * math.cos(elevation),
         -math.cos(azimuth) * math.cos(elevation),
         math.sin(elevation),
         _SUN_STRENGTH * (1 - 0.85 * conditions.cloudiness),
-        *sky,
+        sky_red,
+        sky_green,
+        sky_blue,
         1.06 - warmth * 0.1,
         1.0,
         0.90 + warmth * 0.2,
-        *haze,
+        haze_red,
+        haze_green,
+        haze_blue,
         float(conditions.haze_m),
         float(conditions.autumn),
         float(conditions.dryness),
@@ -203,7 +207,7 @@ def _park_cars(city: City, rasters: Rasters, origin_x: float, origin_y: float, c
 
 
 @kernel
-def draw_cars(rasters, cars, colours):
+def draw_cars(rasters: Rasters, cars: NDArray[np.float64], colours: NDArray[np.float64]) -> None:
     """Draw cars on roads and car parks.
 
     Args:
@@ -224,7 +228,9 @@ def draw_cars(rasters, cars, colours):
 
 
 @kernel
-def sweep_shadow(height, sun_x, sun_y, slope, shadow):
+def sweep_shadow(
+    height: NDArray[np.float32], sun_x: float, sun_y: float, slope: float, shadow: NDArray[np.float32]
+) -> None:
     """Height below which each cell lies in shadow, in one sweep that walks away from the sun.
 
     A cell is shaded up to the top (or the shadow) of its neighbour toward the sun, less the sun's descent on the way.
@@ -262,7 +268,7 @@ def sweep_shadow(height, sun_x, sun_y, slope, shadow):
 
 
 @kernel
-def mean_height(height, radius, out):
+def mean_height(height: NDArray[np.float32], radius: int, out: NDArray[np.float32]) -> None:
     """Mean over a square of 2 radius + 1 cells; what lies outside the raster counts as 0. Fills `out`."""
     rows, columns = height.shape
     across = np.empty_like(height)
@@ -288,7 +294,7 @@ def mean_height(height, radius, out):
 
 
 @kernel
-def greatest_height(height, out):
+def greatest_height(height: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     """Greatest height in every block of BLOCK_CELLS x BLOCK_CELLS cells; out starts as zeros."""
     rows, columns = height.shape
     for row in range(rows):

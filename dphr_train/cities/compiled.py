@@ -8,6 +8,9 @@ remove the .nbi and .nbc files in __pycache__.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 from dphr_infer.errors import MissingPackageError
 
 try:
@@ -17,5 +20,14 @@ except ModuleNotFoundError as error:
 
 __all__ = ["kernel", "small_kernel", "uint32"]
 
-kernel = njit(cache=True, error_model="numpy")
-small_kernel = njit(cache=True, error_model="numpy", inline="always")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def kernel(function: F) -> F:
+    """Compile a function; it is called as before."""
+    return cast("F", njit(cache=True, error_model="numpy")(function))
+
+
+def small_kernel(function: F) -> F:
+    """Compile a function into each of its callers."""
+    return cast("F", njit(cache=True, error_model="numpy", inline="always")(function))

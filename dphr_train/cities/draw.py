@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dphr_train.cities.compiled import kernel
-from dphr_train.cities.layout import CAR, CELL_M, PARKING, ROAD, ROOF, TREE, WATER
+from dphr_train.cities.layout import CAR, CELL_M, PARKING, ROAD, ROOF, TREE, WATER, Rasters
 from dphr_train.cities.noise import fractal_noise, random01
 
 FLAT, GABLE, HIP, SAWTOOTH, BARREL = range(5)
@@ -21,7 +24,7 @@ _SAWTOOTH_RISE_M = 2.5
 
 
 @kernel
-def _reach(rects):
+def _reach(rects: NDArray[np.float64]) -> float:
     """Radius in metres of the circle that holds every rectangle, with some room."""
     widest = 0.0
     for i in range(rects.shape[0]):
@@ -31,7 +34,9 @@ def _reach(rects):
 
 
 @kernel
-def footprint_is_free(rasters, x, y, angle, rects, district):
+def footprint_is_free(
+    rasters: Rasters, x: float, y: float, angle: float, rects: NDArray[np.float64], district: int
+) -> bool:
     """Whether a building fits: inside the raster and its district, 2 m from road, roof and water.
 
     Args:
@@ -61,7 +66,9 @@ def footprint_is_free(rasters, x, y, angle, rects, district):
 
 
 @kernel
-def _roof_height(roof, eave_m, slope, along_m, edge_u, edge_v, size_u, size_v):
+def _roof_height(
+    roof: int, eave_m: float, slope: float, along_m: float, edge_u: float, edge_v: float, size_u: float, size_v: float
+) -> float:
     """Height of a roof at a point that lies edge_u and edge_v inside the rectangle's sides."""
     wide = size_u >= size_v
     across, width = (edge_v, size_v) if wide else (edge_u, size_u)
@@ -79,7 +86,9 @@ def _roof_height(roof, eave_m, slope, along_m, edge_u, edge_v, size_u, size_v):
 
 
 @kernel
-def _roof_tone(roof, u, v, edge_m, along_m, building, seed, fine):
+def _roof_tone(
+    roof: int, u: float, v: float, edge_m: float, along_m: float, building: int, seed: int, fine: float
+) -> float:
     """Brightness of the roof's covering, about 1: stains, tile rows, parapet, glass of a sawtooth."""
     tone = 1.0 + 0.18 * (fractal_noise(u / 5 + building, v / 5, seed) - 0.5) + 0.08 * (fine - 0.5)
     if roof == FLAT:
@@ -97,7 +106,19 @@ def _roof_tone(roof, u, v, edge_m, along_m, building, seed, fine):
 
 
 @kernel
-def draw_building(rasters, x, y, angle, rects, roof, eave_m, slope, colour, building, seed):
+def draw_building(
+    rasters: Rasters,
+    x: float,
+    y: float,
+    angle: float,
+    rects: NDArray[np.float64],
+    roof: int,
+    eave_m: float,
+    slope: float,
+    colour: NDArray[np.float64],
+    building: int,
+    seed: int,
+) -> None:
     """Raise a building over the union of `rects` (see footprint_is_free) and cover it with its roof.
 
     Args:
@@ -132,7 +153,19 @@ def draw_building(rasters, x, y, angle, rects, roof, eave_m, slope, colour, buil
 
 
 @kernel
-def draw_box(rasters, x, y, angle, half_u, half_v, top_m, stacked, colour, material, where):
+def draw_box(
+    rasters: Rasters,
+    x: float,
+    y: float,
+    angle: float,
+    half_u: float,
+    half_v: float,
+    top_m: float,
+    stacked: bool,
+    colour: NDArray[np.float64],
+    material: int,
+    where: int,
+) -> None:
     """Draw a box of 2 half_u x 2 half_v metres.
 
     Args:
@@ -166,7 +199,7 @@ def draw_box(rasters, x, y, angle, half_u, half_v, top_m, stacked, colour, mater
 
 
 @kernel
-def _crown_height(distance, height_m, conifer):
+def _crown_height(distance: float, height_m: float, conifer: bool) -> float:
     """Height of a tree's surface at `distance` (0 trunk .. 1 rim)."""
     if conifer:
         return height_m * ((1.0 - distance) * 0.8 + 0.2)
@@ -174,7 +207,7 @@ def _crown_height(distance, height_m, conifer):
 
 
 @kernel
-def _draw_tree(rasters, tree, number, seed):
+def _draw_tree(rasters: Rasters, tree: NDArray[np.float64], number: int, seed: int) -> None:
     rows, columns = rasters.height.shape
     x, y, radius = tree[0], tree[1], tree[2]
     for row in range(max(0, int((y - radius) / CELL_M)), min(rows, int((y + radius) / CELL_M) + 2)):
@@ -197,7 +230,7 @@ def _draw_tree(rasters, tree, number, seed):
 
 
 @kernel
-def draw_trees(rasters, trees, seed):
+def draw_trees(rasters: Rasters, trees: NDArray[np.float64], seed: int) -> None:
     """Grow trees; none on roads, car parks, roofs or water.
 
     Args:

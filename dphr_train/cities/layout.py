@@ -130,7 +130,7 @@ def plan_districts(rng: np.random.Generator, size_m: float) -> NDArray[np.float6
 
 
 @kernel
-def _nearest_district(x, y, districts, seed):
+def _nearest_district(x: float, y: float, districts: NDArray[np.float64], seed: int) -> Nearest:
     wavy_x = x + 60.0 * (fractal_noise(x / 260, y / 260, seed) - 0.5)
     wavy_y = y + 60.0 * (fractal_noise(x / 260, y / 260, seed + 9) - 0.5)
     first, second, index = 1e9, 1e9, 0
@@ -144,7 +144,7 @@ def _nearest_district(x, y, districts, seed):
 
 
 @kernel
-def _street(x, y, district, districts, seed):
+def _street(x: float, y: float, district: int, districts: NDArray[np.float64], seed: int) -> Street:
     warp = districts[district, DISTRICT_WARP_M]
     dx = x - districts[district, DISTRICT_X] + warp * (fractal_noise(x / 200, y / 200, seed + 31) - 0.5)
     dy = y - districts[district, DISTRICT_Y] + warp * (fractal_noise(x / 200, y / 200, seed + 47) - 0.5)
@@ -163,7 +163,7 @@ def _street(x, y, district, districts, seed):
 
 
 @kernel
-def _main_road(x, y, border_m, texture):
+def _main_road(x: float, y: float, border_m: float, texture: Texture) -> Surface:
     if border_m < 1.0:  # planted strip in the middle
         return Surface(ROAD, 92.0, 104.0, 70.0)
     if abs(border_m - 4.8) < 0.3 and (int((x + y) / 4) & 1):  # lane marks
@@ -173,7 +173,7 @@ def _main_road(x, y, border_m, texture):
 
 
 @kernel
-def _side_street(street, road_m, district, seed, texture):
+def _side_street(street: Street, road_m: float, district: int, seed: int, texture: Texture) -> Surface:
     near, far = min(street.across_u, street.across_v), max(street.across_u, street.across_v)
     along = street.v if street.across_u < street.across_v else street.u
     if road_m * 0.5 + 1 < far < road_m * 0.5 + 4 and (int(near / 0.9) & 1):  # zebra crossing
@@ -186,13 +186,13 @@ def _side_street(street, road_m, district, seed, texture):
 
 
 @kernel
-def _kerb(base, blue_shift, texture):
+def _kerb(base: float, blue_shift: float, texture: Texture) -> Surface:
     grey = base + 20 * texture.medium + 14 * (texture.fine - 0.5)
     return Surface(WALK, grey, grey - 3, grey - blue_shift)
 
 
 @kernel
-def _park_material(x, y, border_m, seed):
+def _park_material(x: float, y: float, border_m: float, seed: int) -> int:
     lake = fractal_noise(x / 110, y / 110, seed + 61)
     if border_m > 25 and lake > 0.62:
         return WATER
@@ -204,7 +204,7 @@ def _park_material(x, y, border_m, seed):
 
 
 @kernel
-def _block_material(x, y, border_m, kind, street, district, seed):
+def _block_material(x: float, y: float, border_m: float, kind: int, street: Street, district: int, seed: int) -> int:
     if kind == GREEN:
         return _park_material(x, y, border_m, seed)
     if kind == INDUSTRY:
@@ -217,7 +217,7 @@ def _block_material(x, y, border_m, kind, street, district, seed):
 
 
 @kernel
-def _grass(street, districts, district, seed, texture):
+def _grass(street: Street, districts: NDArray[np.float64], district: int, seed: int, texture: Texture) -> Surface:
     lot_u = street.block_u * 3 + int((street.u - street.block_u * districts[district, DISTRICT_BLOCK_U]) / 20)
     lot_v = street.block_v * 3 + int((street.v - street.block_v * districts[district, DISTRICT_BLOCK_V]) / 24)
     dry = 0.35 * texture.coarse + 0.4 * random01(lot_u, lot_v, seed + 302 + district)
@@ -231,7 +231,9 @@ def _grass(street, districts, district, seed, texture):
 
 
 @kernel
-def _block_interior(material, street, districts, district, seed, texture):
+def _block_interior(
+    material: int, street: Street, districts: NDArray[np.float64], district: int, seed: int, texture: Texture
+) -> Surface:
     if material == GRASS:
         return _grass(street, districts, district, seed, texture)
     if material == WATER:
@@ -249,7 +251,7 @@ def _block_interior(material, street, districts, district, seed, texture):
 
 
 @kernel
-def _surface(x, y, near, districts, seed, texture):
+def _surface(x: float, y: float, near: Nearest, districts: NDArray[np.float64], seed: int, texture: Texture) -> Surface:
     if near.border_m < _MAIN_ROAD_M:
         return _main_road(x, y, near.border_m, texture)
     if near.border_m < _MAIN_WALK_M:
@@ -267,7 +269,7 @@ def _surface(x, y, near, districts, seed, texture):
 
 
 @kernel
-def paint_ground(rasters, districts, seed):
+def paint_ground(rasters: Rasters, districts: NDArray[np.float64], seed: int) -> None:
     """Fill colour, material and district of every cell with the bare ground of the city."""
     colour, material, district = rasters.colour, rasters.material, rasters.district
     rows, columns = material.shape

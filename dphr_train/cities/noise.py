@@ -12,17 +12,17 @@ _UNIT = 1.0 / 16777216.0
 
 
 @small_kernel
-def random01(a, b, c):
+def random01(a: int, b: int, c: int) -> float:
     """A number in [0, 1) with 24 random bits that depends on the integers a, b and c alone."""
     x = uint32(uint32(a) * uint32(_MIX_A) + uint32(b) * uint32(_MIX_B) + uint32(c) * uint32(_MIX_C))
     x = uint32((x ^ (x >> uint32(13))) * uint32(_STIR_1))
     x = uint32((x ^ (x >> uint32(16))) * uint32(_STIR_2))
     x = x ^ (x >> uint32(15))
-    return (x & uint32(0xFFFFFF)) * _UNIT
+    return float((x & uint32(0xFFFFFF)) * _UNIT)
 
 
 @kernel
-def value_noise(x, y, seed):
+def value_noise(x: float, y: float, seed: int) -> float:
     """Smooth noise in [0, 1) with a grid of size 1: random values at the corners, blended by 3t^2 - 2t^3."""
     column, row = math.floor(x), math.floor(y)
     tx, ty = x - column, y - row
@@ -34,7 +34,7 @@ def value_noise(x, y, seed):
 
 
 @kernel
-def fractal_noise(x, y, seed):
+def fractal_noise(x: float, y: float, seed: int) -> float:
     """Three octaves of value noise with weights 0.5, 0.3 and 0.2; in [0, 1), mean 0.5."""
     return (
         0.5 * value_noise(x, y, seed)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_train.cities.acquisition import BLOCK_CELLS, Acquisition
+from dphr_train.cities.acquisition import BLOCK_CELLS, Acquisition, Light, Scene
 from dphr_train.cities.camera import Rays
 from dphr_train.cities.compiled import kernel
 from dphr_train.cities.layout import CELL_M
@@ -62,13 +62,13 @@ class Contact(NamedTuple):
 
 
 @kernel
-def _exit(start, inverse, border_low, border_high):
+def _exit(start: float, inverse: float, border_low: float, border_high: float) -> float:
     """Ray length at which a coordinate leaves [border_low, border_high]; `inverse` is 1 / its direction."""
     return ((border_high if inverse > 0 else border_low) - start) * inverse
 
 
 @kernel
-def _march(height, coarse, ray, highest_m):
+def _march(height: NDArray[np.float32], coarse: NDArray[np.float32], ray: Ray, highest_m: float) -> Contact:
     """Follow a ray that points down until it meets the height field or leaves it."""
     if ray.dz > _HORIZON:
         return Contact(False, 0.0, 0, 0, False)
@@ -103,7 +103,7 @@ def _march(height, coarse, ray, highest_m):
 
 
 @kernel
-def _background(ray, t, light):
+def _background(ray: Ray, t: float, light: Light) -> Rgb:
     """What lies outside the city: haze above the horizon, fields below."""
     if ray.dz > _HORIZON:
         return Rgb(light.haze_red, light.haze_green, light.haze_blue)
@@ -113,13 +113,13 @@ def _background(ray, t, light):
 
 
 @kernel
-def _inverse(value):
+def _inverse(value: float) -> float:
     """1 / value; for a ray that runs along an axis a large positive number, so that it never ends at its start."""
     return 1e7 if abs(value) < 1e-7 else 1.0 / value
 
 
 @kernel
-def _ray(basis, u, v, perspective):
+def _ray(basis: Basis, u: float, v: float, perspective: bool) -> Ray:
     aside_x, aside_y = u * basis.right_x + v * basis.down_x, u * basis.right_y + v * basis.down_y
     aside_z = u * basis.right_z + v * basis.down_z
     x, y, z = basis.start_x, basis.start_y, basis.start_z
@@ -134,7 +134,7 @@ def _ray(basis, u, v, perspective):
 
 
 @kernel
-def _hit(contact, ray, perspective, pixel, light):
+def _hit(contact: Contact, ray: Ray, perspective: bool, pixel: float, light: Light) -> Hit:
     """A contact for shading; `pixel` is its size in metres, per metre of distance for a perspective camera."""
     t = contact.t
     distance_m, pixel_m = (t, t * pixel) if perspective else (light.haze_m * _PARALLEL_HAZE, pixel)
@@ -143,7 +143,9 @@ def _hit(contact, ray, perspective, pixel, light):
 
 
 @kernel
-def _cast(scene, light, basis, scale, perspective, samples, image):
+def _cast(
+    scene: Scene, light: Light, basis: Basis, scale: float, perspective: bool, samples: int, image: NDArray[np.float32]
+) -> None:
     """Fill image float32 (H, W, 3) with the mean of samples x samples rays per pixel."""
     height, colour, material, object_id = scene.height, scene.colour, scene.material, scene.object_id
     facades, shadow_m, ambient_m, coarse_m = scene.facades, scene.shadow_m, scene.ambient_m, scene.coarse_m

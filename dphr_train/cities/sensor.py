@@ -61,7 +61,8 @@ def expose(radiance: NDArray[np.float32], rng: np.random.Generator, camera: Came
     grey = light.mean(axis=2, keepdims=True)
     light = grey + (light - grey) * np.float32(rng.uniform(*sensor.saturation))
     noise = rng.standard_normal(light.shape, np.float32) * np.float32(rng.uniform(*sensor.noise))
-    return (np.clip(light + noise, 0, 1) * 255 + 0.5).astype(np.uint8)
+    pixels: NDArray[np.uint8] = (np.clip(light + noise, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return pixels
 
 
 def _vignette(height: int, width: int, strength: float) -> NDArray[np.float32]:
@@ -74,7 +75,8 @@ def _blur(light: NDArray[np.float32], share: float) -> NDArray[np.float32]:
     side, middle = np.float32(share / 2), np.float32(1 - share)
     padded = np.pad(light, ((1, 1), (1, 1), (0, 0)), "edge")
     rows = padded[:-2] * side + padded[1:-1] * middle + padded[2:] * side
-    return rows[:, :-2] * side + rows[:, 1:-1] * middle + rows[:, 2:] * side
+    blurred: NDArray[np.float32] = rows[:, :-2] * side + rows[:, 1:-1] * middle + rows[:, 2:] * side
+    return blurred
 
 
 def to_jpeg(picture: NDArray[np.uint8], rng: np.random.Generator) -> bytes:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dphr_train.cities.acquisition import Light
 from dphr_train.cities.buildings import (
     BANDS,
     CURTAIN,
@@ -76,7 +80,7 @@ class Rgb(NamedTuple):
 
 
 @kernel
-def _wall(height, hit, angle):
+def _wall(height: NDArray[np.float32], hit: Hit, angle: float) -> Wall:
     """The wall of a building that faces the ray and has free space in front."""
     cos, sin = math.cos(angle), math.sin(angle)
     best, nx, ny, number = -2.0, cos, sin, 0
@@ -99,7 +103,7 @@ def _wall(height, hit, angle):
 
 
 @kernel
-def _glass_share(style, in_storey, in_bay, window_share, pixel_m):
+def _glass_share(style: int, in_storey: float, in_bay: float, window_share: float, pixel_m: float) -> float:
     """1 on a window, 0 beside; fades to the facade's mean where the pixel is too large for the pattern."""
     glass, mean = 0.0, 0.0
     if style == HOLES:
@@ -119,7 +123,7 @@ def _glass_share(style, in_storey, in_bay, window_share, pixel_m):
 
 
 @kernel
-def _shed_tone(along, bay, in_bay, z, pixel_m):
+def _shed_tone(along: float, bay: float, in_bay: float, z: float, pixel_m: float) -> float:
     """Brightness of a corrugated wall, with gates at the bottom."""
     ribs = 1.0 if pixel_m > 0.45 else 0.92 + 0.16 * (int(along / 0.8) & 1)
     gate = z < 4.0 and bay % 3 == 0 and in_bay > 0.15
@@ -127,7 +131,7 @@ def _shed_tone(along, bay, in_bay, z, pixel_m):
 
 
 @kernel
-def _facade(height, facades, light, hit, building):
+def _facade(height: NDArray[np.float32], facades: NDArray[np.float64], light: Light, hit: Hit, building: int) -> Tone:
     wall = _wall(height, hit, facades[building, FACADE_ANGLE])
     along = -(hit.x + light.origin_x) * wall.ny + (hit.y + light.origin_y) * wall.nx
     storey_at, bay_at = hit.z / facades[building, FACADE_STOREY_M], along / facades[building, FACADE_WINDOW_M]
@@ -156,7 +160,7 @@ def _facade(height, facades, light, hit, building):
 
 
 @kernel
-def _slope(difference, limit, keep):
+def _slope(difference: float, limit: float, keep: bool) -> float:
     """Height difference over two cells; beyond the limit an edge: flattened, or kept at the limit for trees."""
     if abs(difference) <= limit:
         return difference
@@ -164,7 +168,7 @@ def _slope(difference, limit, keep):
 
 
 @kernel
-def _season(red, green, blue, material, tree, light):
+def _season(red: float, green: float, blue: float, material: int, tree: int, light: Light) -> Rgb:
     """Autumn leaves, tree by tree, and dry grass."""
     mean = (red + green + blue) / 3.0
     if material == TREE:
@@ -182,7 +186,7 @@ def _season(red, green, blue, material, tree, light):
 
 
 @kernel
-def _side_dimming(material, side, below_top_m):
+def _side_dimming(material: int, side: bool, below_top_m: float) -> float:
     """How much darker the sides of trees, cars and roof objects are than their tops."""
     if material == TREE:
         return max(0.35, 1.0 - below_top_m * 0.09)
@@ -192,7 +196,14 @@ def _side_dimming(material, side, below_top_m):
 
 
 @kernel
-def _surface(height, colour, material, tree, light, hit):
+def _surface(
+    height: NDArray[np.float32],
+    colour: NDArray[np.uint8],
+    material: int,
+    tree: int,
+    light: Light,
+    hit: Hit,
+) -> Tone:
     """Ground, roofs, trees and cars: everything that is not a wall."""
     row, column = hit.row, hit.column
     red, green = float(colour[row, column, 0]), float(colour[row, column, 1])
@@ -214,7 +225,7 @@ def _surface(height, colour, material, tree, light, hit):
 
 
 @kernel
-def _sunlit(shadow_m, hit, tone):
+def _sunlit(shadow_m: NDArray[np.float32], hit: Hit, tone: Tone) -> float:
     """Share of direct sun at the point, 0 in shadow .. 1, soft over 0.6 m."""
     row, column = hit.row, hit.column
     if hit.side and tone.nz == 0.0:  # in front of the wall, not inside it
@@ -222,11 +233,11 @@ def _sunlit(shadow_m, hit, tone):
         beside = int((hit.x + tone.nx * _SHADOW_STEP_M) / CELL_M)
         if 0 <= front < shadow_m.shape[0] and 0 <= beside < shadow_m.shape[1]:
             row, column = front, beside
-    return min(1.0, max(0.0, (hit.z + 0.25 - shadow_m[row, column]) / 0.6))
+    return min(1.0, max(0.0, (hit.z + 0.25 - float(shadow_m[row, column])) / 0.6))
 
 
 @kernel
-def through_haze(red, green, blue, distance_m, light):
+def through_haze(red: float, green: float, blue: float, distance_m: float, light: Light) -> Rgb:
     """A colour seen through `distance_m` of haze."""
     haze = 1.0 - math.exp(-distance_m / light.haze_m)
     return Rgb(
@@ -237,7 +248,17 @@ def through_haze(red, green, blue, distance_m, light):
 
 
 @kernel
-def shade(height, colour, material, object_id, facades, shadow_m, ambient_m, light, hit):
+def shade(
+    height: NDArray[np.float32],
+    colour: NDArray[np.uint8],
+    material: NDArray[np.uint8],
+    object_id: NDArray[np.int32],
+    facades: NDArray[np.float64],
+    shadow_m: NDArray[np.float32],
+    ambient_m: NDArray[np.float32],
+    light: Light,
+    hit: Hit,
+) -> Rgb:
     """Radiance of a hit as Rgb: material lit by sun and sky, mirrored sky on glass and water, haze on the way.
 
     The arrays are those of a Scene. They come one by one, because a tuple of arrays costs an atomic count per array
@@ -254,7 +275,7 @@ def shade(height, colour, material, object_id, facades, shadow_m, ambient_m, lig
 
 
 @kernel
-def _lit(tone, light, sunlit, open_sky, distance_m):
+def _lit(tone: Tone, light: Light, sunlit: float, open_sky: float, distance_m: float) -> Rgb:
     """A surface in the light of sun and sky, as seen from `distance_m` away."""
     facing = max(0.0, tone.nx * light.sun_x + tone.ny * light.sun_y + tone.nz * light.sun_z)
     direct = facing * sunlit * light.sun_strength

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from dphr_infer.errors import DatasetError
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -38,7 +42,9 @@ def each_forked(work: Callable[[S, T], None], shared: S, items: Sequence[T], wor
         return
     global _inherited
     _inherited = (work, shared)
-    executor = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), initializer=_ignore_interrupt)
+    executor = ProcessPoolExecutor(
+        count, multiprocessing.get_context("fork"), initializer=_follow_parent, initargs=(os.getpid(),)
+    )
     try:
         for done in as_completed([executor.submit(_run_inherited, item) for item in items]):
             done.result()
@@ -58,9 +64,16 @@ def _usable_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _ignore_interrupt() -> None:
-    """The parent handles Ctrl-C; its children finish the picture they are at."""
+def _follow_parent(parent: int) -> None:
+    """The parent handles Ctrl-C; its children finish the picture they are at, but never outlive it.
+
+    On Linux the kernel kills them with it, whatever killed it; a picture that was being written is no whole file yet.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the kernel was asked
+            os._exit(1)
 
 
 def _run_inherited(item: Any) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import ConfigError, DatasetError, MissingPackageError
-from dphr_train.datasets.base import CheckReport, Direction, PlaceImage, Positions, TrainPair, TrainSplit
+from dphr_train.datasets.base import CheckReport
 from dphr_train.datasets.check import CheckedSide, check_sides
 from dphr_train.datasets.layout import layout_error
 from dphr_train.datasets.listed import absent_files, missing_files_error, require_files
+from dphr_train.types import Direction, PlaceImage, Positions, TrainPair, TrainSplit
 
 Part = Literal["train", "val", "test"]
 

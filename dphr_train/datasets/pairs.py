@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +16,13 @@ from dphr_infer.errors import DphrError
 from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_train.augment import augment_pair, require_fitting
 from dphr_train.config import AugmentConfig, DataConfig
-from dphr_train.datasets.base import TrainSplit
+from dphr_train.types import TrainSplit
 
 PairBatch = tuple[Tensor, Tensor, Tensor]
 """Query and reference images, uint8 (B, H, W, 3) each with its own H and W, and place ids, int64 (B,)."""
+
+LoadedBatch = PairBatch | DphrError
+"""A batch, or the error of an image that a worker could not read."""
 
 Sample = tuple[NDArray[np.uint8], NDArray[np.uint8], int]
 """Query and reference image, uint8 (H, W, 3) each, and the place."""
@@ -87,7 +91,7 @@ class BatchPlan(Sampler[list[tuple[int, int]]]):
         return len(self._batches)
 
 
-def _collate(samples: list[Sample | DphrError]) -> PairBatch | DphrError:
+def _collate(samples: list[Sample | DphrError]) -> LoadedBatch:
     for sample in samples:
         if isinstance(sample, DphrError):
             return sample
@@ -95,7 +99,7 @@ def _collate(samples: list[Sample | DphrError]) -> PairBatch | DphrError:
     return torch.from_numpy(np.stack(queries)), torch.from_numpy(np.stack(references)), torch.tensor(places)
 
 
-def open_loader(dataset: PairDataset, plan: BatchPlan, workers: int) -> DataLoader:
+def open_loader(dataset: PairDataset, plan: BatchPlan, workers: int) -> DataLoader[LoadedBatch]:
     """A loader that gives the plan's batches each time it is iterated; its workers live on between epochs.
 
     Where an image of a batch cannot be read, the error takes the place of the batch.
@@ -103,7 +107,7 @@ def open_loader(dataset: PairDataset, plan: BatchPlan, workers: int) -> DataLoad
     It has a generator of its own: DataLoader draws a seed at its start, and from torch's global generator that draw
     would make a resumed run differ from an uninterrupted one.
     """
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(  # of what _collate makes, which its type does not say
         dataset,
         batch_sampler=plan,
         num_workers=workers,
@@ -111,3 +115,4 @@ def open_loader(dataset: PairDataset, plan: BatchPlan, workers: int) -> DataLoad
         persistent_workers=workers > 0,
         generator=torch.Generator(),
     )
+    return loader

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dphr_infer.errors import DatasetError
 from dphr_infer.images.preprocess import IMAGE_SUFFIXES
-from dphr_train.datasets.base import PlaceImage, TrainPair
+from dphr_train.types import PlaceImage, TrainPair
 
 
 @dataclass(frozen=True, slots=True)

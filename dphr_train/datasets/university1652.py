@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dphr_train.datasets.base import CheckReport, Direction, PlaceImage, TrainSplit, View
+from dphr_train.datasets.base import CheckReport
 from dphr_train.datasets.check import CheckedSide, check_sides
 from dphr_train.datasets.layout import has_layout, layout_error
 from dphr_train.datasets.place_folders import missing_places, pair_places, read_places, scan_places
+from dphr_train.types import Direction, PlaceImage, TrainSplit, View
 
 Role = Literal["query", "gallery"]
 

@@ -16,10 +16,11 @@ from typing import Literal
 import numpy as np
 
 from dphr_infer.errors import ConfigError, DatasetError
-from dphr_train.datasets.base import CheckReport, Direction, PlaceImage, Positions, TrainPair, TrainSplit
+from dphr_train.datasets.base import CheckReport
 from dphr_train.datasets.check import CheckedSide, check_sides
 from dphr_train.datasets.layout import VIGOR_CITIES, layout_error
 from dphr_train.datasets.listed import read_lines, require_files
+from dphr_train.types import Direction, PlaceImage, Positions, TrainPair, TrainSplit
 
 Split = Literal["train", "test"]
 

@@ -46,7 +46,8 @@ class CrossAttention(nn.Module):
         mean = features.mean(dim=self.pooled_axis)
         pooled = torch.stack([features.amax(dim=self.pooled_axis), mean], dim=1)
         gate = self.norm(self.convolution(pooled)).sigmoid().squeeze(1)
-        return (mean * gate).mean(dim=2)
+        gated: Tensor = (mean * gate).mean(dim=2)
+        return gated
 
 
 class MccgHead(nn.Module):

@@ -52,4 +52,6 @@ class PooledHead(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) for GeM or (B, C) -> (B, 1, part_dim)."""
-        return super().forward(features)[:, None]
+        for layer in self:
+            features = layer(features)
+        return features[:, None]

@@ -18,33 +18,14 @@ the mean at the first full window.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from dphr_train.config import DphrConfig
+from dphr_train.config import Distance, DphrConfig, Negatives, ProgressKind, TripletKind
+from dphr_train.losses.base import PairLoss, require_pairs
 from dphr_train.losses.triplet import TripletTerms, triplet_terms
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DphrTerms:
-    """One step's terms. `total` carries the gradient; the others are for the log.
-
-    Attributes:
-        total: scalar, L_tri + lambda * L_wtri.
-        triplet, weighted_triplet: L_tri and L_wtri, detached scalars.
-        balance: lambda_t.    progress: alpha_t.    mean_weight: mean of w over all (i, k), detached.
-    """
-
-    total: Tensor
-    triplet: Tensor
-    weighted_triplet: Tensor
-    balance: float
-    progress: float
-    mean_weight: Tensor
+_DEFAULT = DphrConfig()
 
 
 def hardness(positive: Tensor, negative: Tensor) -> Tensor:
@@ -58,78 +39,157 @@ def rda_weights(terms: TripletTerms, config: DphrConfig) -> Tensor:
         return config.weight_min + (config.weight_max - config.weight_min) * hardness(terms.positive, terms.distance)
 
 
-def progress_signal(mean_loss: float, reference: float | None, kind: str) -> float:
-    """PALW's alpha in [0, 1]: 0 while training is young (or the first window is not full), near 1 when it is mature."""
-    if reference is None:
-        return 0.0
+def progress_signal(mean: Tensor, reference: Tensor, kind: ProgressKind) -> Tensor:
+    """PALW's alpha in [0, 1]: near 0 while training is young, near 1 when it is mature.
+
+    Args:
+        mean: float64 scalar, moving average of L_tri.
+        reference: float64 scalar, that average at the first full window.
+    """
     if kind == "exponential":
-        return float(torch.exp(torch.tensor(-mean_loss)))
+        return torch.exp(-mean.float()).double()
     if kind == "reciprocal":
-        return 1 / (1 + mean_loss)
-    return min(1.0, max(0.0, 1 - mean_loss / reference)) if reference > 0 else 1.0
+        return 1 / (1 + mean)
+    gain = 1 - mean / reference
+    gain = torch.where(gain > 0, gain, 0.0).clamp(max=1)  # a mean that is not finite counts as no progress
+    return torch.where(reference > 0, gain, 1.0)
 
 
-class ProgressiveBalance:
-    """PALW: lambda_t, which follows a smoothed signal of training progress. Its state goes into the checkpoint."""
+class ProgressiveBalance(torch.nn.Module):
+    """PALW: lambda_t, which follows a smoothed signal of training progress; all of its state is in buffers.
+
+    Attributes:
+        recent: float64 (window,), the last values of L_tri, the latest last; zeros before there are so many.
+        count: int64 scalar, values that have been taken in.
+        reference: float64 scalar, mean of the first full window; 0 before.
+        balance: float64 scalar, lambda_t.
+        progress: float64 scalar, alpha_t of the last update; not part of the state.
+    """
+
+    recent: Tensor
+    count: Tensor
+    reference: Tensor
+    balance: Tensor
+    progress: Tensor
 
     def __init__(self, config: DphrConfig) -> None:
+        super().__init__()
         self._config = config
-        self._recent: deque[float] = deque(maxlen=config.window)
-        self._reference: float | None = None
-        self.balance = 0.0
-        self.progress = 0.0
+        self.register_buffer("recent", torch.zeros(config.window, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        for name in ("reference", "balance", "progress"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64), persistent=name != "progress")
 
-    def update(self, triplet_loss: float) -> float:
-        """Take in this step's L_tri and return lambda_t."""
+    @torch.no_grad()
+    def update(self, triplet_loss: Tensor) -> Tensor:
+        """Take in this step's L_tri, a scalar, and return lambda_t, float64 scalar. Waits for no device."""
         config = self._config
-        self._recent.append(triplet_loss)
-        mean = sum(self._recent) / len(self._recent)
-        if self._reference is None and len(self._recent) == config.window:
-            self._reference = mean
-        self.progress = progress_signal(mean, self._reference, config.progress)
-        self.balance = config.beta * self.balance + (1 - config.beta) * config.lambda_max * self.progress
-        return self.balance
-
-    def state(self) -> dict[str, Any]:
-        """Everything that the next update depends on, as JSON values."""
-        return {"recent": list(self._recent), "reference": self._reference, "balance": self.balance}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
-        self._recent = deque(state["recent"], maxlen=self._config.window)
-        self._reference = state["reference"]
-        self.balance = state["balance"]
+        self.recent.copy_(torch.cat([self.recent[1:], triplet_loss.detach().double().view(1)]))
+        self.count += 1
+        mean = self.recent.sum() / self.count.clamp(max=config.window)
+        self.reference.copy_(torch.where(self.count == config.window, mean, self.reference))
+        progress = progress_signal(mean, self.reference, config.progress)
+        progress = torch.where(self.count >= config.window, progress, 0.0)
+        balance = config.beta * self.balance + (1 - config.beta) * config.lambda_max * progress
+        self.progress.copy_(progress)
+        self.balance.copy_(balance)
+        return balance
 
 
-class DphrLoss:
-    """L_tri + lambda_t * L_wtri on a batch of pairs; the switches of DphrConfig give every row of the ablation."""
+class DphrLoss(PairLoss):
+    """L_tri + lambda_t * L_wtri on a batch of pairs; the switches rda and palw give every row of the ablation.
 
-    def __init__(self, config: DphrConfig) -> None:
-        self.config = config
-        self.palw = ProgressiveBalance(config)
+    In training mode each call moves PALW one step on; in evaluation mode lambda_t stays as it is.
 
-    def __call__(self, queries: Tensor, references: Tensor, place_ids: Tensor) -> DphrTerms:
-        """Loss of a batch of pairs; moves PALW one step on.
+    Args:
+        rda: weigh each negative by its hardness; without it all weights are 1.
+        palw: let lambda follow the training progress; without it lambda is `lambda_max`. With neither, L_wtri is left
+            out and the loss is L_tri.
+        margin, kind, gamma, distance, negatives: of the triplet, see triplet.TripletLoss.
+        weight_min, weight_max: weights of a negative of no and of full hardness, 0 <= weight_min <= weight_max.
+        normalise_weights: divide by the sum of the weights instead of their count.
+        lambda_max: what lambda tends to, 0 or more.
+        beta: smoothing of lambda, in 0..1, 1 excluded; scale it to the length of the run.
+        window: values of L_tri whose mean alpha_t is made of, at least 1; scale it to the length of the run.
+        progress: alpha_t: "relative" clip(1 - mean/reference, 0, 1), "exponential" exp(-mean), "reciprocal"
+            1/(1 + mean).
+
+    Attributes:
+        palw: the state of lambda_t, in `state_dict()` as "palw.recent", "palw.count", "palw.reference", "palw.balance".
+        terms: "triplet" and "weighted_triplet", L_tri and L_wtri; "lambda", lambda_t; "alpha", alpha_t;
+            "mean_weight", mean of w over all (i, k).
+
+    Raises:
+        ConfigError: a value lies outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        rda: bool = _DEFAULT.rda,
+        palw: bool = _DEFAULT.palw,
+        margin: float = _DEFAULT.margin,
+        kind: TripletKind = _DEFAULT.kind,
+        gamma: float = _DEFAULT.gamma,
+        distance: Distance = _DEFAULT.distance,
+        negatives: Negatives = _DEFAULT.negatives,
+        weight_min: float = _DEFAULT.weight_min,
+        weight_max: float = _DEFAULT.weight_max,
+        normalise_weights: bool = _DEFAULT.normalise_weights,
+        lambda_max: float = _DEFAULT.lambda_max,
+        beta: float = _DEFAULT.beta,
+        window: int = _DEFAULT.window,
+        progress: ProgressKind = _DEFAULT.progress,
+    ) -> None:
+        super().__init__()
+        self.config = DphrConfig(
+            rda=rda,
+            palw=palw,
+            margin=margin,
+            kind=kind,
+            gamma=gamma,
+            distance=distance,
+            negatives=negatives,
+            weight_min=weight_min,
+            weight_max=weight_max,
+            normalise_weights=normalise_weights,
+            lambda_max=lambda_max,
+            beta=beta,
+            window=window,
+            progress=progress,
+        )
+        self.palw = ProgressiveBalance(self.config)
+
+    def forward(self, queries: Tensor, references: Tensor, place_ids: Tensor) -> Tensor:
+        """Loss of a batch of pairs.
 
         Args:
             queries, references: float (B, D), unit length; row i of both shows place_ids[i].
             place_ids: int64 (B,).
+
+        Returns:
+            Scalar of the dtype of the queries.
+
+        Raises:
+            ConfigError: the shapes do not fit.
         """
-        directions = triplet_terms(queries, references, place_ids, self.config)
-        triplet, weighted, weight = (
-            sum(values) / 2 for values in zip(*(self._direction(terms) for terms in directions), strict=True)
-        )
-        if not (self.config.rda or self.config.palw):
-            return DphrTerms(triplet, triplet.detach(), weighted.detach(), 0.0, 0.0, weight)
-        balance = self.palw.update(float(triplet.detach())) if self.config.palw else self.config.lambda_max
-        return DphrTerms(
-            total=triplet + balance * weighted,
-            triplet=triplet.detach(),
-            weighted_triplet=weighted.detach(),
-            balance=balance,
-            progress=self.palw.progress,
-            mean_weight=weight,
-        )
+        require_pairs(queries, references, place_ids)
+        config = self.config
+        forward, backward = (self._direction(t) for t in triplet_terms(queries, references, place_ids, config))
+        triplet, weighted, weight = ((one + other) / 2 for one, other in zip(forward, backward, strict=True))
+        balance = weighted.new_full((), config.lambda_max if config.rda else 0.0)
+        if config.palw:
+            balance = self.palw.update(triplet) if self.training else self.palw.balance.clone()
+        self.terms = {
+            "triplet": triplet.detach(),
+            "weighted_triplet": weighted.detach(),
+            "lambda": balance.detach(),
+            "alpha": self.palw.progress.clone(),
+            "mean_weight": weight,
+        }
+        if not (config.rda or config.palw):
+            return triplet
+        return triplet + balance.to(weighted.dtype) * weighted
 
     def _direction(self, terms: TripletTerms) -> tuple[Tensor, Tensor, Tensor]:
         """L_tri, L_wtri and the mean weight of one direction."""

@@ -12,31 +12,55 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dphr_train.config import LossConfig
+from dphr_train.losses.base import PairLoss, require_pairs
 
-class SymmetricInfoNCE(nn.Module):
+_DEFAULT = LossConfig()
+
+
+class InfoNce(PairLoss):
     """Pulls each query to its own reference and away from the other references of the batch, in both directions.
 
     Args:
-        temperature: initial; s starts at ln(1 / temperature).
-        label_smoothing: share of the target that is spread over all references.
+        temperature: initial, above 0; s starts at ln(1 / temperature).
+        label_smoothing: share of the target that is spread over all references, in 0..1, 1 excluded.
+
+    Attributes:
+        logit_scale: s, a learned scalar: give `parameters()` to the optimizer.
+        terms: "infonce", the loss; "logit_scale", exp(s).
+
+    Raises:
+        ConfigError: a value lies outside its range.
     """
 
-    def __init__(self, temperature: float = 0.07, label_smoothing: float = 0.1) -> None:
+    def __init__(
+        self, *, temperature: float = _DEFAULT.temperature, label_smoothing: float = _DEFAULT.label_smoothing
+    ) -> None:
         super().__init__()
+        LossConfig(temperature=temperature, label_smoothing=label_smoothing)  # checks them
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
         self.label_smoothing = label_smoothing
 
-    def forward(self, queries: Tensor, references: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, references: Tensor, place_ids: Tensor | None = None) -> Tensor:
         """Loss of a batch of pairs.
 
         Args:
             queries, references: float (B, D), unit length; row i of both shows the same place.
+            place_ids: int64 (B,), not used: a place that comes twice in a batch is its own negative. The samplers
+                here bring each place once.
 
         Returns:
-            Scalar.
+            Scalar of the dtype of the queries.
+
+        Raises:
+            ConfigError: the shapes do not fit.
         """
-        logits = self.logit_scale.exp() * queries @ references.T
+        require_pairs(queries, references, place_ids)
+        scale = self.logit_scale.exp()
+        logits = scale * queries @ references.T
         target = torch.arange(len(queries), device=queries.device)
         forward = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
         backward = F.cross_entropy(logits.T, target, label_smoothing=self.label_smoothing)
-        return (forward + backward) / 2
+        loss = (forward + backward) / 2
+        self.terms = {"infonce": loss.detach(), "logit_scale": scale.detach()}
+        return loss

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dphr_train.config import DphrConfig
+from dphr_train.config import Distance, DphrConfig, Negatives, TripletKind
+from dphr_train.losses.base import PairLoss, require_pairs
 
+_DEFAULT = DphrConfig()
 _MIN_SQUARED_DISTANCE = 1e-6
 
 
-def distances(queries: Tensor, references: Tensor, kind: str) -> Tensor:
+def distances(queries: Tensor, references: Tensor, kind: Distance) -> Tensor:
     """Distance of every query to every reference, (B, B), of unit vectors (B, D)."""
     cosine = queries @ references.T
     if kind == "cosine":
@@ -80,3 +82,52 @@ def _direction(distance: Tensor, negative: Tensor, config: DphrConfig) -> Triple
     gap = positive - distance
     values = F.softplus(config.gamma * gap) if config.kind == "soft" else F.relu(config.margin + gap)
     return TripletTerms(positive, distance, values, negative.to(distance.dtype))
+
+
+class TripletLoss(PairLoss):
+    """L_tri: the triplet loss on a batch of pairs, both directions averaged.
+
+    Args:
+        margin: of the hinge, 0 or more, in the unit of the distance.
+        kind: "hinge" max(0, m + d_p - d_n), or "soft" softplus(gamma * (d_p - d_n)).
+        gamma: sharpness of the soft margin, above 0.
+        distance: "euclidean" on unit vectors, or "cosine", 1 - cos.
+        negatives: every other place of the batch ("all"), or the nearest only ("hardest").
+
+    Attributes:
+        terms: "triplet", the loss.
+
+    Raises:
+        ConfigError: a value lies outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        margin: float = _DEFAULT.margin,
+        kind: TripletKind = _DEFAULT.kind,
+        gamma: float = _DEFAULT.gamma,
+        distance: Distance = _DEFAULT.distance,
+        negatives: Negatives = _DEFAULT.negatives,
+    ) -> None:
+        super().__init__()
+        self.config = DphrConfig(margin=margin, kind=kind, gamma=gamma, distance=distance, negatives=negatives)
+
+    def forward(self, queries: Tensor, references: Tensor, place_ids: Tensor) -> Tensor:
+        """Loss of a batch of pairs.
+
+        Args:
+            queries, references: float (B, D), unit length; row i of both shows place_ids[i].
+            place_ids: int64 (B,).
+
+        Returns:
+            Scalar of the dtype of the queries; 0 where every pair shows one place.
+
+        Raises:
+            ConfigError: the shapes do not fit.
+        """
+        require_pairs(queries, references, place_ids)
+        forward, backward = triplet_terms(queries, references, place_ids, self.config)
+        loss = (forward.mean() + backward.mean()) / 2
+        self.terms = {"triplet": loss.detach()}
+        return loss

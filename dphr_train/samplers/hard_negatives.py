@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import ConfigError
 from dphr_train.config import SamplerConfig
-from dphr_train.datasets.base import TrainSplit
 from dphr_train.samplers.exclusive import exclusive_batches, require_places
 from dphr_train.samplers.neighbours import nearest_places
+from dphr_train.types import TrainSplit
 
 _MAX_FAILURES = 1024
 

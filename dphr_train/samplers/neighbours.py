@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from dphr_infer.errors import DatasetError
 from dphr_infer.matchers.exact import NumpyExactMatcher
-from dphr_train.datasets.base import Positions
+from dphr_train.types import Positions
 
 _BLOCK = 1024
 
@@ -82,4 +82,5 @@ def _without_self(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     other = rows != np.arange(len(rows))[:, None]
     other[other.all(axis=1), -1] = False
-    return rows[other].reshape(len(rows), -1)
+    without: NDArray[np.int64] = rows[other].reshape(len(rows), -1)
+    return without

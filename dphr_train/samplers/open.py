@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dphr_train.config import SamplerConfig
-from dphr_train.datasets.base import TrainSplit
 from dphr_train.samplers.base import Sampler
 from dphr_train.samplers.exclusive import ExclusiveSampler
 from dphr_train.samplers.hard_negatives import HardSampler
+from dphr_train.types import TrainSplit
 
 
 def open_sampler(config: SamplerConfig, split: TrainSplit, batch_size: int, seed: int) -> Sampler:

@@ -19,8 +19,8 @@ from dphr_infer.engines.onnxruntime import INPUT_NAME
 from dphr_infer.errors import ExportError
 from dphr_infer.measure.progress import Progress
 from export.int8.recipes import Clip
+from export.request import MIN_CALIBRATION_IMAGES
 
-MIN_IMAGES = 16
 INT8_MAX = 127
 _BATCH = 4
 _MAGNITUDES = 1 << 15
@@ -43,10 +43,10 @@ def check_images(model: onnx.ModelProto, images: NDArray[np.uint8]) -> None:
             f"The calibration images are {images.dtype} {images.shape}; the model takes uint8 (n, "
             f"{', '.join(str(size) for size in expected)}). Bring them to model size with the bundle's Preprocess."
         )
-    if len(images) < MIN_IMAGES:
+    if len(images) < MIN_CALIBRATION_IMAGES:
         raise ExportError(
-            f"There are {len(images)} calibration images; at least {MIN_IMAGES} are needed, and 100 are better. "
-            "Take them from flights or maps like those that the model will see."
+            f"There are {len(images)} calibration images; at least {MIN_CALIBRATION_IMAGES} are needed, and 100 are "
+            "better. Take them from flights or maps like those that the model will see."
         )
 
 
@@ -110,11 +110,13 @@ def choose_scale(counts: NDArray[np.int64], clip: Clip) -> np.float16:
     seen = np.flatnonzero(counts)
     values = np.arange(_MAGNITUDES, dtype=np.uint16).view(np.float16)[seen].astype(np.float64)
     if clip == "max":
-        return np.float16(to_half_scale(values[-1:] / INT8_MAX)[0])
+        scale: np.float16 = to_half_scale(values[-1:] / INT8_MAX)[0]
+        return scale
     weights = counts[seen].astype(np.float64)
     scales = to_half_scale(values[-1] * _CLIP_RATIOS / INT8_MAX)
     errors = []
     for scale in scales.astype(np.float64):
         restored = np.minimum(np.rint(values / scale), INT8_MAX) * scale
         errors.append(float(weights @ (values - restored) ** 2))
-    return np.float16(scales[int(np.argmin(errors))])
+    best: np.float16 = scales[int(np.argmin(errors))]
+    return best

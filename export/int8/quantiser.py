@@ -33,7 +33,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -44,8 +43,7 @@ from dphr_infer.errors import ExportError
 from export.int8.calibration import INT8_MAX, check_images, choose_scale, count_magnitudes, to_half_scale
 from export.int8.layers import Layer, find_layers
 from export.int8.recipes import Recipe
-
-Weights = Literal["int8", "float"]
+from export.request import Weights
 
 MIN_OPSET = 18
 OPSET = 19
@@ -160,7 +158,9 @@ class _Pairs:
         return name
 
     def _node(self, op: str, inputs: list[str], output: str, **attributes: int) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], name=f"{op}/{output}", **attributes))
+        node = helper.make_node(op, inputs, [output], name=f"{op}/{output}")
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in sorted(attributes.items()))
+        self.nodes.append(node)
         return output
 
     def add_activation(self, tensor: str, scale: np.float16) -> str:

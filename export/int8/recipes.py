@@ -1,6 +1,6 @@
 """What is quantised in each family of backbones, and what never is.
 
-All recipes share four rules, which follow from the half-precision export that they start from (export/to_onnx.py):
+All recipes share four rules, which follow from the half precision that they start from (export/graph/to_onnx.py):
 
     A layer is a convolution, or a matrix product with a constant, whose weight is a half. The first convolution and the
     head are float32 there, so they are never layers.

@@ -20,8 +20,8 @@ from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine
 from dphr_infer.errors import ExportError
 from dphr_infer.files.atomic import atomic_file
 from dphr_infer.measure.progress import Progress
+from export.gate.parity import embed_in_batches
 from export.int8.quantiser import Quantiser
-from export.parity import embed_in_batches
 
 TABLE_JSON = "sensitivity.json"
 TABLE_MARKDOWN = "sensitivity.md"

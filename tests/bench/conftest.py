@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from bench import gpu_matching
-from bench.machine import MachineProfile
+from bench.gpu import matching as gpu_matching
 from bench.record import (
     CAMERA,
     ENDURANCE,
@@ -28,7 +27,6 @@ from bench.record import (
     ScenarioRecord,
     Subject,
 )
-from bench.stats import LatencySummary
 from dphr_infer.cuda import driver as cuda
 from dphr_infer.cuda.topk import matcher as cuda_exact
 from dphr_infer.files.bundle import (
@@ -42,13 +40,15 @@ from dphr_infer.files.bundle import (
 )
 from dphr_infer.files.gallery import GalleryOrigin, GalleryWriter
 from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.measure.machine import Machine
+from dphr_infer.measure.stats import LatencySummary
 
-FAKE_PYCUDA = Path(__file__).resolve().parent.parent / "dphr_infer" / "fake_pycuda.py"
+FAKE_PYCUDA = Path(__file__).resolve().parent.parent / "stand_ins" / "fake_pycuda.py"
 DIM = 8
 ROWS = 200
 IMAGES = 4
 
-MACHINE = MachineProfile(
+MACHINE = Machine(
     cpu="Test CPU <2>",
     board="Test board",
     cores=2,
@@ -125,7 +125,7 @@ LIMIT = EmbedLimit(2_000_000_000, 4_000_000, 9_000_000, 1.5, 0.2, 1.5, "arithmet
 
 
 @pytest.fixture(scope="session")
-def machine() -> MachineProfile:
+def machine() -> Machine:
     return MACHINE
 
 

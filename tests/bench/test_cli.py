@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dphr_infer.locate.open_engine import open_engine
+from dphr_infer.locate.open_matcher import open_matcher
 
-from bench import cases, roofline, steps
+from bench import steps
+from bench.cases import batches as cases
 from bench.cli import main
+from bench.machine import roofline
 from dphr_infer.errors import EngineError
 from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle
 from dphr_infer.files.gallery import open_gallery
 from dphr_infer.images.preprocess import list_images, read_image
 from dphr_infer.locate.localizer import Localizer
-from dphr_infer.locate.open_engine import open_engine
-from dphr_infer.locate.open_matcher import open_matcher
 
 QUICK = ["--seconds", "0.02", "--startups", "0"]
 BARE = [*QUICK, "--batches", "1", "--match-rows", "--scenarios"]

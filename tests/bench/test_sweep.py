@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import generated, peers, roofline, sweep
+from bench import galleries as generated
+from bench import sweep
 from bench.cli import main
-from bench.generated import CENTRE, STRIDE_M, generated_gallery
+from bench.galleries import CENTRE, STRIDE_M, generated_gallery
+from bench.machine import roofline
+from bench.peers import cpu as peers
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.geo import distance_m
 from dphr_infer.matchers.exact import NumpyExactMatcher

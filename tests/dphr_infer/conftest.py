@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,6 +10,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import fake_pycuda
+import fake_tensorrt
 import numpy as np
 import onnx
 import pytest
@@ -194,16 +195,6 @@ def with_model(bundle: Bundle, tmp_path: Path) -> Callable[..., Bundle]:
     return build
 
 
-def _load(name: str) -> ModuleType:
-    """A stand-in of this folder, fresh for each test."""
-    spec = importlib.util.spec_from_file_location(f"{name}_stand_in", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def kernels_on_cpu(cuda_on_cpu: Any) -> Any:
     """preprocess.cu and topk.cu on this processor."""
@@ -221,8 +212,7 @@ def gpu_stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """A function: stand-ins for the driver, its graphs and TensorRT's runtime; plans are the ONNX files themselves."""
 
     def make(max_batch: int, cpu: Any = None) -> Any:
-        pycuda, tensorrt = _load("fake_pycuda"), _load("fake_tensorrt")
-        driver = pycuda.FakeDriver(cpu=cpu)
+        driver = fake_pycuda.FakeDriver(cpu=cpu)
         plain, streams = driver.Stream, []
 
         def stream(flags: int) -> Any:
@@ -234,9 +224,11 @@ def gpu_stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
         monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
         monkeypatch.setattr(cuda, "pop_released_context", driver.raw_stack.pop)
-        driver.graphs = tensorrt.FakeGraphs(driver)
+        driver.graphs = fake_tensorrt.FakeGraphs(driver)
         monkeypatch.setattr(cuda_graph, "load_driver", lambda: driver.graphs)
-        api = Api("TensorRT", "10.3.0.30", tensorrt.fake_module(driver, max_batch), Capabilities(True, True, False))
+        api = Api(
+            "TensorRT", "10.3.0.30", fake_tensorrt.fake_module(driver, max_batch), Capabilities(True, True, False)
+        )
         monkeypatch.setattr(trt, "open_tensorrt", lambda: api)
         driver.plan = None
         monkeypatch.setattr(trt, "cached_plan", lambda api, model, *rest: CachedPlan(Any, driver.plan or model, None))

@@ -58,7 +58,7 @@ def test_a_map_becomes_a_gallery_and_a_photo_a_position(bundle, texture, tmp_pat
         (lambda: dphr.open("none", "none"), "none is not a bundle"),
         (lambda: dphr.open_gallery("none"), "none is not a file"),
         (lambda: dphr.read_image("none.jpg"), r"none\.jpg does not exist"),
-        (lambda: dphr.GeoPoint(200, 500), "Latitude 200, longitude 500 is no place on Earth"),
+        (lambda: dphr.GeoPoint(200, 500), "latitude 200 and longitude 500; expected degrees"),
         (lambda: dphr.Prior(46, 8, radius_m=0), "`radius_m` is 0"),
         (lambda: dphr.index("map.tif", bundle="none", out="g", stride_m=2), "tile_m"),
         (lambda: dphr.LocateSettings(top_k=True), "`top_k` is True"),

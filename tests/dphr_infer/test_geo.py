@@ -1,6 +1,9 @@
+import re
+
 import numpy as np
 import pytest
 
+from dphr_infer.errors import ConfigError
 from dphr_infer.geo import distance_m, east_north_m, metres_per_degree, offset
 from dphr_infer.types import GeoPoint
 
@@ -38,3 +41,23 @@ def test_distances_take_the_short_way_across_the_antimeridian() -> None:
     east, west = GeoPoint(0.0, 179.9995), GeoPoint(0.0, -179.9995)
     assert distance_m(east, west) == pytest.approx(111.3, abs=0.1)
     assert east_north_m(east, np.array([0.0]), np.array([-179.9995]))[0][0] == pytest.approx(111.3, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("start", "east_m", "expected"), [(179.9995, 111.32, -179.9995), (-179.9995, -111.32, 179.9995)]
+)
+def test_an_offset_across_the_antimeridian_stays_in_range(start: float, east_m: float, expected: float) -> None:
+    assert offset(GeoPoint(0.0, start), east_m, 0.0).longitude_deg == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_offset_that_ends_at_180_degrees_is_called_minus_180() -> None:
+    assert offset(GeoPoint(0.0, 180.0), 0.0, 0.0) == GeoPoint(0.0, -180.0)
+
+
+@pytest.mark.parametrize(
+    ("latitude_deg", "east_m", "north_m"),
+    [(89.9999, 0.0, 100.0), (-89.9999, 0.0, -100.0), (90.0, 1.0, 0.0), (0.0, 30_000_000.0, 0.0), (0.0, np.nan, 0.0)],
+)
+def test_an_offset_beyond_the_tangent_plane_is_refused(latitude_deg: float, east_m: float, north_m: float) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{east_m:g} m east and {north_m:g} m north of ")):
+        offset(GeoPoint(latitude_deg, 8.0), east_m, north_m)

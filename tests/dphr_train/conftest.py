@@ -1,10 +1,23 @@
 """A tiny data set in University-1652's layout: each place has a colour and a stripe, so a small network learns it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """The networks here are so small that a second thread costs more than it computes, also in child processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
 
 
 def place_image(place: int, view: int, px: int = 40) -> np.ndarray:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from dphr_infer.errors import ConfigError
 from dphr_train.augment import augment_pair, require_fitting
 from dphr_train.config import AugmentConfig, DataConfig
-from dphr_train.datasets.base import TrainSplit
 from dphr_train.datasets.pairs import BatchPlan, PairDataset, open_loader
 from dphr_train.datasets.university1652 import University1652
 from dphr_train.samplers.exclusive import exclusive_batches
+from dphr_train.types import TrainSplit
 
 OFF = {"jpeg": 0, "colour_jitter": 0, "blur_or_sharpen": 0, "dropout": 0, "flip": 0, "rotate_satellite": False}
 NOTHING = AugmentConfig(**OFF)

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from PIL import Image
 
 from dphr_infer.errors import ConfigError
 from dphr_train import cli
+from dphr_train.commands import COMMANDS
 from dphr_train.run_log import read_metrics
 from dphr_train.run_record import read_record
 
@@ -17,7 +17,7 @@ SMALL = "--data.image-px 32 --model.name test_resnet --model.weights random --op
 
 
 def run(monkeypatch, *arguments):
-    """Exit code of the command."""
+    """Exit code of the command, in this process."""
     monkeypatch.setattr(sys, "argv", ["dphr-train", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -28,9 +28,35 @@ def run(monkeypatch, *arguments):
 def two_runs(tiny_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
-        command = [DPHR_TRAIN, "fit", "--out", folder / str(seed), "--data.root", tiny_root, "--seed", str(seed)]
-        subprocess.run([*command, *SMALL.split()], check=True, capture_output=True)
+        with pytest.MonkeyPatch.context() as patch:
+            where = ("--out", folder / str(seed), "--data.root", tiny_root, "--seed", seed)
+            assert run(patch, "fit", *where, *SMALL.split()) in (0, None)
     return folder
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_the_first_answer_lists_every_command_without_loading_what_they_need(arguments):
+    code = (
+        "import sys; from dphr_train import cli; sys.argv[0] = 'dphr-train'\n"
+        "try: cli.main()\n"
+        "except SystemExit as stop: print(stop.code, {'torch', 'tyro', 'numpy', 'PIL'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    *lines, end = done.stdout.splitlines()
+    assert end == "0 set()"
+    assert [line.split()[0] for line in lines[lines.index("commands:") + 1 : -2]] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_its_help(name, monkeypatch, capsys):
+    assert cli.COMMANDS.keys() == COMMANDS.keys()
+    assert run(monkeypatch, name, "--help") in (0, None)
+    assert capsys.readouterr().out.startswith(f"usage: dphr-train {name}")
+
+
+def test_an_unknown_command_is_refused_with_a_near_one(monkeypatch, capsys):
+    assert run(monkeypatch, "evalute", "x") == 2
+    assert "no command 'evalute': choose one of evaluate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -103,19 +129,14 @@ def test_checking_an_incomplete_set_prints_the_counts_and_fails(monkeypatch, tin
     assert "official" in out and "not the official university1652" in error
 
 
-def test_two_processes_train_as_one_and_leave_one_record(tiny_root, tmp_path):
+def test_two_processes_train_as_one_and_leave_one_record(monkeypatch, tiny_root, tmp_path, capsys):
     # test_convnext has layer normalisation, so that shares of a batch give the joint batch's gradient.
     common = f"--data.root {tiny_root} {SMALL} --model.name test_convnext --checkpoint-every 1".split()
-    alone = [DPHR_TRAIN, "fit", "--out", tmp_path / "one", *common]
     both = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(alone, check=True, capture_output=True, env=environment)
-    subprocess.run(
-        [*both, DPHR_TRAIN, "fit", "--out", tmp_path / "two", *common], check=True, capture_output=True, env=environment
-    )
+    assert run(monkeypatch, "fit", "--out", tmp_path / "one", *common) in (0, None)
+    subprocess.run([*both, DPHR_TRAIN, "fit", "--out", tmp_path / "two", *common], check=True, capture_output=True)
     one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-5)
     assert json.loads((tmp_path / "two/run.json").read_text())["environment"]["processes"] == 2
-    resume = [DPHR_TRAIN, "fit", "--out", tmp_path / "two", *common, "--resume"]
-    refused = subprocess.run(resume, capture_output=True, text=True, env=environment)
-    assert refused.returncode == 2 and "made by 2 processes, this is 1" in refused.stderr
+    assert run(monkeypatch, "fit", "--out", tmp_path / "two", *common, "--resume") == 2
+    assert "made by 2 processes, this is 1" in capsys.readouterr().err

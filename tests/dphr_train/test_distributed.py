@@ -28,7 +28,7 @@ from dphr_train.distributed import (
     share_rows,
 )
 from dphr_train.encoder import Encoder
-from dphr_train.objective import Objective
+from dphr_train.objective import Objective, Task
 from dphr_train.step import PairStep
 
 PAIRS = 6
@@ -68,7 +68,7 @@ def three_steps(world, model=None, loss=LOSS, chunk_size=0, query_px=(12, 12), r
     """Gradients and weights after three steps of plain descent, the last terms, and PALW's state."""
     torch.manual_seed(3 + (0 if model else world.rank))  # other weights on rank 1: rank 0's have to win
     encoder = Encoder(model, query_px[0]).to(memory_format=torch.channels_last) if model else Smooth()
-    objective = Objective(loss, [0, 1, 2, 3, 4], encoder.n_parts, encoder.part_dim)
+    objective = Objective(loss, Task([0, 1, 2, 3, 4], encoder.n_parts, encoder.part_dim))
     if model is None:
         objective.double()
     config = OptimConfig(batch_size=PAIRS, chunk_size=chunk_size)
@@ -86,7 +86,10 @@ def three_steps(world, model=None, loss=LOSS, chunk_size=0, query_px=(12, 12), r
                     parameter -= 0.05 * parameter.grad
     tensors = {f"grad {name}": value.grad for name, value in parameters.items() if value.grad is not None}
     tensors |= {f"weight {name}": value.detach() for name, value in parameters.items()}
-    return tensors, {"terms": terms, "palw": objective.dphr.palw.state()}
+    return tensors, {
+        "terms": terms,
+        "palw": {name: value.tolist() for name, value in objective.dphr.palw.state_dict().items()},
+    }
 
 
 def run_as_one_of_two(out: Path):

@@ -7,6 +7,8 @@ from dphr_infer.errors import CheckpointError, ConfigError
 from dphr_train.config import ModelConfig
 from dphr_train.encoder import Encoder, load_exactly, load_pretrained, normalise
 
+pytestmark = pytest.mark.kernels
+
 TINY = "test_resnet"
 
 

@@ -7,13 +7,12 @@ import torch
 import tyro
 from PIL import Image
 
-from dphr_infer.errors import DatasetError
+from dphr_infer.errors import ConfigError, DatasetError
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.locate.embedder import Embedder
 from dphr_train.checkpoint import LAST_CHECKPOINT, Checkpoint, write_checkpoint
-from dphr_train.cli import Evaluate
+from dphr_train.commands import Evaluate
 from dphr_train.config import DataConfig, ModelConfig, TrainConfig
-from dphr_train.datasets.base import Direction, PlaceImage
 from dphr_train.datasets.university1652 import University1652
 from dphr_train.encoder import Encoder
 from dphr_train.evaluate import (
@@ -27,6 +26,10 @@ from dphr_train.evaluate import (
 )
 from dphr_train.failures import draw_failures, worst_queries
 from dphr_train.metrics import report_retrieval
+from dphr_train.rank_model import _device_of_bundle, rank_model
+from dphr_train.types import Direction, PlaceImage
+
+pytestmark = pytest.mark.kernels
 
 
 def unit(*degrees):
@@ -209,3 +212,26 @@ def test_a_folder_without_a_test_split_is_refused(tiny_root, tmp_path):
     (tmp_path / "train").symlink_to(tiny_root / "train")
     with pytest.raises(DatasetError, match="has no test split of university1652"):
         Evaluate("imagenet", tmp_path).run()
+
+
+BUNDLE = Path(__file__).resolve().parents[2] / "samples" / "bundle"
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cuda:x"])
+def test_a_bundle_on_another_gpu_than_the_first_is_refused_with_the_way_to_choose_it(device, tiny_root):
+    with pytest.raises(ConfigError, match=f"The device is {device}, but .*give cuda, .*CUDA_VISIBLE_DEVICES"):
+        rank_model(BUNDLE, tiny_root, None, device=device)
+
+
+@pytest.mark.parametrize(
+    ("device", "named"),
+    [("cuda:0", "cuda"), ("cuda", "cuda"), ("cpu", "cpu"), ("cuda-onnxruntime", "cuda-onnxruntime")],
+)
+def test_the_first_gpu_has_one_name_for_networks_and_bundles(device, named):
+    assert _device_of_bundle(device, BUNDLE) == named
+
+
+def test_a_network_on_a_gpu_that_is_not_there_is_refused_with_the_count(tiny_root, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="The device is cuda:1, but this torch sees 1 CUDA GPUs"):
+        rank_model("imagenet", tiny_root, None, device="cuda:1")

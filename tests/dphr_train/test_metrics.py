@@ -23,6 +23,8 @@ from dphr_train.metrics import (
     trapezoid_ap,
 )
 
+pytestmark = pytest.mark.kernels
+
 
 def report_on(similarity, query_ids, gallery_ids, **options):
     """Report on a similarity matrix (Q, G) that is given: query i is the i-th unit vector."""
@@ -248,12 +250,13 @@ print(json.dumps([report.n_queries, report.n_gallery, report.recall_at[1], peak_
 """
 
 
-@pytest.mark.parametrize(("n_queries", "n_gallery"), [(37_855, 951), (92_802, 92_802)])
-def test_the_largest_test_splits_are_ranked_within_4_gib(n_queries, n_gallery):
-    # University-1652's drone views in its satellites, and CVACT's test split, with short embeddings.
+@pytest.mark.parametrize(("n_queries", "n_gallery"), [(37_855, 951), (10_000, 92_802)])
+def test_the_largest_galleries_are_ranked_within_1_gib(n_queries, n_gallery):
+    # University-1652's drone views in its satellites, and queries in CVACT's test gallery, with short embeddings.
+    # All similarities of the latter at once would be 3.5 GiB.
     command = [sys.executable, "-c", _FULL_SIZE, str(n_queries), str(n_gallery)]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
     ranked, of, recall_at_1, peak_gib = json.loads(output)
     assert (ranked, of) == (n_queries, n_gallery)
     assert recall_at_1 > 0.99  # every query is its own image; a rounding may put a close neighbour first
-    assert peak_gib < 4
+    assert peak_gib < 1

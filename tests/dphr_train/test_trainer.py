@@ -51,13 +51,13 @@ class Interrupted(Exception):
     pass
 
 
-def run_until(config, steps):
+def run_until(config, steps, change=lambda trainer: trainer):
     """Run and be interrupted before step number `steps`."""
-    trainer = Trainer(config)
+    trainer = change(Trainer(config))
     train_step = trainer.train_step
 
     def interrupted(batch):
-        if trainer.step == steps:
+        if trainer.state.step == steps:
             raise Interrupted
         return train_step(batch)
 
@@ -74,18 +74,18 @@ def test_a_resumed_run_has_exactly_the_same_next_losses(whole_run, tiny_root, tm
     assert losses(out) == losses(whole_run[0])
     one, two = (read_checkpoint(run / "last.safetensors") for run in (out, whole_run[0]))
     assert all(torch.equal(one.encoder[name], two.encoder[name]) for name in two.encoder)
-    assert one.palw == two.palw and one.step == two.step == 6
+    assert all(torch.equal(one.objective[name], two.objective[name]) for name in two.objective)
+    assert "dphr.palw.balance" in two.objective and one.step == two.step == 6
 
 
 def test_a_run_on_similarity_lists_resumes_exactly_in_the_middle_of_an_epoch(tiny_root, tmp_path):
     # 18 pairs of 6 places in batches of 4: 4 batches an epoch. Lists are made anew before epochs 1 and 2.
     sampler = SamplerConfig("hard", start="random", refresh_epochs=1, select=2, range=3)
-    for steps, stop in ((10, 7), (10, 5)):
-        whole, split = (
-            run_config(tiny_root, tmp_path / f"{name}{stop}", steps, sampler=sampler, checkpoint_every=1)
-            for name in ("whole", "split")
-        )
-        Trainer(whole).run()
+    whole, *splits = (
+        run_config(tiny_root, tmp_path / name, 10, sampler=sampler, checkpoint_every=1) for name in ("whole", "7", "5")
+    )
+    Trainer(whole).run()
+    for split, stop in zip(splits, (7, 5), strict=True):
         run_until(split, stop)
         stopped = read_checkpoint(split.out / "last.safetensors")
         assert stopped.neighbours is not None and stopped.neighbours.shape == (6, 3)
@@ -98,7 +98,7 @@ def test_lists_come_from_the_embedding_of_the_first_pair_of_each_place(tiny_root
     sampler = SamplerConfig("hard", start="random", refresh_epochs=1, select=2, range=2)
     trainer = Trainer(run_config(tiny_root, tmp_path / "run", sampler=sampler))
     trainer.run()
-    lists = trainer.sampler.neighbours
+    lists = trainer.parts.sampler.neighbours
     assert lists.shape == (6, 2)
     assert all(place not in row for place, row in enumerate(lists.tolist()))
 
@@ -125,7 +125,7 @@ def test_resuming_on_other_data_is_refused_and_on_the_same_data_elsewhere_is_not
     with pytest.raises(ConfigError, match=r"began on images with the listing .* \(60 images\)"):
         Trainer(run_config(copy_without(tiny_root, tmp_path / "less", 5), out), resume=True)
     moved = shutil.copytree(tiny_root, tmp_path / "moved")
-    assert Trainer(run_config(moved, out), resume=True).step == 6
+    assert Trainer(run_config(moved, out), resume=True).state.step == 6
 
 
 def test_a_test_image_that_cannot_be_read_costs_no_training(tiny_root, tmp_path):
@@ -149,7 +149,7 @@ def test_no_evaluation_is_lost_where_a_run_was_interrupted(tiny_root, tmp_path):
     expected = Trainer(whole).run()["evaluations"]
     run_until(split, 3)
     trainer = Trainer(split, resume=True)
-    trainer.metrics.pop("evaluations")  # as if it had been killed between its checkpoint and its evaluation
+    trainer.state.metrics.pop("evaluations")  # as if it had been killed between its checkpoint and its evaluation
     found = trainer.run()["evaluations"]
     assert list(expected) == list(found) == ["2", "4", "5"]
     assert found == expected
@@ -170,7 +170,7 @@ def test_weights_that_are_not_finite_are_never_written(tiny_root, tmp_path):
     trainer = Trainer(run_config(tiny_root, tmp_path / "run", steps=4, checkpoint_every=2))
     trainer.train_step(next(iter(trainer.batches(1))))
     with torch.no_grad():
-        trainer.parameters[0].fill_(math.inf)
+        trainer.parts.parameters[0].fill_(math.inf)
     with pytest.raises(TrainingError, match=r"Weights are not finite after step 1 of 4\. No checkpoint has been"):
         trainer.save()
     assert not (tmp_path / "run" / "last.safetensors").exists()
@@ -225,8 +225,8 @@ def test_a_damaged_checkpoint_is_refused(whole_run, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tiny_root, tmp_path):
     trainer = Trainer(run_config(tiny_root, tmp_path / "nan"))
-    parts = trainer.encoder.parts
-    trainer.encoder.parts = lambda images: parts(images) * (math.nan if trainer.step == 4 else 1.0)
+    parts = trainer.parts.encoder.parts
+    trainer.parts.encoder.parts = lambda images: parts(images) * (math.nan if trainer.state.step == 4 else 1.0)
     with pytest.raises(TrainingError, match=r"nan at step 4 of 6"):
         trainer.run()
     checkpoint = read_checkpoint(tmp_path / "nan" / "last.safetensors")
@@ -273,18 +273,48 @@ def test_collapse_is_noticed_after_fifty_steps_at_the_logarithm_of_the_batch():
     assert not any(high.update(1.2 * math.log(16)) for _ in range(100))  # wrong, but telling places apart
 
 
-def test_a_collapsed_run_says_so(tiny_root, tmp_path, capsys):
-    trainer = Trainer(run_config(tiny_root, tmp_path / "flat", steps=51))
-    parts = trainer.encoder.parts
-    trainer.encoder.parts = lambda images: 1 + 0 * parts(images)
-    metrics = trainer.run()
-    assert metrics["collapsed"] == 50
-    assert "ln(batch) = 1.39" in capsys.readouterr().err
+def flat(trainer):
+    """The trainer with an encoder that maps everything to one point."""
+    parts = trainer.parts.encoder.parts
+    trainer.parts.encoder.parts = lambda images: 1 + 0 * parts(images)
+    return trainer
+
+
+def test_a_collapsed_run_says_so_also_where_it_was_interrupted_on_the_way(tiny_root, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(CollapseWatch, "WINDOW", 5)
+    config = run_config(tiny_root, tmp_path / "flat", steps=6)
+    run_until(config, 4, flat)
+    assert read_checkpoint(config.out / "last.safetensors").collapse == pytest.approx(3 * [math.log(4)], rel=1e-4)
+    metrics = flat(Trainer(config, resume=True)).run()
+    assert metrics["collapsed"] == 5
+    assert "ln(batch) = 1.39, for 5 steps up to step 5" in caplog.text
+
+
+def test_a_damaged_line_of_the_metrics_costs_no_run(whole_run, tiny_root, tmp_path, caplog):
+    out = tmp_path / "split"
+    run_until(run_config(tiny_root, out), 4)
+    log = out / "metrics.jsonl"
+    first, _, *rest = log.read_bytes().splitlines(keepends=True)
+    garbled = [b'{"step": 1, "loss": 0.\xff\x00\n', b"7\n", b"{}\n", b"\n", b'{"step": 1, "loss": []}\n']
+    log.write_bytes(b"".join([first, *garbled, *rest]))
+    Trainer(run_config(tiny_root, out), resume=True).run()
+    assert "metrics.jsonl has 5 damaged lines of 8 (the first: line 2)" in caplog.text
+    steps = read_metrics(log)
+    assert [line["step"] for line in steps] == [0, 2, 3, 4, 5]
+    assert [line["loss"] for line in steps] == [value for step, value in enumerate(losses(whole_run[0])) if step != 1]
+    assert read_record(out).seconds == pytest.approx(sum(line["seconds"] for line in steps))
 
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("cuda", "sees 0 CUDA GPUs"), ("tpu", "'tpu' is unknown"), ("cuda:x", "'cuda:x' is unknown")],
+    [
+        ("cuda", "is cuda, but this torch sees 0 CUDA GPUs"),
+        ("cuda:3", "is cuda:3, but this torch sees 0 CUDA GPUs"),
+        ("tpu", "'tpu' is unknown"),
+        ("cuda:x", "'cuda:x' is unknown"),
+        ("cuda:", "'cuda:' is unknown"),
+        ("cpu:1", "'cpu:1' is unknown"),
+    ],
 )
 def test_a_device_that_is_not_there_is_refused(device, message, tiny_root, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -324,9 +354,9 @@ def test_a_setting_out_of_its_range_is_refused(section, values):
         section(**values)
 
 
-def test_a_set_without_a_test_split_is_trained_and_said_so(tiny_root, tmp_path, capsys):
+def test_a_set_without_a_test_split_is_trained_and_said_so(tiny_root, tmp_path, caplog):
     shutil.copytree(tiny_root / "train", tmp_path / "set" / "train")
     optim = OptimConfig(batch_size=4, steps=1)
     metrics = Trainer(run_config(tmp_path / "set", tmp_path / "run", optim=optim)).run()
     assert metrics == {}
-    assert "no test split" in capsys.readouterr().err
+    assert "no test split" in caplog.text

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+import export.build_bundle
 from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.types import Precision
 from dphr_train.checkpoint import Checkpoint, write_checkpoint
 from dphr_train.config import DataConfig, ModelConfig, TrainConfig
 from dphr_train.encoder import Encoder
+from export.graph.to_onnx import to_onnx
+from export.request import OPSET
 
 IMAGE_PX = 32
 PLACES = 6
@@ -82,4 +87,68 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images() -> np.ndarray:
     """uint8 (16, 32, 32, 3), smooth."""
     rng = np.random.default_rng(1)
+    return np.stack([np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(16)])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def export_once() -> Iterator[Callable[..., bytes]]:
+    """`to_onnx` that traces the same weights once: 5 s each. `build_bundle` takes it here too; see `fresh_exports`."""
+    known: dict[tuple[object, ...], bytes] = {}
+
+    def to_onnx_once(encoder: Encoder, preprocess: Preprocess, precision: Precision, opset: int = OPSET) -> bytes:
+        weights = b"".join(value.numpy().tobytes() for value in encoder.state_dict().values())
+        digest = hashlib.sha256(weights).hexdigest()
+        settings = (type(encoder), repr(encoder), encoder.mean, encoder.std, encoder.training)
+        key = (*settings, digest, preprocess, precision, opset)
+        if key not in known:
+            known[key] = to_onnx(encoder, preprocess, precision, opset)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export.build_bundle, "to_onnx", to_onnx_once)
+        yield to_onnx_once
+
+
+@pytest.fixture
+def fresh_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`build_bundle` traces again, as it does outside tests."""
+    monkeypatch.setattr(export.build_bundle, "to_onnx", to_onnx)
+
+
+FAMILIES = {
+    "convnext": "test_convnext",
+    "efficientnet": "test_efficientnet",
+    "resnet": "test_resnet",
+    "vit": "test_vit",
+}
+
+
+@pytest.fixture(scope="session")
+def family_export(export_once: Callable[..., bytes]) -> Callable[[str, Precision], bytes]:
+    """(family, precision) -> export of the smallest network, with the statistics of noise in the batch norms."""
+    encoders: dict[str, Encoder] = {}
+
+    def make(family: str, precision: Precision) -> bytes:
+        if family not in encoders:
+            torch.manual_seed(0)
+            config = ModelConfig(name=FAMILIES[family], weights="random", pooling="average")
+            encoders[family] = Encoder(config, IMAGE_PX).train()
+            with torch.no_grad():
+                for _ in range(4):
+                    encoders[family](torch.randn(8, 3, IMAGE_PX, IMAGE_PX))
+        return export_once(encoders[family].eval(), Preprocess(IMAGE_PX, IMAGE_PX), precision)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exports(family_export: Callable[[str, Precision], bytes]) -> dict[str, bytes]:
+    """{family: fp16 export}."""
+    return {family: family_export(family, "fp16") for family in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def calibration() -> np.ndarray:
+    """uint8 (16, 32, 32, 3), smooth."""
+    rng = np.random.default_rng(3)
     return np.stack([np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(16)])

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import json
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.settings import DeviceSettings
 from dphr_train.checkpoint import read_checkpoint, write_checkpoint
 from dphr_train.encoder import Encoder
-from export.build_bundle import ExportRequest, build_bundle
+from export.build_bundle import build_bundle
 from export.cli import main
-from export.to_onnx import to_onnx
+from export.request import ExportRequest
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +75,16 @@ def test_the_self_test_shows_each_place_from_both_views(bundle_folder: Path) -> 
 
 
 def test_a_model_with_another_mean_fails_the_gate_and_leaves_nothing(
-    checkpoint: Path, places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    places: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    export_once: Callable[..., bytes],
 ) -> None:
     def wrong_mean(encoder: Encoder, preprocess: Preprocess, precision: str, opset: int) -> bytes:
         planted = copy.deepcopy(encoder)
         planted.mean = (0.4, 0.5, 0.5)
-        return to_onnx(planted, preprocess, precision, opset)
+        return export_once(planted, preprocess, precision, opset)
 
     monkeypatch.setattr(building, "to_onnx", wrong_mean)
     request = ExportRequest(checkpoint, places, tmp_path / "bundle", ("fp32",))
@@ -93,11 +97,12 @@ def test_an_optional_precision_that_fails_is_left_out_and_said_to_be(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    export_once: Callable[..., bytes],
 ) -> None:
     def wrong_half(encoder: Encoder, preprocess: Preprocess, precision: str, opset: int) -> bytes:
         planted = copy.deepcopy(encoder)
         planted.mean = (0.4, 0.5, 0.5) if precision == "fp16" else encoder.mean
-        return to_onnx(planted, preprocess, precision, opset)
+        return export_once(planted, preprocess, precision, opset)
 
     monkeypatch.setattr(building, "to_onnx", wrong_half)
     out = tmp_path / "bundle"
@@ -185,7 +190,7 @@ def test_a_precision_named_twice_is_refused(checkpoint: Path, places: Path, tmp_
 def test_the_command_prints_one_line_and_exits_2(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(checkpoint), "--data", str(tmp_path / "none"), "--out", str(tmp_path / "bundle")]) == 2
+    assert main(["bundle", str(checkpoint), "--data", str(tmp_path / "none"), "--out", str(tmp_path / "bundle")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "is not a folder" in error
@@ -194,5 +199,5 @@ def test_the_command_prints_one_line_and_exits_2(
 def test_the_command_refuses_to_export_without_real_images(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(checkpoint), "--out", str(tmp_path / "bundle")]) == 2
+    assert main(["bundle", str(checkpoint), "--out", str(tmp_path / "bundle")]) == 2
     assert "The parity gate compares the exported models with torch on real" in capsys.readouterr().err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.embedder import Embedder
 from dphr_train.encoder import import_timm
-from export.cli import _COMMANDS, _export_parser, main
+from export.cli import PROGRAM, VERBS, main
+from export.verbs import VERB_TYPES
 
 README = Path(__file__).parents[2] / "export" / "README.md"
 timm = import_timm()
@@ -57,7 +60,17 @@ def test_an_encoder_of_each_family_becomes_a_bundle_that_embeds_a_picture_as_tim
     name: str, file: str, interpolation: str, places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network, out = make_network(name, tmp_path / file), tmp_path / "bundle"
-    words = ["--encoder", name, "--weights", str(tmp_path / file), "--image-px", str(PX), "--precisions", "fp32"]
+    words = [
+        "bundle",
+        "--encoder",
+        name,
+        "--weights",
+        str(tmp_path / file),
+        "--image-px",
+        str(PX),
+        "--precisions",
+        "fp32",
+    ]
     assert main([*words, "--data", str(places), "--out", str(out)]) == 0
     pictures = [places / f"test/query_drone/000{place}/00.png" for place in (0, 1)]
     expected = embed_with_timm(network, pictures, interpolation)
@@ -76,16 +89,70 @@ def named_options(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
 
 
-def test_the_readme_names_every_option_and_its_commands_have_no_other() -> None:
-    parsers = {"": _export_parser(), **{name: make() for name, (make, _) in _COMMANDS.items()}}
-    known = {
-        name: set(re.findall(r"^  (--[a-z][a-z0-9-]*)", parser.format_help(), re.MULTILINE))
-        for name, parser in parsers.items()
-    }
-    assert {"--encoder", "--dataset"} <= known[""] and known["sign"] == {"--key"} and known["make-key"] == set()
+def options_of(verb: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """The options of a verb's --help."""
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    return set(re.findall(r"^\W*(--[a-z][a-z0-9-]*)", capsys.readouterr().out, re.MULTILINE))
+
+
+def test_the_readme_names_every_option_and_its_commands_have_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(VERBS) == list(VERB_TYPES)
+    known = {verb: options_of(verb, capsys) for verb in VERBS}
+    assert {"--encoder", "--dataset"} <= known["bundle"] and known["sign"] == {"--key"} and known["make-key"] == set()
     text = README.read_text(encoding="utf-8")
     assert set().union(*known.values()) - named_options(text) == set()
     lines = [line.split("#")[0] for line in re.findall(r"^dphr-export (.*)", text, re.MULTILINE)]
     assert len(lines) > 8
     for line in lines:
-        assert named_options(line) <= known.get(line.split()[0], known[""]), line
+        assert named_options(line) <= known[line.split()[0]], line
+
+
+def test_the_first_answer_loads_no_numpy_and_names_every_verb() -> None:
+    code = "import sys; from export.cli import main\ntry: main(['--help'])\nfinally: print('numpy' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.endswith("False\n")
+    assert all(f"• {verb} " in told for verb in VERBS)
+
+
+@pytest.mark.parametrize("words", [["runs/train"], [], ["bundle", "x", "--no-such"], ["--data", "x", "bundle"]])
+def test_what_is_no_verb_or_option_ends_with_2_and_says_what_there_is(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "dphr-export" in error and (not words or words[0] == "bundle" or words[0] in error)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "Name either a checkpoint or, with --encoder"),
+        (["run", "--encoder", "resnet18"], "Name either a checkpoint or, with --encoder"),
+        (["run", "--weights", "random"], "--weights belongs to --encoder"),
+        (["run", "--image-px", "32"], "--image-px belongs to --encoder"),
+        (["run", "--pooling", "gem"], "--pooling belongs to --encoder"),
+        ([""], "The name of the checkpoint is empty"),
+        (["--encoder", "resnet18"], "--encoder resnet18 needs --image-px"),
+        (["--encoder", "resnet18", "--image-px", "15"], "--image-px is 15; the square input"),
+        (["--encoder", "resnet18", "--image-px", "-32"], "--image-px is -32; "),
+        (["--encoder", "resnet18", "--image-px", "2049"], "--image-px is 2049; the square input of a network has a"),
+        (["--encoder", "test_vit", "--image-px", "32"], "No weights were named for test_vit"),
+        (["--encoder", "test_vitt", "--image-px", "32", "--weights", "random"], "timm 1"),
+        (["--encoder", "resnet18", "--image-px", "32", "--weights", ""], "--weights is empty"),
+        (["run", "--calibration-images", "32"], "--calibration-images is about int8, but the precisions are fp32 fp16"),
+        (["run", "--int8-weights", "float"], "--int8-weights is about int8, but the precisions are fp32 fp16"),
+        (["run", "--precisions", "int8", "--calibration-images", "0"], "0 calibration images were asked for"),
+        (["run", "--precisions", "fp32", "--optional", "fp16"], "fp16 is optional, but the precisions are fp32"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_in_one_line(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bundle", *words, "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"{PROGRAM}: {said}") and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -17,9 +17,9 @@ from dphr_infer.files.bundle import Bundle, open_bundle
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.settings import DeviceSettings
 from export.add_int8 import add_int8
-from export.build_bundle import ExportRequest, build_bundle
+from export.build_bundle import build_bundle
 from export.cli import main
-from export.int8_model import Int8Options
+from export.request import ExportRequest, Int8Options
 
 PLACES, PHOTOS = 40, 5
 OPTIONS = Int8Options(n_calibration_images=32)
@@ -93,7 +93,9 @@ def test_int8_added_later_keeps_every_other_byte_and_names_the_bundle_it_came_fr
         add_int8(ExportRequest(tmp_path / "with", data, tmp_path / "again", int8=OPTIONS))
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(whole: Bundle, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+def test_the_same_checkpoint_gives_the_same_bytes(
+    fresh_exports: None, whole: Bundle, checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
     request = ExportRequest(checkpoint, data, tmp_path / "again", ("fp32", "fp16", "int8"), int8=OPTIONS)
     build_bundle(request)
     assert open_bundle(request.out).digest == whole.digest
@@ -137,36 +139,6 @@ def test_int8_needs_the_half_precision_model(plain: Path, data: Path, tmp_path: 
     (lame / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="holds no fp16 model"):
         add_int8(ExportRequest(lame, data, tmp_path / "out", int8=OPTIONS))
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "Name either a checkpoint or, with --encoder, a timm network"),
-        (["run", "--encoder", "resnet18"], "one of the two"),
-        (["--encoder", "resnet18"], "needs --image-px"),
-        (["run", "--image-px", "64"], "--image-px belongs to --encoder"),
-        (["run", "--pooling", "gem"], "--pooling belongs to --encoder"),
-        (["run", "--optional", "int8"], "int8 is optional, but the precisions are fp32 fp16"),
-        (["run", "--calibration-images", "64"], "--calibration-images is about int8, but the precisions are fp32 fp16"),
-        (["run", "--int8-weights", "float"], "--int8-weights is about int8, but the precisions are fp32 fp16"),
-        (["run", "--precisions", "int8", "--calibration-images", "8"], "at least 16 are needed"),
-        ([""], "The name of the checkpoint is empty"),
-        (["--encoder", "resnet18", "--image-px", "64", "--weights", ""], "--weights is empty"),
-        (["--encoder", "resnet18", "--weights", "random", "--image-px", "0"], "--image-px is 0; "),
-        (["--encoder", "resnet18", "--weights", "random", "--image-px", "-32"], "--image-px is -32; "),
-        (["--encoder", "resnet18", "--weights", "random", "--image-px", "99999999"], "16 to 2048 px"),
-        (["--encoder", "test_vit", "--image-px", "32"], "No weights were named for test_vit"),
-        (["--encoder", "test_vitt", "--image-px", "32", "--weights", "random"], "test_vit"),
-    ],
-)
-def test_a_source_that_is_none_ends_with_code_2(
-    words: list[str], message: str, places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*words, "--data", str(places), "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
 
 
 def test_add_int8_asks_for_images_in_its_own_words(

@@ -13,8 +13,9 @@ from PIL import Image
 import export.build_bundle as building
 from dphr_infer.errors import DphrError, EngineError, ExportError, ImageError
 from dphr_infer.files.bundle import open_bundle
-from export.build_bundle import ExportRequest, build_bundle
-from export.int8_model import Int8Options, make_int8, require_recipe
+from export.build_bundle import build_bundle
+from export.int8.model import make_int8, require_recipe
+from export.request import ExportRequest, Int8Options, TimmSource
 
 OPTIONS = Int8Options(n_calibration_images=16)
 
@@ -62,7 +63,7 @@ def test_a_data_set_without_training_images_and_a_network_without_recipe_are_ref
     no_gate: None, make_places: Callable[..., Path], data: Path, tmp_path: Path
 ) -> None:
     bare = make_places(tmp_path / "bare", 40, 5)
-    source = building.TimmSource("test_nfnet", 32, "random")
+    source = TimmSource("test_nfnet", 32, "random")
     for root, words in ((bare, "has no training split"), (data, "test_nfnet is of no family with an int8 recipe")):
         with pytest.raises(ExportError, match=words):
             build_bundle(ExportRequest(source, root, tmp_path / "out", ("fp32", "int8"), int8=OPTIONS))

@@ -17,7 +17,7 @@ from dphr_infer.files.bundle import Bundle, Manifest, Parity, digest_files, mode
 from dphr_infer.images.preprocess import Preprocess
 from dphr_train.encoder import Encoder
 from export import to_tensorrt
-from export.to_onnx import to_onnx
+from export.graph.to_onnx import to_onnx
 from export.to_tensorrt import build_engines, count_layers
 
 OPTIONS = BuildOptions(max_batch=16, opt_batch=4)

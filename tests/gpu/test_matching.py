@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dphr_infer.cuda import memory
 from dphr_infer.cuda.build import load_fatbin
 from dphr_infer.cuda.driver import open_cuda
 from dphr_infer.cuda.graph import CudaGraph
+from dphr_infer.cuda.topk import matcher as cuda_exact
 from dphr_infer.cuda.topk.launch import DeviceScan, Limits
 from dphr_infer.cuda.topk.matcher import CudaExactMatcher
 from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
@@ -93,9 +95,13 @@ def test_only_the_rows_of_the_ranges_are_matched(scan: Any) -> None:
             assert_agrees(found, gallery, queries, ranges)
 
 
-def test_a_streamed_gallery_agrees_with_numpy() -> None:
+def test_a_streamed_gallery_agrees_with_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MOST_MARGIN_BYTES", 1 << 50)  # the largest margin, an eighth, and then
+    monkeypatch.setattr(memory, "_MARGIN_PART", 1)  # all of the memory: nothing fits beside it
+    monkeypatch.setattr(cuda_exact, "STREAM_BYTES", 1 << 20)
     gallery, queries = exact_units(9, 50_000, 64).astype(np.float16), exact_units(10, 5, 64)
-    with CudaExactMatcher(gallery, stream=True, stream_bytes=1 << 20) as matcher, NumpyExactMatcher(gallery) as numpy:
+    with CudaExactMatcher(gallery) as matcher, NumpyExactMatcher(gallery) as numpy:
+        assert matcher.name.endswith("streamed")
         found, expected = matcher.match(queries, 32), numpy.match(queries, 32)
     np.testing.assert_array_equal(found.rows, expected.rows)
 

@@ -19,6 +19,7 @@ from dphr_infer.cuda.topk.operands import (
     ScanDtype,
     pad_rows,
     prepare_ranges,
+    range_table_bytes,
     similarity_offset,
     vectors_a_row,
     view_outputs,
@@ -36,11 +37,10 @@ from dphr_infer.cuda.topk.plan import (
 from dphr_infer.errors import EngineError, GalleryError
 from dphr_infer.matchers.quantise import QuantisedRows, SplitQueries, bound_slack, quantise_rows, split_queries
 
-# A batch with more ranges is matched in parts.
-MAX_RANGES = 4096
+FIRST_RANGES = 4096  # room for ranges at first; a prior of more makes more room, once
 _STAGING_BYTES = 16 << 20
 _NULL = np.uint64(0)
-# Launch sizes whose arguments are kept; a flight uses a handful, a changing position prior many.
+# Launch sizes whose arguments are kept; a changing position prior uses many.
 _KEPT_LAUNCHES = 256
 
 
@@ -82,6 +82,9 @@ class DeviceScan:
         scan: "fp16", or "int8" to keep int8 rows beside the fp16 ones.
         most_by_dot: as in `plan_topk`; given only by who measures it.
 
+    Attributes:
+        range_capacity: of the tables of ranges; captured launches hold only while it stays.
+
     Raises:
         GalleryError: the rows do not fit in the GPU's memory.
         EngineError: the buffers do not, or the driver refuses the kernels.
@@ -100,12 +103,12 @@ class DeviceScan:
         self._row_bytes = vectors_a_row(limits.dim, "fp16") * 16
         self._code_bytes = vectors_a_row(limits.dim, "int8") * 16
         self._buffers: dict[str, Buffer] = {}
+        self.range_capacity = FIRST_RANGES
         self._take_rows()
         self._take_buffers()
 
     def _take_rows(self) -> None:
-        n_rows = self._limits.n_rows
-        sizes = {"gallery": self._row_bytes}
+        n_rows, sizes = self._limits.n_rows, {"gallery": self._row_bytes}
         if self._has_codes:
             sizes |= {"codes": self._code_bytes, "row_bounds": 8}
         needed, free = n_rows * sum(sizes.values()), self._cuda.free_bytes()
@@ -115,8 +118,8 @@ class DeviceScan:
         except EngineError as error:
             raise GalleryError(
                 f"The gallery's {n_rows} rows take {needed:,} bytes on the GPU, but {free:,} of "
-                f"{self._cuda.properties.memory_bytes:,} are free on {self._cuda.properties.name}: match it in parts "
-                "(stream=True), or free the GPU's memory."
+                f"{self._cuda.properties.memory_bytes:,} are free on {self._cuda.properties.name}: free the GPU's "
+                "memory, or split the map."
             ) from error
 
     def _take_buffers(self) -> None:
@@ -125,8 +128,7 @@ class DeviceScan:
             "queries": n_queries * self._row_bytes * 2,  # float32, or float16 twice
             "levels": n_queries * self._code_bytes * 2,
             "query_bounds": n_queries * 16,
-            "ranges": MAX_RANGES * 8,
-            "range_prefix": (MAX_RANGES + 1) * 4,
+            **range_table_bytes(FIRST_RANGES),
             "outputs": 2 * similarity_offset(n_kept) + 4 * n_queries,
         }
         self._host = {name: cuda.pinned(n_bytes) for name, n_bytes in host.items()}
@@ -177,7 +179,7 @@ class DeviceScan:
         Args:
             queries: float32 (Q, D), 1 <= Q <= limits.n_queries.
             k: 1..limits.k, at most the rows allowed.
-            ranges: as `check_ranges` gives them, at most MAX_RANGES.
+            ranges: as `check_ranges` gives them; more than `range_capacity` wait for the GPU and take memory, once.
         """
         return self.collect(self.start(queries, k, ranges))
 
@@ -189,7 +191,7 @@ class DeviceScan:
         return launch
 
     def has_ranges(self, ranges: tuple[tuple[int, int], ...]) -> bool:
-        """Whether these ranges lie on the device already, so that `ready` copies nothing."""
+        """Whether these lie on the device already, so that `ready` copies nothing."""
         return ranges == self._ranges
 
     @property
@@ -274,11 +276,25 @@ class DeviceScan:
             self._put("range_prefix", prefix)
             self._ranges = ranges
 
+    def _make_room(self, n_ranges: int) -> None:
+        """Take larger tables of ranges where these do not fit, at least twice as large; the old ones go."""
+        if n_ranges <= self.range_capacity:
+            return
+        self._cuda.synchronize()  # a launch may be reading the old ones
+        capacity = max(n_ranges, 2 * self.range_capacity)
+        for name, n_bytes in range_table_bytes(capacity).items():
+            larger = self._cuda.allocate(n_bytes, f"the matcher's {name}")
+            self._cuda.free(self._buffers[name])
+            self._buffers[name], self._host[name] = larger, self._cuda.pinned(n_bytes)
+        self.range_capacity, self._ranges = capacity, ()
+        self._launches.clear()  # they point to the old ones
+
     def _start(self, launch: Launch) -> None:
         plan = launch.plan
         self._cuda.launch(launch.function, plan.grid, plan.block, launch.arguments, plan.shared_bytes)
 
     def _scan_launch(self, dtype: ScanDtype, n_queries: int, k: int, ranges: tuple[tuple[int, int], ...]) -> Launch:
+        self._make_room(len(ranges))
         n_allowed = sum(stop - start for start, stop in ranges)
         key = (dtype, n_queries, k, len(ranges), n_allowed)
         if (kept := self._launches.get(key)) is not None:

@@ -11,6 +11,7 @@ prove are scanned again with four times the candidates, and at last by float16.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
@@ -20,16 +21,18 @@ from numpy.typing import NDArray
 
 from dphr_infer.cuda.build import load_fatbin
 from dphr_infer.cuda.driver import Cuda, open_cuda
+from dphr_infer.cuda.memory import gallery_bytes, room_on
 from dphr_infer.cuda.one_at_a_time import OneAtATime
-from dphr_infer.cuda.topk.launch import MAX_RANGES, DeviceScan, Limits
-from dphr_infer.cuda.topk.operands import ScanDtype, vectors_a_row
+from dphr_infer.cuda.topk.launch import DeviceScan, Limits
+from dphr_infer.cuda.topk.operands import ScanDtype
 from dphr_infer.cuda.topk.plan import MAX_K, MAX_QUERIES
 from dphr_infer.errors import EngineError, GalleryError
 from dphr_infer.matchers.base import check_gallery, check_queries, check_ranges
 from dphr_infer.matchers.proof import Ranked, first_candidates, match_proven
 from dphr_infer.types import Matches
 
-DEFAULT_STREAM_BYTES = 256 << 20
+# Of rows that a streamed gallery copies to the GPU at a time, at most.
+STREAM_BYTES = 256 << 20
 DEFAULT_MAX_K = 32
 _FEWEST_CANDIDATES = 32
 # Work that keeps the GPU busy, while the host queues what is timed behind it: 1 GiB of zeros, in parts that fit beside
@@ -39,6 +42,8 @@ _SCANS_AHEAD = 3
 
 Ranges = tuple[tuple[int, int], ...]
 
+_log = logging.getLogger(__name__)
+
 
 class CudaExactMatcher:
     """Exact top k on a GPU. See `Matcher` for what it promises; a call waits for the GPU once a batch.
@@ -46,14 +51,15 @@ class CudaExactMatcher:
     Memory is taken in `__enter__` for the stated maxima, and given back in `__exit__`, also after an error; enter and
     leave in one thread. A call with more queries than `max_queries` runs in batches.
 
+    A gallery that does not fit in the GPU's free memory (see cuda/memory.py) stays on the host, and each call copies
+    the allowed rows to the device part by part, bound by the bus; `__enter__` logs that with both sizes. An int8 scan
+    needs all of them there and is refused then.
+
     Args:
         gallery: float16 or float32 (N, D), rows of unit length; stored as float16 on the device.
         max_queries: queries of one launch, 1..1024.
         max_k: the largest k, 1..1024.
         scan: "fp16", or "int8": half the bytes to read, half as much again to store, the same answers.
-        stream: keep the gallery on the host and copy the allowed rows to the device part by part in every call: for a
-            gallery larger than the GPU's memory. Bound by the bus, not by the GPU.
-        stream_bytes: size of a part.
         device: CUDA's number of the GPU.
 
     Attributes:
@@ -62,7 +68,7 @@ class CudaExactMatcher:
 
     Raises:
         GalleryError: another dtype or shape.
-        EngineError: a limit out of range, or int8 with streaming.
+        EngineError: a limit out of range.
     """
 
     def __init__(
@@ -71,8 +77,6 @@ class CudaExactMatcher:
         max_queries: int = 64,
         max_k: int = DEFAULT_MAX_K,
         scan: ScanDtype = "fp16",
-        stream: bool = False,
-        stream_bytes: int = DEFAULT_STREAM_BYTES,
         device: int = 0,
     ) -> None:
         check_gallery(gallery)
@@ -81,20 +85,10 @@ class CudaExactMatcher:
                 raise EngineError(f"{name} is {value}; the GPU's kernels take 1..{most}.")
         if scan not in ("fp16", "int8"):
             raise EngineError(f"Scan {scan!r} is unknown: choose fp16 or int8.")
-        if stream and scan == "int8":
-            raise EngineError(
-                "An int8 scan needs the whole gallery on the GPU, and stream=True keeps it off: use fp16."
-            )
-        row_bytes = vectors_a_row(gallery.shape[1], "fp16") * 16
-        if stream_bytes < row_bytes:
-            raise EngineError(f"stream_bytes is {stream_bytes}, but one row takes {row_bytes} bytes.")
-        n_rows, dim = gallery.shape
-        kept = MAX_K if scan == "int8" else max_k
-        self.name = f"cuda exact {scan}" + (" streamed" if stream else "")
+        self.name = f"cuda exact {scan}"
         self.widened = self.rescanned = 0
-        self._gallery, self._scan_dtype, self._stream, self._max_k = gallery, scan, stream, max_k
-        resident = min(n_rows, stream_bytes // row_bytes) if stream else n_rows
-        self._limits = Limits(resident, dim, max_queries, kept)
+        self._gallery, self._scan_dtype, self._stream = gallery, scan, False
+        self._max_queries, self._max_k = max_queries, max_k
         self._device = device
         self._one = OneAtATime("The GPU's matcher")
         self._cuda: Cuda | None = None
@@ -108,12 +102,33 @@ class CudaExactMatcher:
             cuda = stack.enter_context(open_cuda(self._device))
             image = load_fatbin(cuda.properties.capability, cuda.properties.driver)
             with cuda.active():
-                rows = DeviceScan(cuda, image, self._limits, self._scan_dtype)
+                limits = self._choose_limits(cuda)
+                rows = DeviceScan(cuda, image, limits, self._scan_dtype)
                 if not self._stream:
                     rows.put_rows(0, self._gallery)
             stack.pop_all()
-        self._cuda, self._rows = cuda, rows
+        self._cuda, self._rows, self._limits = cuda, rows, limits
         return self
+
+    def _choose_limits(self, cuda: Cuda) -> Limits:
+        """All rows where they fit, else as many as are streamed at a time.
+
+        Raises:
+            GalleryError: an int8 scan of a gallery that does not fit.
+        """
+        n_rows, dim = self._gallery.shape
+        room = room_on(cuda, n_rows, dim, self._scan_dtype)
+        self._stream = not room.fits
+        self.name = f"cuda exact {self._scan_dtype}" + (" streamed" if self._stream else "")
+        if self._stream and self._scan_dtype == "int8":
+            raise GalleryError(
+                f"{room}: an int8 scan needs all of it there. Scan the rows, which are streamed where they do not fit, "
+                "free the GPU's memory, or split the map."
+            )
+        if self._stream:
+            _log.warning("%s: each search copies its rows there part by part.", room)
+            n_rows = min(n_rows, max(1, min(STREAM_BYTES, room.free_bytes // 2) // gallery_bytes(1, dim, "fp16")))
+        return Limits(n_rows, dim, self._max_queries, MAX_K if self._scan_dtype == "int8" else self._max_k)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -132,7 +147,7 @@ class CudaExactMatcher:
             EngineError: outside a with statement, while another thread's call runs, or the GPU failed.
         """
         cuda, device, ranges = self._checked(queries, k, row_ranges)
-        step = self._limits.n_queries
+        step = self._max_queries
         with self._one, cuda.active():
             if 0 < len(queries) <= step:
                 return self._match_batch(device, np.ascontiguousarray(queries), k, ranges)
@@ -155,10 +170,10 @@ class CudaExactMatcher:
             EngineError: as in `match`; the gallery is streamed; no queries, or more than one launch takes.
         """
         cuda, device, ranges = self._checked(queries, k, None)
-        if self._stream or not 0 < len(queries) <= self._limits.n_queries:
+        if self._stream or not 0 < len(queries) <= self._max_queries:
             raise EngineError(
                 f"{len(queries)} queries over a gallery {'that is streamed' if self._stream else 'on the GPU'}: what "
-                f"is timed is one launch over a gallery on the GPU, of 1..{self._limits.n_queries} queries."
+                f"is timed is one launch over a gallery on the GPU, of 1..{self._max_queries} queries."
             )
 
         n_candidates = first_candidates(k, len(self._gallery), (_FEWEST_CANDIDATES, MAX_K))
@@ -193,17 +208,13 @@ class CudaExactMatcher:
         return self._cuda, self._rows, ranges
 
     def _match_batch(self, device: DeviceScan, queries: NDArray[np.float32], k: int, ranges: Ranges) -> Matches:
-        """One batch over all ranges: in one go where they fit, else part by part with a merge on the host."""
-        if not self._stream and len(ranges) <= MAX_RANGES:
+        """One batch over all ranges: in one go, or streamed part by part with a merge on the host."""
+        if not self._stream:
             return self._match_resident(device, queries, k, ranges)
         best: Matches | None = None
-        most_rows = self._limits.n_rows if self._stream else len(self._gallery)
-        for part in cut_ranges(ranges, most_rows, MAX_RANGES):
+        for part in cut_ranges(ranges, self._limits.n_rows):
             n_rows = sum(stop - start for start, stop in part)
-            if self._stream:
-                found = self._match_streamed(device, queries, min(k, n_rows), part)
-            else:
-                found = self._match_resident(device, queries, min(k, n_rows), part)
+            found = self._match_streamed(device, queries, min(k, n_rows), part)
             best = found if best is None else merge(best, found, k)
         if best is None:
             raise GalleryError("No gallery row may be matched.")  # check_ranges lets none of these through
@@ -243,8 +254,8 @@ class CudaExactMatcher:
         return found.matches
 
 
-def cut_ranges(ranges: Ranges, most_rows: int, most_ranges: int) -> Iterator[Ranges]:
-    """Parts of at most so many rows and ranges, in order; a range that does not fit is cut."""
+def cut_ranges(ranges: Ranges, most_rows: int) -> Iterator[Ranges]:
+    """Parts of at most `most_rows` rows, in order; a range that does not fit is cut."""
     part: list[tuple[int, int]] = []
     room = most_rows
     for start, stop in ranges:
@@ -253,7 +264,7 @@ def cut_ranges(ranges: Ranges, most_rows: int, most_ranges: int) -> Iterator[Ran
             part.append((start, end))
             room -= end - start
             start = end
-            if room == 0 or len(part) == most_ranges:
+            if room == 0:
                 yield tuple(part)
                 part, room = [], most_rows
     if part:

@@ -50,6 +50,11 @@ def prepare_ranges(row_ranges: Sequence[tuple[int, int]]) -> tuple[NDArray[np.in
     return ranges, prefix
 
 
+def range_table_bytes(n_ranges: int) -> dict[str, int]:
+    """Sizes of what `prepare_ranges` makes, by the name of the kernel's argument."""
+    return {"ranges": n_ranges * 8, "range_prefix": (n_ranges + 1) * 4}
+
+
 def _pad_pair(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(np.stack([pad_rows(first), pad_rows(second)], axis=1))
 

@@ -82,6 +82,21 @@ def test_a_list_for_programs_is_alone_on_stdout(site, locate, capsys) -> None:
     assert "1 photos located" in captured.err
 
 
+def test_a_dash_is_standard_output_and_a_tilde_the_home_folder(
+    site, locate, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert locate(site / "photos/2.png", "--format", "csv", "--out", "-", "--summary", "~/s.json") == 0
+    assert capsys.readouterr().out.startswith("photo,latitude_deg")
+    assert json.loads((tmp_path / "s.json").read_text())["n_photos"] == 1
+    assert locate(site / "photos/2.png", "--out=~/list", "--summary", "-") == 0
+    assert json.loads(capsys.readouterr().out)["n_photos"] == 1
+    assert locate(site / "photos/2.png", "--summary", "-") == 2
+    assert "would both go to standard output" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"s.json", "list"}
+
+
 def test_the_prior_is_taken_from_near_and_within(site, locate, capsys) -> None:
     point = open_gallery(site / "g").point(30)
     near = f"--near={point.latitude_deg},{point.longitude_deg}"
@@ -183,7 +198,7 @@ def test_the_gallery_of_another_bundle_is_refused(site, other_bundle, capsys) ->
         (["--out", "/dev/full/x"], "a part of its path is a file"),
         (["--picture", "p", "--map", "."], "is a folder. Name the raster"),
         (["--heading", "search", "--rotations", 0], "--rotations is 0"),
-        (["--near=91,0", "--within", 5], "Latitude 91.0, longitude 0.0 is no place on Earth"),
+        (["--near=91,0", "--within", 5], "latitude 91 and longitude 0; expected degrees"),
         (["--precision", "fp16"], "holds no fp16 model"),
         (["--threads", -1], "--threads is -1"),
         (["--device", "cuda-onnxruntime"], "has no CUDAExecutionProvider"),

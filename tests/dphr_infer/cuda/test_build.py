@@ -192,12 +192,15 @@ def test_the_shipped_fatbin_was_built_from_the_shipped_sources(stem: str) -> Non
 
 def test_each_source_has_a_fatbin_of_its_own_that_another_source_leaves_fresh(folder: Path, nvcc: Path) -> None:
     fatbin.build_fatbin(nvcc, folder)
-    (folder / "preprocess.cu").write_text('#include "other.cuh"\n')
+    (folder / "preprocess").mkdir()
+    source = folder / "preprocess/preprocess.cu"
+    source.write_text('#include "window.cuh"\n#include "keys.cuh"\n')
+    source.with_name("window.cuh").write_text("// of this folder\n")
     manifest = fatbin.build_fatbin(nvcc, folder, "preprocess")
-    assert set(manifest.sources) == {"preprocess.cu", "other.cuh"}
+    assert set(manifest.sources) == {"preprocess.cu", "window.cuh", "keys.cuh"}
     images = {stem: fatbin.load_fatbin(ORIN, (13, 0), folder, stem) for stem in ("topk", "preprocess")}
     assert all(f"{stem}.cu".encode() in image for stem, image in images.items())
-    (folder / "preprocess.cu").write_text("// another\n")
+    source.write_text("// another\n")
     assert fatbin.load_fatbin(ORIN, (13, 0), folder) == images["topk"]
     assert b"-cubin -arch=sm_87" in fatbin.load_fatbin(ORIN, (13, 0), folder, "preprocess")
 

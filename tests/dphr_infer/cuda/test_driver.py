@@ -1,27 +1,14 @@
-import importlib.util
 import sys
 import threading
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import fake_pycuda
 import numpy as np
 import pytest
 
 from dphr_infer.cuda import driver as cuda
 from dphr_infer.errors import EngineError, MissingPackageError
-
-
-def load_beside(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-fake_pycuda = load_beside("fake_pycuda")
 
 
 @pytest.fixture

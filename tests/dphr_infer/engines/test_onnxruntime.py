@@ -6,12 +6,15 @@ import numpy as np
 import onnx
 import pytest
 
+from dphr_infer.engines import onnxruntime as onnxruntime_engine
 from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine
 from dphr_infer.errors import BundleError, ConfigError, EngineError, ImageError, MissingPackageError
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.settings import DeviceSettings
+
+pytestmark = pytest.mark.kernels
 
 
 def test_the_engine_gives_what_the_model_means(bundle, texture, reference_embedding) -> None:
@@ -125,6 +128,20 @@ def test_a_precision_that_the_bundle_lacks_is_refused_without_fallback(bundle) -
         open_engine(bundle, DeviceSettings(precision="fp16"))
     with pytest.raises(ConfigError, match="`precision` is 'int4'; expected one of fp32, fp16, int8"):
         open_engine(bundle, DeviceSettings(precision="int4"))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 100_000])
+def test_a_count_of_threads_that_is_none_is_refused(bundle, threads: int) -> None:
+    with pytest.raises(EngineError, match=f"threads is {threads}; give None for all cores, or a count of 1 to"):
+        OnnxRuntimeEngine(bundle.model_path("fp32"), "engine", threads)
+
+
+def test_without_threads_the_engine_takes_the_cores_that_this_process_may_use(monkeypatch) -> None:
+    monkeypatch.setattr(onnxruntime_engine, "usable_cores", lambda: 3)
+    monkeypatch.setattr(onnxruntime_engine.os, "cpu_count", lambda: 8)
+    assert onnxruntime_engine._own_threads() == 3
+    monkeypatch.setattr(onnxruntime_engine.os, "cpu_count", lambda: 3)
+    assert onnxruntime_engine._own_threads() == 0  # ONNX Runtime's word for a thread per core
 
 
 def test_without_onnxruntime_the_pip_line_is_named(bundle, monkeypatch) -> None:

@@ -1,6 +1,7 @@
 import errno
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -185,3 +186,19 @@ def test_a_link_in_the_place_of_what_was_left_is_removed_and_not_followed(tmp_pa
     (tmp_path / f".out.4194999-5-{machine}.abcdefgh.part").symlink_to(tmp_path / "folder")
     remove_left_over(tmp_path, "out")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "out"]
+
+
+@pytest.mark.parametrize(("umask", "file_mode", "folder_mode"), [(0o077, 0o600, 0o700), (0o002, 0o664, 0o775)])
+def test_what_is_written_has_the_mode_that_the_umask_leaves(
+    tmp_path: Path, umask: int, file_mode: int, folder_mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_file(tmp_path / "new" / "file") as temporary:
+            temporary.write_text("x")
+        with atomic_folder(tmp_path / "folder") as temporary:
+            (temporary / "inside").write_text("x")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {"new": folder_mode, "file": file_mode, "folder": folder_mode, "inside": file_mode}

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from dphr_infer.errors import GalleryError, StorageError
 from dphr_infer.files.gallery import GalleryOrigin, GalleryWriter, open_gallery
 from dphr_infer.geo import offset
-from dphr_infer.types import GeoPoint
+from dphr_infer.types import GeoPoint, Prior
 
 ORIGIN = GalleryOrigin("d" * 64, 100.0, 50.0, "map.tif", "a" * 64, "EPSG:32632", "fp32")
 CENTRE = GeoPoint(47.0, 8.0)
@@ -80,6 +80,15 @@ def test_rows_within_a_radius_are_the_ones_whose_distance_says_so(tmp_path: Path
     # By hand: of the grid's corner and its neighbours 50 m east, 50 m north and 71 m away.
     assert [sum(b - a for a, b in gallery.rows_within(CENTRE, r)) for r in (10, 60, 75)] == [1, 3, 4]
     assert gallery.rows_within(offset(CENTRE, 5000, 0), 100.0) == ()
+
+
+def test_a_prior_becomes_its_rows_or_an_error_that_says_how_far_the_map_is(tmp_path: Path) -> None:
+    write(tmp_path / "g")
+    gallery = open_gallery(tmp_path / "g")
+    found = gallery.rows_in(Prior(CENTRE.latitude_deg, CENTRE.longitude_deg, 60.0))
+    assert (found.count, found.ranges) == (3, gallery.rows_within(CENTRE, 60.0))
+    with pytest.raises(GalleryError, match=r"within 60 m of 46\.9\d+,8\.0+; the nearest is 1\.0 km away"):
+        gallery.rows_in(Prior(offset(CENTRE, 0, -1000).latitude_deg, CENTRE.longitude_deg, 60.0))
 
 
 def test_a_gallery_of_another_bundle_is_refused_with_both_digests(tmp_path: Path, bundle) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from dphr_infer.errors import ConfigError
-from dphr_infer.files.outputs import check_outputs, picture_names
+from dphr_infer.files.outputs import Output, check_outputs, output_of, path_of, picture_names
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,26 @@ def test_no_two_pictures_have_one_name() -> None:
     names = ["1.png", "1-2.png", "1-2-2.png", "map-2.png", "B.png", "b-2.png"]
     assert list(picture_names(photos).values()) == names
     assert picture_names(photos)[Path("a/1.jpg")] == "1.png"
+
+
+def test_a_home_folder_is_meant_where_a_path_begins_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/pilot")
+    for text in ("~/x/list.csv", Path("~/x/list.csv")):
+        assert path_of(text) == Path("/home/pilot/x/list.csv")
+        assert output_of(text) == Output(Path("/home/pilot/x/list.csv"))
+    assert path_of("a/~/b") == Path("a/~/b")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("-", '"-" is no file here'), ("", "A path is empty"), ("~no-such-user/x", "not known here")]
+)
+def test_a_path_that_is_none_is_refused(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        path_of(text)
+
+
+def test_an_output_is_standard_output_or_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output_of("-").write("printed\n")
+    output_of(str(tmp_path / "-")).write("written\n")
+    assert capsys.readouterr().out == "printed\n"
+    assert (tmp_path / "-").read_text() == "written\n"

@@ -16,6 +16,8 @@ from dphr_infer.maps.index import index
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.types import GeoPoint, Matches, Prior
 
+pytestmark = pytest.mark.kernels
+
 TILE_M, STRIDE_M = 50.0, 25.0
 CENTRE = GeoPoint(47.0, 8.0)
 

@@ -16,6 +16,8 @@ from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.self_test import self_test
 from dphr_infer.types import Matches
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.fixture
 def gpu(gpu_stand_in: Any, kernels_on_cpu: Any, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -6,7 +6,7 @@ import pytest
 from dphr_infer.errors import ConfigError
 from dphr_infer.locate.devices import open_matcher
 from dphr_infer.locate.settings import SCANS, DeviceSettings, Scan
-from dphr_infer.matchers.block_scan import usable_cores
+from dphr_infer.measure.machine import usable_cores
 
 
 @pytest.mark.parametrize("scan", SCANS)

@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 
 from dphr_infer.errors import ConfigError, GalleryError
 from dphr_infer.locate.devices import open_matcher
-from dphr_infer.locate.settings import DeviceSettings
+from dphr_infer.locate.settings import DeviceSettings, Scan
 from dphr_infer.matchers import block_scan
 from dphr_infer.matchers import exact as numpy_exact
 from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
+from dphr_infer.matchers.int8 import NumpyInt8Matcher
 
 # Half of four entries is a unit vector, and inner products of such are exact in float32 in whatever order they are
 # summed: multiples of a quarter, so that ties abound and both implementations must agree bit by bit.
 DIM = 6
 
-pytestmark = pytest.mark.usefixtures("threads_for_small_galleries")
+pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("threads_for_small_galleries")]
 
 
 def exact_units(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -81,6 +82,42 @@ def test_equal_rows_of_any_values_tie_for_one_query_wherever_they_lie(dim: int, 
     inside = [row for row in copies if 1003 <= row < 2500 or row >= 2501]
     assert within.rows[0].tolist() == inside[:20]
     assert np.unique(found.similarity[0]).tolist() == np.unique(within.similarity[0]).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dim=st.sampled_from([3, 7, 48, 130, 512]),
+    dtype=st.sampled_from([np.float16, np.float32]),
+    scan=st.sampled_from(("rows", "int8")),
+    threads=st.sampled_from([1, 3]),
+    budgets=st.tuples(st.sampled_from([0, 64 << 20]), st.sampled_from([40 * 300, 32 << 20])),
+    data=st.data(),
+)
+def test_one_query_alone_gives_each_row_one_dot_product_and_a_batch_agrees_to_a_millionth(
+    seed: int, dim: int, dtype: type, scan: Scan, threads: int, budgets: tuple[int, int], data: st.DataObject
+) -> None:
+    gather, block_bytes = budgets
+    rng = np.random.default_rng(seed)
+    gallery, queries = random_units(rng, 600, dim).astype(dtype), random_units(rng, 9, dim)
+    cuts = sorted(data.draw(st.lists(st.integers(0, 600), min_size=2, max_size=12, unique=True)))
+    ranges = data.draw(st.sampled_from([None, list(zip(cuts[::2], cuts[1::2], strict=False))]))
+    k = min(20, 600 if ranges is None else sum(stop - start for start, stop in ranges))
+    kind = NumpyExactMatcher if scan == "rows" else NumpyInt8Matcher
+    with (
+        mock.patch.object(numpy_exact, "_GATHER_BYTES", gather),
+        kind(gallery, block_bytes=block_bytes, threads=threads) as matcher,
+    ):
+        alone = [matcher.match(query[None], k, ranges) for query in queries]
+        together = matcher.match(queries, k, ranges)
+    for one, query in zip(alone, queries, strict=True):
+        dots = [np.dot(gallery[row].astype(np.float32), query) for row in one.rows[0]]
+        assert one.similarity[0].tolist() == np.array(dots, np.float32).tolist()
+    similarity = np.concatenate([one.similarity for one in alone])
+    np.testing.assert_allclose(together.similarity, similarity, rtol=0, atol=1e-6)
+    for place in np.argwhere(together.rows != np.concatenate([one.rows for one in alone])):
+        row = together.rows[tuple(place)]  # another one only where it is as similar
+        assert abs(float(gallery[row].astype(np.float32) @ queries[place[0]]) - similarity[tuple(place)]) <= 1e-6
 
 
 def test_minus_zero_ties_with_zero() -> None:

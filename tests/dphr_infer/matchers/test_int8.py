@@ -18,7 +18,7 @@ from dphr_infer.types import Matches
 # float16 holds the entries.
 GRID = 2.0**-11
 
-pytestmark = pytest.mark.usefixtures("threads_for_small_galleries")
+pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("threads_for_small_galleries")]
 
 
 def on_grid(rows: np.ndarray) -> np.ndarray:

@@ -19,6 +19,8 @@ from dphr_infer.matchers.quantise import (
     upper_bounds,
 )
 
+pytestmark = pytest.mark.kernels
+
 # Entries are multiples of 2^-11 and rows at most 1 long: products are multiples of 2^-22 and every partial sum is
 # below 2, so inner products are exact in float32 in whatever order they are summed, and float16 holds the entries.
 GRID = 2.0**-11

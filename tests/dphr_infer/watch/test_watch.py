@@ -27,7 +27,7 @@ from dphr_infer.watch.lines import FrameLines
 from dphr_infer.watch.queue import FrameQueue
 from dphr_infer.watch.settings import SourceSettings
 from dphr_infer.watch.video import open_source
-from dphr_infer.watch.watch import WatchSummary, percentile_ms, run_watch, watch
+from dphr_infer.watch.watch import WatchSummary, run_watch, watch
 
 TILE_M = 50.0
 ROWS = (2, 15, 30)
@@ -111,14 +111,6 @@ def run(source: object, locate: Callable[[Photo], LocationEstimate], most_on_the
     summary = watch(source, Finder(locate, most_on_the_way), None, "csv", out=out, notices=Notices(said), **options)
     rows = list(csv.DictReader(io.StringIO(out.getvalue())))
     return [int(row["frame"]) for row in rows], summary, said.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("share", "expected"), [(0.5, 3.0), (0.9, 5.0), (0.2, 1.0), (0.21, 2.0), (1.0, 5.0), (0.0, 1.0)]
-)
-def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed(share: float, expected: float) -> None:
-    assert percentile_ms([5.0, 1.0, 4.0, 2.0, 3.0], share) == expected
-    assert percentile_ms([], share) is None
 
 
 def test_a_full_queue_drops_its_oldest_frame() -> None:

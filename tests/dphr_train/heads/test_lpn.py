@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from dphr_infer.errors import ConfigError
 from dphr_train.heads.lpn import LpnHead, ring_means
 
+pytestmark = pytest.mark.kernels
+
 
 def plain_ring(row, column, height, width, parts):
     """The ring of a cell, from the centre outwards: the first square around the middle that holds it."""

@@ -5,6 +5,8 @@ from torch.nn import functional as F
 from dphr_infer.errors import ConfigError
 from dphr_train.heads.mccg import CrossAttention, MccgHead
 
+pytestmark = pytest.mark.kernels
+
 
 def full_attention(branch, features, pooled_axis):
     """Rotate, pool, convolve, gate every cell, rotate back, average: as the paper of triplet attention draws it.

@@ -4,6 +4,8 @@ import torch
 from dphr_infer.errors import ConfigError
 from dphr_train.heads.pooled import GeM, PooledHead
 
+pytestmark = pytest.mark.kernels
+
 
 def test_gem_by_hand():
     features = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])

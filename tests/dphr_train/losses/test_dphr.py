@@ -7,10 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from dphr_infer.errors import ConfigError
 from dphr_train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from dphr_train.config import DphrConfig, TrainConfig
+from dphr_train.config import DphrConfig, LossConfig, TrainConfig
 from dphr_train.losses.dphr import DphrLoss, ProgressiveBalance, hardness, rda_weights
 from dphr_train.losses.triplet import triplet_terms
+from dphr_train.objective import Objective, Task, dphr_of
+
+pytestmark = pytest.mark.kernels
 
 
 def on_circle(*degrees):
@@ -61,10 +65,10 @@ def test_two_places_on_a_circle_by_hand():
     backward = [(1.5 + d_q0p0 - d_q1p0, d_q0p0 / (d_q0p0 + d_q1p0)), (max(0, 1.5 + d_q1p1 - d_q0p1), 0)]
     triplet = (forward[0][0] + backward[0][0]) / 4
     weighted = (forward[0][0] * (1 + forward[0][1]) + backward[0][0] * (1 + backward[0][1])) / 4
-    terms = DphrLoss(config)(q, p, torch.tensor([1, 2]))
-    assert float(terms.triplet) == pytest.approx(triplet)
-    assert float(terms.weighted_triplet) == pytest.approx(weighted)
-    assert float(terms.total) == pytest.approx(triplet + weighted)
+    loss = dphr_of(config)
+    assert float(loss(q, p, torch.tensor([1, 2]))) == pytest.approx(triplet + weighted)
+    assert float(loss.terms["triplet"]) == pytest.approx(triplet)
+    assert float(loss.terms["weighted_triplet"]) == pytest.approx(weighted)
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
@@ -86,10 +90,11 @@ def test_every_option_equals_the_plain_loop(distance, kind, negatives, normalise
         weight_min=0.5,
         weight_max=3.0,
     )
-    terms = DphrLoss(config)(q, p, ids)
+    loss = dphr_of(config)
+    loss(q, p, ids)
     expected = plain_terms(q, p, ids.tolist(), config)
-    assert float(terms.triplet) == pytest.approx(expected[0])
-    assert float(terms.weighted_triplet) == pytest.approx(expected[1] if rda or normalise else expected[0])
+    assert float(loss.terms["triplet"]) == pytest.approx(expected[0])
+    assert float(loss.terms["weighted_triplet"]) == pytest.approx(expected[1] if rda or normalise else expected[0])
 
 
 def test_hardness_grows_with_a_nearer_negative_and_ignores_scale():
@@ -144,19 +149,21 @@ def wave_batch():
 
 @pytest.mark.parametrize(("options", "total", "triplet", "weighted"), PINNED)
 def test_the_loss_of_a_fixed_batch_stays_what_it_was(options, total, triplet, weighted):
-    terms = DphrLoss(DphrConfig(**{"palw": False, "weight_min": 0.5, "weight_max": 3.0, **options}))(*wave_batch())
+    loss = DphrLoss(**{"palw": False, "weight_min": 0.5, "weight_max": 3.0, **options})
+    found = loss(*wave_batch())
     if total is None:  # weights of 1, and lambda = 1 / (1 + L_tri) at once
         weighted, total = triplet, triplet + triplet / (1 + triplet)
     expected = pytest.approx([total, triplet, weighted], rel=1e-13)
-    assert [float(terms.total), float(terms.triplet), float(terms.weighted_triplet)] == expected
+    assert [float(found), float(loss.terms["triplet"]), float(loss.terms["weighted_triplet"])] == expected
 
 
 def test_the_second_step_of_a_fixed_batch_stays_what_it_was():
-    loss = DphrLoss(DphrConfig(window=1, beta=0.5))
+    loss = DphrLoss(window=1, beta=0.5)
     queries, references, places = wave_batch()
-    assert loss(queries, references, places).balance == 0.0
-    terms = loss(queries, F.normalize(references + 0.5 * queries, dim=1), places)
-    values = [float(terms.total), float(terms.triplet), float(terms.weighted_triplet), terms.balance]
+    loss(queries, references, places)
+    assert loss.terms["lambda"] == 0.0
+    total = loss(queries, F.normalize(references + 0.5 * queries, dim=1), places)
+    values = [float(total), *(float(loss.terms[name]) for name in ("triplet", "weighted_triplet", "lambda"))]
     assert values == pytest.approx(
         [0.1075542507375915, 0.07617833371540944, 0.11960410766157911, 0.2623314335571192], rel=1e-13
     )
@@ -165,16 +172,16 @@ def test_the_second_step_of_a_fixed_batch_stays_what_it_was():
 @pytest.mark.parametrize("kind", ["hinge", "soft"])
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_the_gradient_of_the_whole_loss_is_that_of_a_loop_with_constant_weights(kind, distance):
-    config = DphrConfig(kind=kind, distance=distance, margin=0.8, gamma=2.0, window=1, beta=0.0, weight_max=4.0)
+    loss = DphrLoss(kind=kind, distance=distance, margin=0.8, gamma=2.0, window=1, beta=0.0, weight_max=4.0)
     queries, references, _ = wave_batch()
     easy = F.normalize(references + 0.5 * queries, dim=1)
     places = torch.arange(6)
-    loss = DphrLoss(config)
     loss(queries, references, places)
     q = queries.clone().requires_grad_()
-    terms = loss(q, easy, places)
-    assert terms.balance > 0.1
-    terms.total.backward()
+    found = loss(q, easy, places)
+    balance = loss.terms["lambda"].item()
+    assert balance > 0.1
+    found.backward()
 
     by_hand = queries.clone().requires_grad_()
     cosine = by_hand @ easy.T
@@ -188,9 +195,9 @@ def test_the_gradient_of_the_whole_loss_is_that_of_a_loop_with_constant_weights(
                     term = torch.log1p(torch.exp(2.0 * gap)) if kind == "soft" else torch.clamp(0.8 + gap, min=0)
                     own, other = table[i, i].item(), table[i, k].item()
                     constant = 1 + 3 * own / (own + other)
-                    values.append(term * (1 + terms.balance * constant))
+                    values.append(term * (1 + balance * constant))
     total = torch.stack(values).sum() / 60
-    assert total.item() == pytest.approx(terms.total.item())
+    assert total.item() == pytest.approx(found.item())
     total.backward()
     torch.testing.assert_close(q.grad, by_hand.grad)
 
@@ -200,7 +207,7 @@ def test_weights_carry_no_gradient():
     # sum (1 + w) * (m + d_p - d_n) / count; a weight that carried gradient would add d_term * dw/dq.
     p = on_circle(60, 180)
     q = on_circle(0, 90).requires_grad_()
-    DphrLoss(DphrConfig(margin=5.0, palw=False))(q, p, torch.tensor([1, 2])).total.backward()
+    DphrLoss(margin=5.0, palw=False)(q, p, torch.tensor([1, 2])).backward()
 
     by_hand = on_circle(0, 90).requires_grad_()
     distance = (2 - 2 * by_hand @ p.T).sqrt()
@@ -216,17 +223,23 @@ def test_weights_carry_no_gradient():
 def test_gradients_agree_with_finite_differences():
     generator = torch.Generator().manual_seed(2)
     raw = torch.randn(8, 3, generator=generator, dtype=torch.float64, requires_grad=True)
-    config = DphrConfig(kind="soft", rda=False, palw=False)
 
     def loss(x):
         unit = F.normalize(x, dim=1)
-        return DphrLoss(config)(unit[:4], unit[4:], torch.arange(4)).total
+        return DphrLoss(kind="soft", rda=False, palw=False)(unit[:4], unit[4:], torch.arange(4))
 
     assert torch.autograd.gradcheck(loss, (raw,))
 
 
+class Balance(ProgressiveBalance):
+    """PALW in floats."""
+
+    def update(self, value):
+        return super().update(torch.tensor(value, dtype=torch.float64)).item()
+
+
 def test_lambda_is_zero_until_the_first_full_window_and_grows_as_the_loss_falls():
-    palw = ProgressiveBalance(DphrConfig(window=2, beta=0.5, lambda_max=1.0))
+    palw = Balance(DphrConfig(window=2, beta=0.5, lambda_max=1.0))
     assert palw.update(1.0) == 0.0
     # The first full window sets the reference: mean 0.9, alpha 0.
     assert palw.update(0.8) == 0.0
@@ -237,7 +250,7 @@ def test_lambda_is_zero_until_the_first_full_window_and_grows_as_the_loss_falls(
 
 
 def test_lambda_falls_back_to_nothing_when_the_loss_rises():
-    palw = ProgressiveBalance(DphrConfig(window=1, beta=0.0))
+    palw = Balance(DphrConfig(window=1, beta=0.0))
     palw.update(1.0)
     assert palw.update(0.25) == pytest.approx(0.75)
     assert palw.update(2.0) == 0.0
@@ -245,24 +258,24 @@ def test_lambda_falls_back_to_nothing_when_the_loss_rises():
 
 @pytest.mark.parametrize(("kind", "expected"), [("exponential", math.exp(-0.5)), ("reciprocal", 1 / 1.5)])
 def test_other_progress_signals_by_hand(kind, expected):
-    palw = ProgressiveBalance(DphrConfig(window=1, beta=0.0, progress=kind))
+    palw = Balance(DphrConfig(window=1, beta=0.0, progress=kind))
     assert palw.update(0.5) == pytest.approx(expected)
 
 
 def test_palw_continues_from_its_state_exactly():
     config = DphrConfig(window=3, beta=0.9)
     losses = [1.0, 0.9, 0.7, 0.4, 0.3, 0.2]
-    whole, first, second = (ProgressiveBalance(config) for _ in range(3))
+    whole, first, second = (Balance(config) for _ in range(3))
     expected = [whole.update(value) for value in losses]
     for value in losses[:4]:
         first.update(value)
-    second.load_state(first.state())
+    second.load_state_dict(first.state_dict())
     assert [second.update(value) for value in losses[4:]] == expected[4:]
 
 
 def test_lambda_stays_small_at_the_start_and_grows_while_the_triplet_loss_falls():
     config = DphrConfig(window=20, beta=0.97)
-    palw = ProgressiveBalance(config)
+    palw = Balance(config)
     balances = [palw.update(0.3 * math.exp(-step / 80)) for step in range(300)]
     assert balances[:20] == [0.0] * 20
     assert max(balances[:40]) < 0.1
@@ -271,22 +284,19 @@ def test_lambda_stays_small_at_the_start_and_grows_while_the_triplet_loss_falls(
 
 
 def test_the_state_of_palw_passes_a_checkpoint_and_the_run_continues_exactly(tmp_path):
-    config = DphrConfig(window=3, beta=0.5)
-    queries, references, places = wave_batch()
-    batches = [F.normalize(references + step * 0.1 * queries, dim=1) for step in range(8)]
-    whole, first, second = (DphrLoss(config) for _ in range(3))
-    expected = [float(whole(queries, batch, places).total) for batch in batches]
+    config = LossConfig(infonce=False, dphr=DphrConfig(window=3, beta=0.5))
+    queries, references, places = (value[:, None] if value.ndim == 2 else value for value in wave_batch())
+    batches = [F.normalize(references + step * 0.1 * queries, dim=2) for step in range(8)]
+    whole, first, second = (Objective(config, Task([1], 1, 4)) for _ in range(3))
+    expected = [float(whole(queries, batch, places)[0]) for batch in batches]
     for batch in batches[:5]:
         first(queries, batch, places)
-    assert first.palw.balance > 0
+    assert first.dphr.palw.balance > 0
     path = tmp_path / "last.safetensors"
-    encoder = {"weight": torch.zeros(1)}
-    write_checkpoint(
-        path,
-        Checkpoint(TrainConfig(), step=5, epoch=0, offset=5, processes=1, encoder=encoder, palw=first.palw.state()),
-    )
-    second.palw.load_state(read_checkpoint(path).palw)
-    assert [float(second(queries, batch, places).total) for batch in batches[5:]] == expected[5:]
+    tensors = {"encoder": {"weight": torch.zeros(1)}, "objective": first.state_dict()}
+    write_checkpoint(path, Checkpoint(TrainConfig(), step=5, epoch=0, offset=5, processes=1, **tensors))
+    second.load_state_dict(read_checkpoint(path).objective)
+    assert [float(second(queries, batch, places)[0]) for batch in batches[5:]] == expected[5:]
 
 
 @pytest.mark.parametrize(
@@ -295,7 +305,69 @@ def test_the_state_of_palw_passes_a_checkpoint_and_the_run_continues_exactly(tmp
 )
 def test_the_rows_of_the_ablation(rda, palw, balance):
     q, p = on_circle(0, 90, 200), on_circle(30, 120, 210)
-    terms = DphrLoss(DphrConfig(margin=2.0, rda=rda, palw=palw))(q, p, torch.arange(3))
-    assert terms.balance == balance
-    assert float(terms.total) == pytest.approx(float(terms.triplet) + balance * float(terms.weighted_triplet))
-    assert (float(terms.mean_weight) > 1) == rda
+    loss = DphrLoss(margin=2.0, rda=rda, palw=palw)
+    total = float(loss(q, p, torch.arange(3)))
+    terms = {name: float(value) for name, value in loss.terms.items()}
+    assert terms["lambda"] == balance
+    assert total == pytest.approx(terms["triplet"] + balance * terms["weighted_triplet"])
+    assert (terms["mean_weight"] > 1) == rda
+
+
+@pytest.mark.parametrize("negatives", ["all", "hardest"])
+@pytest.mark.parametrize("progress", ["relative", "exponential", "reciprocal"])
+def test_no_step_waits_for_the_device(negatives, progress):
+    # Tensors on "meta" have shapes but no values: whatever reads one, as a device is read, raises.
+    loss = DphrLoss(window=2, negatives=negatives, progress=progress).to("meta")
+    queries, references = (torch.empty(4, 3, device="meta", requires_grad=True) for _ in range(2))
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        float(queries.detach().sum())
+    for _ in range(3):
+        loss(queries, references, torch.empty(4, dtype=torch.int64, device="meta")).backward()
+    assert queries.grad.shape == (4, 3) and all(value.device.type == "meta" for value in loss.terms.values())
+
+
+def test_evaluation_mode_leaves_the_progress_where_it_is():
+    loss = DphrLoss(window=1, beta=0.5, progress="reciprocal")
+    loss(*wave_batch())
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    loss.eval()
+    loss(*wave_batch())
+    assert loss.terms["lambda"] == before["palw.balance"] > 0
+    assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
+
+
+def test_two_losses_may_wait_for_one_backward_pass():
+    queries, references, places = wave_batch()
+    q = queries.clone().requires_grad_()
+    loss = DphrLoss(window=1, beta=0.5, progress="reciprocal")
+    (loss(q, references, places) + loss(q, references, places)).backward()
+    assert torch.isfinite(q.grad).all()
+
+
+def test_a_value_that_is_not_finite_counts_as_no_progress_and_is_forgotten():
+    palw = Balance(DphrConfig(window=1, beta=0.0))
+    assert palw.update(1.0) == 0.0
+    assert palw.update(math.nan) == 0.0
+    assert palw.update(0.25) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "hing"}, "kind is 'hing'; choose one of hinge, soft"),
+        ({"negatives": "hard"}, "negatives is 'hard'; choose one of all, hardest"),
+        ({"weight_min": 3.0}, r"weight-min 3\.0 lies above weight-max 2\.0"),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        DphrLoss(**options)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 2), (4, 1, 2)])
+def test_what_is_no_batch_of_pairs_is_refused_with_the_shapes(shape):
+    queries, places = torch.zeros(4, 2), torch.arange(4)
+    with pytest.raises(ConfigError, match=r"of one shape \(B, D\), got queries \(4, 2\)"):
+        DphrLoss()(queries, torch.zeros(shape), places)
+    with pytest.raises(ConfigError, match=r"expected place_ids \(B,\), got \(1,\)"):
+        DphrLoss()(queries, queries, places[:1])

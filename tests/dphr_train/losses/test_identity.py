@@ -5,6 +5,8 @@ import torch
 
 from dphr_train.losses.identity import PartIdentity
 
+pytestmark = pytest.mark.kernels
+
 
 @torch.no_grad()
 def plain_identity(query_parts, reference_parts, places, loss):
@@ -27,7 +29,7 @@ def plain_identity(query_parts, reference_parts, places, loss):
 
 def make(parts=3, smoothing=0.0):
     torch.manual_seed(0)
-    loss = PartIdentity(n_places=4, parts=parts, part_dim=2, label_smoothing=smoothing).double()
+    loss = PartIdentity(place_ids=range(4), parts=parts, part_dim=2, label_smoothing=smoothing).double()
     with torch.no_grad():
         for parameter in loss.parameters():
             parameter.normal_()
@@ -35,7 +37,7 @@ def make(parts=3, smoothing=0.0):
 
 
 def test_one_part_and_two_places_by_hand():
-    loss = PartIdentity(n_places=2, parts=1, part_dim=1)
+    loss = PartIdentity(place_ids=range(2), parts=1, part_dim=1)
     with torch.no_grad():
         loss.classifiers[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
     # Query 0.5: logits 0.5 and -0.5, place 0: ln(1 + e^-1). Reference 1: logits 1 and -1: ln(1 + e^-2).
@@ -45,7 +47,7 @@ def test_one_part_and_two_places_by_hand():
 
 
 def test_fresh_classifiers_cost_about_the_logarithm_of_the_places_for_each_part_and_view():
-    loss = PartIdentity(n_places=9, parts=4, part_dim=8)
+    loss = PartIdentity(place_ids=range(9), parts=4, part_dim=8)
     parts = torch.randn(5, 4, 8)
     assert loss(parts, parts, torch.arange(5)).item() == pytest.approx(2 * 4 * math.log(9), rel=1e-2)
 

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from dphr_train.config import DphrConfig
 from dphr_train.losses.triplet import distances, triplet_terms
 
+pytestmark = pytest.mark.kernels
+
 
 def on_circle(*degrees):
     angles = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))

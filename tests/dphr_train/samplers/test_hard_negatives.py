@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from dphr_infer.errors import ConfigError, TrainingError
 from dphr_train.config import SamplerConfig
-from dphr_train.datasets.base import Positions, TrainPair, TrainSplit
 from dphr_train.samplers.hard_negatives import HardSampler, hard_batches
 from dphr_train.samplers.neighbours import nearest_places
 from dphr_train.samplers.open import open_sampler
+from dphr_train.types import Positions, TrainPair, TrainSplit
 
 
 def line(n):

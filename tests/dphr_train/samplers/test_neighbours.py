@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dphr_infer.errors import DatasetError
-from dphr_train.datasets.base import Positions
 from dphr_train.samplers.neighbours import most_similar, nearest_places
+from dphr_train.types import Positions
 
 
 def degrees(*rows):

@@ -1,4 +1,4 @@
-"""Hand-placed half-precision graphs in the export's form, and exports of the smallest timm model of each family."""
+"""Hand-placed half-precision graphs in the export's form."""
 
 from __future__ import annotations
 
@@ -7,21 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
-
-from dphr_infer.images.preprocess import Preprocess
-from dphr_train.config import ModelConfig
-from dphr_train.encoder import Encoder
-from export.to_onnx import to_onnx
-
-FAMILIES = {
-    "convnext": "test_convnext",
-    "efficientnet": "test_efficientnet",
-    "resnet": "test_resnet",
-    "vit": "test_vit",
-}
-IMAGE_PX = 32
 
 
 class SmallGraph:
@@ -81,24 +67,3 @@ class SmallGraph:
 @pytest.fixture(scope="session")
 def small_graph() -> Callable[..., SmallGraph]:
     return SmallGraph
-
-
-@pytest.fixture(scope="session")
-def exports() -> dict[str, bytes]:
-    """{family: fp16 export}, with the statistics of noise in the batch norms."""
-    found = {}
-    for family, name in FAMILIES.items():
-        torch.manual_seed(0)
-        encoder = Encoder(ModelConfig(name=name, weights="random", pooling="average"), IMAGE_PX).train()
-        with torch.no_grad():
-            for _ in range(4):
-                encoder(torch.randn(8, 3, IMAGE_PX, IMAGE_PX))
-        found[family] = to_onnx(encoder.eval(), Preprocess(IMAGE_PX, IMAGE_PX), "fp16")
-    return found
-
-
-@pytest.fixture(scope="session")
-def calibration() -> np.ndarray:
-    """uint8 (16, 32, 32, 3), smooth."""
-    rng = np.random.default_rng(3)
-    return np.stack([np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(16)])

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dphr_infer.errors import ExportError
-from export.int8.calibration import MIN_IMAGES, check_images, choose_scale, count_magnitudes, to_half_scale
+from export.int8.calibration import check_images, choose_scale, count_magnitudes, to_half_scale
+from export.request import MIN_CALIBRATION_IMAGES
 
 EYE = np.eye(3)
 
@@ -71,7 +72,7 @@ def test_a_half_scale_is_never_smaller_than_the_scale(scale: float) -> None:
         (np.zeros((20, 4, 2, 3), np.uint8), r"uint8 \(20, 4, 2, 3\); the model takes uint8 \(n, 2, 2, 3\)"),
         (np.zeros((20, 2, 2, 3), np.float32), r"float32 \(20, 2, 2, 3\); the model takes uint8"),
         (np.zeros((2, 2, 3), np.uint8), r"uint8 \(2, 2, 3\); the model takes"),
-        (np.zeros((MIN_IMAGES - 1, 2, 2, 3), np.uint8), "15 calibration images; at least 16"),
+        (np.zeros((MIN_CALIBRATION_IMAGES - 1, 2, 2, 3), np.uint8), "15 calibration images; at least 16"),
     ],
 )
 def test_images_that_do_not_fit_or_do_not_suffice_are_refused(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 from cuda_on_cpu_runner import KernelError
+from kernel_sources import inlined
 from preprocess_launches import SOURCE, launch, reference
 
 from dphr_infer.images.frame_format import FrameFormat, nv12_frames, rgb_frames
@@ -164,20 +164,9 @@ FAULTS = (
 )
 
 
-def inlined_source() -> str:
-    """preprocess.cu with its headers in place of their includes."""
-    text, pattern, seen = SOURCE.read_text(encoding="utf-8"), re.compile(r'#include "(\w+\.cuh)"\n'), set()
-    while found := pattern.search(text):
-        name = found[1]
-        header = "" if name in seen else SOURCE.with_name(name).read_text(encoding="utf-8")
-        seen.add(name)
-        text = text[: found.start()] + header.replace("#pragma once\n", "") + text[found.end() :]
-    return text
-
-
 def one_kernel(kernel: str, name: str, fault: Fault | None) -> str:
     """The source with one of its kernels, under a name of its own, and a fault."""
-    text = inlined_source()
+    text = inlined(SOURCE)
     if fault is not None:
         assert text.count(fault.old) == 1, fault.name
         text = text.replace(fault.old, fault.new)

@@ -120,13 +120,21 @@ def test_multiples_of_90_degrees_are_bit_for_bit_too(
     seed=3,
     limit=166_912,
 )
-def test_a_frame_turned_by_any_angle_differs_by_one_level_at_most(
+@example(
+    layout=nv12_frames(24, 24, matrix="bt601", colour_range="limited"),
+    preprocess=Preprocess(16, 16, "bicubic"),
+    degrees=5.411771358760512e-11,  # Pillow truncates what the kernel gets exactly: nearly all pixels differ by one
+    seed=0,
+    limit=166_912,
+)
+def test_a_frame_turned_by_any_angle_differs_by_one_level_or_two_after_bicubic(
     layout: FrameFormat, preprocess: Preprocess, degrees: float, seed: int, limit: int, preprocess_device: Any
 ) -> None:
     frame = random_frame(layout, seed)
     made = launch(preprocess_device, [frame], layout, preprocess, [degrees], seed=seed, shared_limit=limit)
     expected = reference(frame, layout, preprocess, degrees).astype(int)
-    assert np.abs(made.images[0] - expected).max() <= 1
+    # One level in the turned frame; a bicubic resize has weights beyond 1, which can make two of it.
+    assert np.abs(made.images[0] - expected).max() <= (2 if preprocess.interpolation == "bicubic" else 1)
 
 
 @pytest.mark.parametrize("interpolation", ["box", "bilinear", "bicubic"])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import fake_pycuda
 import numpy as np
 import pytest
 from preprocess_launches import reference
@@ -20,14 +19,6 @@ from dphr_infer.cuda.preprocess.launch import DevicePreprocess
 from dphr_infer.errors import EngineError, ImageError
 from dphr_infer.images.frame_format import FrameFormat, nv12_frames, rgb_frames
 from dphr_infer.images.preprocess import Preprocess
-
-_spec = importlib.util.spec_from_file_location(
-    "fake_pycuda_for_preprocess", Path(__file__).parents[2] / "fake_pycuda.py"
-)
-assert _spec is not None and _spec.loader is not None
-fake_pycuda = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = fake_pycuda
-_spec.loader.exec_module(fake_pycuda)
 
 SMALL = Preprocess(20, 24)
 RGB = rgb_frames(90, 70, 280)

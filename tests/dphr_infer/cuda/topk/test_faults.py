@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_on_cpu_runner import KernelError
-from topk_launches import Found, TopkOnCpu, exact_units, inlined_source, random_units
+from kernel_sources import inlined
+from topk_launches import SOURCE, Found, TopkOnCpu, exact_units, random_units
 
 from dphr_infer.cuda.topk.operands import ScanDtype
 from dphr_infer.cuda.topk.plan import TopkPlan
@@ -148,7 +149,7 @@ FAULTS = (
 
 def one_kernel(kernel: str, name: str, fault: Fault | None) -> str:
     """The source with one of its kernels, under a name of its own, and a fault."""
-    text = inlined_source()
+    text = inlined(SOURCE)
     if fault is not None:
         assert text.count(fault.old) == 1, fault.name
         text = text.replace(fault.old, fault.new)

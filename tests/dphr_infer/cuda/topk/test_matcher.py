@@ -1,11 +1,11 @@
-import importlib.util
 import struct
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+import fake_pycuda
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from dphr_infer.cuda import build as fatbin
 from dphr_infer.cuda import driver as cuda
+from dphr_infer.cuda import memory
+from dphr_infer.cuda.memory import room_on_device
+from dphr_infer.cuda.topk import launch as topk_launch
 from dphr_infer.cuda.topk import matcher as cuda_exact
 from dphr_infer.cuda.topk.matcher import CudaExactMatcher, cut_ranges, merge
 from dphr_infer.cuda.topk.operands import pad_queries
@@ -23,17 +26,8 @@ from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
 from dphr_infer.types import Matches
 
+pytestmark = pytest.mark.kernels
 
-def load_beside(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-fake_pycuda = load_beside("fake_pycuda")
 KERNELS = fatbin.source_of("topk")
 
 
@@ -53,6 +47,19 @@ def gpu(driver: Any, cuda_on_cpu: Any) -> Any:
     """The same with kernels that run, on this processor."""
     driver.cpu = cuda_on_cpu.build(KERNELS)
     return driver
+
+
+def crowd(driver: Any) -> None:
+    """Other programs leave so little of the GPU's memory that no gallery fits beside the margin."""
+    driver.others_bytes = driver.memory_bytes - driver.memory_bytes // 8
+
+
+@contextmanager
+def patch_stream_bytes(n_bytes: int) -> Iterator[None]:
+    """Streamed parts of so many bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda_exact, "STREAM_BYTES", n_bytes)
+        yield
 
 
 def all_given_back(driver: Any) -> bool:
@@ -99,9 +106,15 @@ def test_the_kernels_give_exactly_what_sorting_everything_gives(
     gpu: Any, problem: Any, mode: str, max_queries: int
 ) -> None:
     gallery, queries, k, ranges = problem
-    options: dict[str, Any] = {"stream": True, "stream_bytes": 8000} if mode == "stream" else {"scan": mode}
-    with CudaExactMatcher(gallery, max_queries, **options) as matcher:
+    gpu.others_bytes = 0
+    if mode == "stream":
+        crowd(gpu)
+    with (
+        patch_stream_bytes(8000),
+        CudaExactMatcher(gallery, max_queries, scan="fp16" if mode == "stream" else mode) as matcher,
+    ):
         found = matcher.match(queries, k, ranges)
+        assert matcher.name.endswith("streamed") == (mode == "stream")
     assert_equal(found, match_by_sorting(gallery, queries, k, ranges))
     assert all_given_back(gpu)
 
@@ -127,20 +140,30 @@ def test_a_float32_gallery_is_matched_as_its_float16_rows(gpu: Any) -> None:
 def test_match_gives_ties_to_the_lower_row_also_across_streamed_parts(gpu: Any) -> None:
     gallery = np.tile(np.eye(4, dtype=np.float32), (5, 1))
     query = np.array([[0, 1, 0, 0]], np.float32)
-    for options in ({}, {"scan": "int8"}, {"stream": True, "stream_bytes": 48}):  # three rows a part
-        with CudaExactMatcher(gallery, **options) as matcher:
+    for name in ("cuda exact int8", "cuda exact fp16", "cuda exact fp16 streamed"):
+        if name.endswith("streamed"):
+            crowd(gpu)
+        with patch_stream_bytes(48), CudaExactMatcher(gallery, scan=name.split()[2]) as matcher:  # three rows a part
             found = matcher.match(query, 4, [(2, 20)])
-        assert found.rows.tolist() == [[5, 9, 13, 17]], options
+            assert matcher.name == name
+        assert found.rows.tolist() == [[5, 9, 13, 17]], name
 
 
-def test_more_ranges_than_a_launch_takes_are_matched_in_parts(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_exact, "MAX_RANGES", 3)
-    gallery, queries = random_units(5, 100, 16).astype(np.float16), random_units(6, 9, 16)
-    ranges = [(start, start + 2) for start in range(0, 100, 10)]
-    with CudaExactMatcher(gallery) as matcher:
-        found = matcher.match(queries, 15, ranges)
-    assert [launch.grid[0] for launch in gpu.launches] == [1] * 4
-    np.testing.assert_array_equal(found.rows, match_by_sorting(gallery, queries, 15, ranges).rows)
+@pytest.mark.parametrize("scan", ["fp16", "int8"])
+def test_more_ranges_than_there_is_room_for_make_more_room(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, scan: Any
+) -> None:
+    monkeypatch.setattr(topk_launch, "FIRST_RANGES", 3)
+    gallery, queries = random_units(5, 200, 16).astype(np.float16), random_units(6, 9, 16)
+    with CudaExactMatcher(gallery, scan=scan) as matcher:
+        for step in (100, 20, 10, 100):  # 2, 10, 20 and again 2 ranges
+            ranges = [(start, start + 2) for start in range(0, 200, step)]
+            found = matcher.match(queries, 4, ranges)
+            np.testing.assert_array_equal(found.rows, match_by_sorting(gallery, queries, 4, ranges).rows)
+        gpu.calls.clear()
+        matcher.match(queries, 4, [(start, start + 2) for start in range(0, 200, 10)])
+        assert "mem_alloc" not in gpu.calls
+    assert all_given_back(gpu)
 
 
 def test_int8_widens_until_it_is_proven_and_counts_it(gpu: Any) -> None:
@@ -245,18 +268,53 @@ def test_everything_is_given_back_when_opening_fails(step: str, driver: Any) -> 
     assert all_given_back(driver)
 
 
-def test_a_gallery_larger_than_the_gpu_is_refused_with_both_sizes_and_can_be_streamed(gpu: Any) -> None:
+def test_a_gallery_larger_than_the_gpu_is_streamed_and_the_log_gives_both_sizes(
+    gpu: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     gpu.memory_bytes, gpu.sm_count = 1 << 20, 1
     gallery, queries = random_units(18, 20_000, 32).astype(np.float16), random_units(19, 2, 32)
-    words = r"20000 rows take 1,280,000 bytes on the GPU, but 1,048,576 of 1,048,576 are free on Fake Orin.*stream=True"
-    with pytest.raises(GalleryError, match=words), CudaExactMatcher(gallery, 2, 4):
-        pass
-    assert all_given_back(gpu)
-    with CudaExactMatcher(gallery, 2, 4, stream=True, stream_bytes=64 * 9000) as matcher:
+    with CudaExactMatcher(gallery, 2, 4) as matcher:
         found = matcher.match(queries, 4, [(5, 19_000), (19_500, 20_000)])
-    assert len(gpu.launches) == 3
+    assert len(gpu.launches) == 3  # 8,192 rows take half of what is free
     expected = match_by_sorting(gallery, queries, 4, [(5, 19_000), (19_500, 20_000)])
     np.testing.assert_array_equal(found.rows, expected.rows)
+    assert caplog.messages == [
+        "The gallery takes 1,280,000 bytes on Fake Orin, where 1,048,576 of 1,048,576 are free and 131,072 are kept "
+        "free: each search copies its rows there part by part."
+    ]
+    assert all_given_back(gpu)
+
+
+def test_an_int8_scan_of_a_gallery_larger_than_the_gpu_is_refused_with_both_sizes(gpu: Any) -> None:
+    gpu.memory_bytes = 1 << 20
+    words = (
+        r"takes 2,080,000 bytes on Fake Orin, where 1,048,576 of .*: an int8 scan needs all of it there\. Scan the rows"
+    )
+    gallery = random_units(18, 20_000, 32).astype(np.float16)
+    with pytest.raises(GalleryError, match=words), CudaExactMatcher(gallery, 2, 4, "int8"):
+        pass
+    assert all_given_back(gpu)
+
+
+def test_room_is_asked_of_the_gpu_with_what_lies_beside_the_gallery(driver: Any) -> None:
+    driver.others_bytes = 1 << 27  # 134,217,728 of 268,435,456 are free, 33,554,432 are kept free
+    room = room_on_device(1000, 32, "fp16")
+    assert (room.needed_bytes, room.free_bytes, room.margin_bytes, room.fits) == (64_000, 1 << 27, 1 << 25, True)
+    assert room_on_device(1000, 32, "fp16", beside_bytes=(3 << 25) - 64_000).fits
+    assert not room_on_device(1000, 32, "fp16", beside_bytes=3 << 25).fits
+    assert room_on_device(1000, 33, "int8").needed_bytes == 1000 * (80 + 48 + 8)  # rows end at whole 16 bytes
+    assert all_given_back(driver)
+
+
+def test_a_gpu_that_shares_the_hosts_memory_may_take_what_the_file_cache_holds(
+    driver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd(driver)
+    driver.integrated = True
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: 1 << 27)
+    assert room_on_device(1000, 32).fits
+    driver.integrated = False
+    assert not room_on_device(1000, 32).fits
 
 
 QUERY = np.array([[1, 0, 0, 0]], np.float32)
@@ -309,8 +367,6 @@ def test_no_query_gives_no_match(opened: CudaExactMatcher, driver: Any) -> None:
         ({"max_k": 0}, EngineError, r"max_k is 0"),
         ({"max_k": 1025}, EngineError, r"max_k is 1025; the GPU's kernels take 1\.\.1024"),
         ({"scan": "fp8"}, EngineError, "Scan 'fp8' is unknown: choose fp16 or int8"),
-        ({"scan": "int8", "stream": True}, EngineError, "An int8 scan needs the whole gallery on the GPU"),
-        ({"stream": True, "stream_bytes": 15}, EngineError, "stream_bytes is 15, but one row takes 16 bytes"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], error: type[DphrError], message: str) -> None:
@@ -355,10 +411,9 @@ def test_the_device_cuda_is_the_gpu_and_never_another_one(driver: Any, monkeypat
         open_matcher(QUERY, DeviceSettings("cuda")).__enter__()
 
 
-def test_ranges_are_cut_where_rows_or_ranges_run_out() -> None:
-    assert list(cut_ranges(((0, 3), (5, 12)), 4, 9)) == [((0, 3), (5, 6)), ((6, 10),), ((10, 12),)]
-    assert list(cut_ranges(((0, 1), (2, 3), (4, 5)), 100, 2)) == [((0, 1), (2, 3)), ((4, 5),)]
-    assert list(cut_ranges((), 4, 4)) == []
+def test_ranges_are_cut_where_rows_run_out() -> None:
+    assert list(cut_ranges(((0, 3), (5, 12)), 4)) == [((0, 3), (5, 6)), ((6, 10),), ((10, 12),)]
+    assert list(cut_ranges((), 4)) == []
 
 
 def test_merging_keeps_the_best_and_gives_ties_to_the_lower_row() -> None:

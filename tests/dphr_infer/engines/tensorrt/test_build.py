@@ -18,7 +18,7 @@ from dphr_infer.engines.tensorrt import build as tensorrt_build
 from dphr_infer.engines.tensorrt.api import Api, Messages
 from dphr_infer.engines.tensorrt.build import BuildOptions, LayerInfo, build_plan, read_layers
 from dphr_infer.errors import ConfigError, EngineError
-from dphr_infer.measure.progress import Progress
+from dphr_infer.measure.progress import Progress, progress_shown
 
 OPTIONS = BuildOptions(max_batch=4, opt_batch=2)
 FLOAT = {"to": TensorProto.FLOAT}
@@ -143,7 +143,8 @@ def test_a_plan_is_built_and_only_a_progress_line_is_said(
     rtx: Api, make_flat_model: Model, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = make_flat_model(columns=8)
-    plan = build_plan(model, OPTIONS, "model.fp32.onnx", rtx)
+    with progress_shown():
+        plan = build_plan(model, OPTIONS, "model.fp32.onnx", rtx)
     assert len(plan.content) > 3072 * 8 * 4
     assert plan.timing_cache is None and plan.seconds > 0
     assert plan.layers == read_layers(model, "model.fp32.onnx", rtx)

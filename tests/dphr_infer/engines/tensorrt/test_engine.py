@@ -11,6 +11,8 @@ from dphr_infer.engines.tensorrt import engine as trt
 from dphr_infer.engines.tensorrt.cache import EngineCache
 from dphr_infer.errors import BundleError, EngineError
 
+pytestmark = pytest.mark.kernels
+
 SHAPE = Shape(32, 32, 48)
 
 

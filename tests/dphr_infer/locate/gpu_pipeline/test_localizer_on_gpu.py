@@ -14,8 +14,10 @@ from dphr_infer.images.photo import Photo
 from dphr_infer.locate import devices
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.open import open_localizer
-from dphr_infer.matchers.block_scan import usable_cores
+from dphr_infer.measure.machine import usable_cores
 from dphr_infer.types import GeoPoint, Prior
+
+pytestmark = pytest.mark.kernels
 
 
 def around(point: GeoPoint, radius_m: float) -> Prior:

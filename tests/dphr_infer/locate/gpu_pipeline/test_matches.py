@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dphr_infer.cuda.topk import launch as topk_launch
 from dphr_infer.errors import EngineError, GalleryError, ImageError
 from dphr_infer.images.frame_format import nv12_frames, rgb_frames, to_rgb
 from dphr_infer.locate import gpu_pipeline
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
+
+pytestmark = pytest.mark.kernels
 
 RANGES = [(3, 40), (40, 41), (77, 120)]
 
@@ -42,6 +45,31 @@ def test_a_prior_and_a_large_k_reach_the_scan(
             assert_agree(pipeline.match(image, 32, row_ranges=RANGES), expected(image, 32, ranges=RANGES))
             moved = [(start + seed, stop + seed) for start, stop in RANGES[:2]]  # as many rows, at other places
             assert_agree(pipeline.match(image, 3, row_ranges=moved), expected(image, 3, ranges=moved))
+
+
+def test_a_prior_of_more_ranges_than_there_is_room_for_is_matched_also_while_another_frame_is_on_its_way(
+    gpu: Any,
+    bundle: Any,
+    gallery: np.ndarray,
+    expected: Any,
+    texture: Any,
+    assert_agree: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(topk_launch, "FIRST_RANGES", 2)
+    few, many = [(0, 60)], [(start, start + 1) for start in range(0, 120, 2)]  # 60 rows each
+    images = [texture(50, 50, seed) for seed in range(6)]
+    priors = [few, few, few, many, many, few]
+    with GpuPipeline(bundle, gallery, "fp32") as pipeline:
+        pipeline.submit(images[0], 3, None, priors[0])
+        found = []
+        for image, ranges in zip(images[1:], priors[1:], strict=True):
+            pipeline.submit(image, 3, None, ranges)
+            found.append(pipeline.collect())
+        found.append(pipeline.collect())
+    for image, ranges, matches in zip(images, priors, found, strict=True):
+        assert_agree(matches, expected(image, 3, ranges=ranges))
+    assert gpu.graphs.launches > 0 and not gpu.device_memory
 
 
 def test_an_nv12_frame_is_matched_as_its_rgb(

@@ -1,0 +1,1 @@
+"""What changed between reports, and whether noise alone could have done it."""

@@ -1,0 +1,1 @@
+"""What the machine says of itself while it measures, and its ceilings."""

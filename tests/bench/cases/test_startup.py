@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dphr_infer.locate.search_options import Prior
+
+from bench.cases.startup import measure_startup, start_once
+from bench.request import BenchRequest
+from bench.steps import locate_arguments
+from dphr_infer.cli.main import build_parser
+from dphr_infer.errors import EngineError
+from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle
+from dphr_infer.images.preprocess import list_images
+from dphr_infer.measure.memory import peak_bytes, peak_mb, reset_peak
+from dphr_infer.types import GeoPoint
+
+
+def test_a_start_is_a_process_of_locate_until_its_first_word_and_its_end(bundle: Bundle, gallery: Path) -> None:
+    photo = list_images(bundle.folder / SELFTEST_IMAGES)[0]
+    arguments = locate_arguments(BenchRequest(bundle.folder, gallery), gallery, photo)
+    found = measure_startup(arguments, [gallery, photo], times=2)
+    assert found["warm"]["n"] == len(found["samples_ms"]) == 2
+    assert min(found["cold"], *found["samples_ms"]) > 50
+    assert found["exit_p50"] >= min(found["samples_ms"])
+    assert 20e6 < found["peak_memory_bytes"] < 2e9
+
+
+def test_the_memory_of_a_start_is_its_own_and_not_that_of_the_bench(bundle: Bundle, gallery: Path) -> None:
+    photo = list_images(bundle.folder / SELFTEST_IMAGES)[0]
+    arguments = locate_arguments(BenchRequest(bundle.folder, gallery), gallery, photo)
+    before = start_once(arguments).peak_bytes
+    if before is None:
+        pytest.skip("this system does not tell the memory of a process")
+    taken = bytearray(b"x" * 600_000_000)
+    assert start_once(arguments).peak_bytes == pytest.approx(before, abs=100e6)
+    assert len(taken) == 600_000_000
+
+
+def test_a_start_that_fails_says_what_locate_said(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"ended with exit code 2: dphr-infer: .*none\.gallery is not a file"):
+        start_once([str(bundle.folder), str(tmp_path / "none.gallery"), "photo.png"])
+
+
+def test_the_arguments_are_those_of_locate_and_carry_what_is_measured(bundle: Bundle, gallery: Path) -> None:
+    prior = Prior(GeoPoint(-46.5, 8.0), 250.0)
+    request = BenchRequest(bundle.folder, gallery, threads=1, device="cuda", top_k=2, heading="search", prior=prior)
+    parsed = build_parser().parse_args(["locate", *locate_arguments(request, gallery, Path("a.png"))])
+    assert (parsed.bundle, parsed.gallery, parsed.photos) == (bundle.folder, gallery, [Path("a.png")])
+    assert (parsed.threads, parsed.top_k, parsed.heading, parsed.agreeing) == (1, 2, "search", 2)
+    assert parsed.device == "cuda"
+    assert (parsed.near, parsed.within) == (GeoPoint(-46.5, 8.0), 250.0)
+
+
+def test_the_peak_of_memory_is_forgotten_and_grows_by_what_is_touched() -> None:
+    if not reset_peak():
+        pytest.skip("this system does not forget the peak of a process")
+    before = peak_bytes()
+    assert before is not None
+    taken = bytearray(b"x" * 80_000_000)
+    during = peak_bytes()
+    assert during is not None and during - before > 70_000_000
+    del taken
+    assert reset_peak()
+    after = peak_mb()
+    assert after is not None and after < (during - 60_000_000) / 1e6

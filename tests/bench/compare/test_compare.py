@@ -1,0 +1,483 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.cli import main
+from bench.compare.compare import ComparisonReport, compare, compare_files, make_report, parse_share
+from bench.compare.judge import BATCHES, FLOOR, MIN_RUNS, MIN_SAMPLES, ROUNDING_MS, SHARED_FLOOR, student_quantile
+from bench.compare.report import short_names
+from bench.compare.series import metrics, read_records
+from bench.report.changes import change_plot
+from dphr_infer.errors import ConfigError
+
+STAGES = {"decode": 4.0, "preprocess": 1.5, "embed": 30.0, "match": 6.0, "filter": 0.2}
+N = 662
+PAIRS = 20
+
+
+def latency(rng: np.random.Generator, base_ms: float, n: int = N) -> NDArray[np.float64]:
+    """Durations as a machine gives them: log-normal, each like the one before, with a drift, a wave and spikes."""
+    noise, wander = rng.normal(size=n), np.empty(n)
+    wander[0] = noise[0]
+    for place in range(1, n):
+        wander[place] = 0.6 * wander[place - 1] + 0.8 * noise[place]
+    time = np.linspace(0, 1, n)
+    drift = 0.03 * rng.uniform(-1, 1) * time + 0.015 * np.sin(2 * math.pi * (rng.uniform(1, 3) * time + rng.uniform()))
+    spikes = np.where(rng.random(n) < 0.02, rng.uniform(1.5, 5, n), 1.0)
+    return base_ms * np.exp(0.05 * wander + drift) * spikes
+
+
+def summary(samples: NDArray[np.float64]) -> dict[str, Any]:
+    return {"n": len(samples), "p50_ms": float(np.median(samples))}
+
+
+def single_stream(stages: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
+    whole = np.sum(list(stages.values()), axis=0)
+    return {
+        "name": "single-stream",
+        "settings": {},
+        "latency": summary(whole),
+        "samples_ms": whole.tolist(),
+        "stages": {name: summary(samples) for name, samples in stages.items()},
+        "stage_samples_ms": {name: samples.tolist() for name, samples in stages.items()},
+    }
+
+
+def make_record(seed: int, slower: dict[str, float] | None = None, n: int = N) -> dict[str, Any]:
+    """A record with one scenario of five stages, and one row of matching; `slower` multiplies a stage's durations."""
+    rng = np.random.default_rng(seed)
+    stages = {name: latency(rng, base, n) * (slower or {}).get(name, 1.0) for name, base in STAGES.items()}
+    matching = latency(rng, 2.0, n)
+    return {
+        "schema": "dphr-bench",
+        "schema_version": 2,
+        "date": "2026-01-02T03:04:05+00:00",
+        "valid": True,
+        "invalid_reasons": [],
+        "machine": {"cpu": "Test CPU", "cores": 8, "load": 0.1, "others_cores": 0.1, "throttled": False},
+        "subject": {"encoder": "tiny"},
+        "scenarios": [single_stream(stages)],
+        "matching": [
+            {"rows": 1000, "k": 10, "generated": True, "limit_ms": 1.9, "in_cache": False, "read_bytes": 4,
+             "latency": summary(matching), "samples_ms": matching.tolist()}
+        ],
+        "batches": [],
+    }  # fmt: skip
+
+
+def report_of(a: dict[str, Any], b: dict[str, Any], fail_above: float | None = 0.05) -> ComparisonReport:
+    return ComparisonReport(compare([make_report("A", [a]), make_report("B", [b])]), fail_above)
+
+
+def verdicts(report: ComparisonReport) -> dict[str, str]:
+    return {change.name: change.verdict for change in report.comparisons[0].changes}
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, *records: dict[str, Any]) -> Path:
+        path = tmp_path / name
+        path.write_text("\n".join(json.dumps(record) for record in records))
+        return path
+
+    return write
+
+
+def test_noise_alone_is_flagged_at_most_once_in_twenty_pairs() -> None:
+    reports = [report_of(make_record(2 * pair), make_record(2 * pair + 1)) for pair in range(PAIRS)]
+    flagged = [report for report in reports if any(text != "no change found" for text in verdicts(report).values())]
+    assert all(len(verdicts(report)) == 7 for report in reports)
+    assert len(flagged) <= 1
+    assert sum(report.failed for report in reports) <= 1
+
+
+def test_a_planted_slowdown_of_a_tenth_is_found_and_named() -> None:
+    everywhere = dict.fromkeys(STAGES, 1.1)
+    reports = [report_of(make_record(2 * pair), make_record(2 * pair + 1, everywhere)) for pair in range(PAIRS)]
+    assert sum(report.exit_code == 1 for report in reports) == PAIRS
+    named = [[c.name for c in report.comparisons[0].offending(0.05)] for report in reports]
+    assert sum("single-stream" in names for names in named) >= 19
+    assert not any(name.startswith("matching") for names in named for name in names)
+
+
+def test_a_planted_slowdown_of_one_stage_is_found_in_that_stage() -> None:
+    reports = [report_of(make_record(2 * pair), make_record(2 * pair + 1, {"match": 1.1})) for pair in range(PAIRS)]
+    named = [[c.name for c in report.comparisons[0].offending(0.05)] for report in reports]
+    assert sum("single-stream: match" in names for names in named) >= 16
+    assert sum(len(set(names) - {"single-stream: match"}) for names in named) <= 1
+
+
+def test_a_speedup_is_named_and_fails_nothing() -> None:
+    report = report_of(make_record(0), make_record(1, dict.fromkeys(STAGES, 0.8)))
+    assert verdicts(report)["single-stream: embed"] == "faster"
+    assert report.exit_code == 0
+    assert "Passed: nothing is slower by more than 5 % beyond noise." in report.text
+
+
+def test_a_slowdown_within_the_limit_passes() -> None:
+    a, b = make_record(0), make_record(1, dict.fromkeys(STAGES, 1.3))
+    assert report_of(a, b, 0.25).failed
+    assert not report_of(a, b, 0.40).failed
+    assert not report_of(a, b, None).failed
+
+
+def test_equal_runs_of_one_duration_still_differ_by_the_floor() -> None:
+    record = make_record(0)
+    record["scenarios"][0]["samples_ms"] = [10.0] * N
+    (change,) = [c for c in report_of(record, record).comparisons[0].changes if c.name == "single-stream"]
+    assert change.ratio == 1
+    half = student_quantile(1 - 0.025 / 7, 2 * (BATCHES - 1)) * FLOOR * math.sqrt(2) + ROUNDING_MS / 10
+    assert change.high == pytest.approx(math.exp(half))
+    assert change.low == pytest.approx(math.exp(-half))
+
+
+def test_on_a_virtual_machine_two_single_runs_are_taken_to_differ_by_more() -> None:
+    a, b = make_record(0), make_record(1, dict.fromkeys(STAGES, 1.25))
+    assert report_of(a, b).failed
+    for record in (a, b):
+        record["machine"]["hypervisor"] = "flag of the CPU"
+    report = report_of(a, b)
+    assert not report.failed
+    assert report.comparisons[0].floor == SHARED_FLOOR
+    assert "differ by 12%" in report.text
+    slow = make_record(1, dict.fromkeys(STAGES, 2.0)) | {"machine": a["machine"]}
+    assert report_of(a, slow).failed
+    a["machine"]["hypervisor"] = b["machine"]["hypervisor"] = "none"
+    assert report_of(a, b).comparisons[0].floor == FLOOR
+
+
+def test_too_few_samples_are_not_judged_and_say_so() -> None:
+    a, b = make_record(0, n=MIN_SAMPLES - 1), make_record(1, dict.fromkeys(STAGES, 3.0))
+    assert set(verdicts(report_of(a, b)).values()) == {"not judged: n<64"}
+    assert "single-stream" in report_of(a, b).text
+
+
+def test_a_slowdown_that_costs_the_candidate_its_samples_fails_all_the_same() -> None:
+    a, b = make_record(0, n=MIN_SAMPLES + 6), make_record(1, {"embed": 2.0}, n=MIN_SAMPLES + 6)
+    scenario = b["scenarios"][0]
+    scenario["stage_samples_ms"]["embed"] = scenario["stage_samples_ms"]["embed"][: MIN_SAMPLES // 2]
+    report = report_of(a, b, 0.05)
+    assert [c.name for c in report.comparisons[0].offending(0.05) if c.not_judged] == ["single-stream: embed"]
+    assert report.failed and "single-stream: embed" in report.text.split("FAILED")[1]
+    assert "single-stream: embed" not in {c.name for c in report_of(b, a, 0.05).comparisons[0].offending(0.05)}
+
+
+def test_too_few_samples_blame_nothing_that_two_runs_of_one_program_may_differ_by() -> None:
+    a, b = make_record(0, n=MIN_SAMPLES), make_record(1, dict.fromkeys(STAGES, 1.15), n=MIN_SAMPLES - 1)
+    assert report_of(a, b, 0.05).failed
+    for record in (a, b):
+        record["machine"]["hypervisor"] = "flag of the CPU"
+    report = report_of(a, b, 0.05)
+    assert not any(change.lost_samples for change in report.comparisons[0].changes)
+
+
+def test_a_verdict_of_passed_says_what_could_not_be_judged() -> None:
+    a, b = make_record(0), make_record(1)
+    for record in (a, b):
+        record["startup_ms"] = {"warm": {"n": 5, "p50_ms": 500.0}, "samples_ms": [500.0] * 5}
+    report = report_of(a, b, 0.5)
+    assert verdicts(report)["start-up"] == "not judged: n<64"
+    assert report.text.endswith("beyond noise. 1 metrics could not be judged.")
+
+
+def test_a_summary_without_samples_gives_its_ratio_and_no_verdict() -> None:
+    a, b = make_record(0), make_record(1)
+    for record, median in ((a, 2.0), (b, 3.0)):
+        record["matching"][0] |= {"samples_ms": [], "latency": {"n": 700, "p50_ms": median}}
+    (change,) = [c for c in report_of(a, b).comparisons[0].changes if c.name.startswith("matching")]
+    assert (change.ratio, change.n, change.verdict) == (1.5, (700, 700), "not judged: no samples")
+
+
+def test_durations_of_zero_give_a_ratio_and_no_verdict() -> None:
+    a, b, zero = make_record(0), make_record(1), make_record(2)
+    b["scenarios"][0]["samples_ms"][5] = 0.0
+    zero["scenarios"][0]["samples_ms"] = [0.0] * N
+    ratios = []
+    for left, right in ((a, b), (a, zero), (zero, a), (zero, zero)):
+        change = report_of(left, right).comparisons[0].changes[0]
+        assert (change.name, change.verdict) == ("single-stream", "not judged: durations of 0 ms")
+        ratios.append(change.ratio)
+    assert ratios[1:] == [0.0, math.inf, 1.0]
+
+
+def test_on_a_busy_machine_nothing_is_judged() -> None:
+    a, b = make_record(0), make_record(1, dict.fromkeys(STAGES, 3.0))
+    b["machine"]["others_cores"] = 2.5
+    report = report_of(a, b)
+    assert set(verdicts(report).values()) == {"not judged: the machine was busy"}
+    assert "B was measured while other programs used 2.5 of 8 cores: nothing is judged." in report.text
+
+
+def test_another_machine_or_subject_is_warned_of_by_name() -> None:
+    a, b = make_record(0), make_record(1)
+    b["machine"] |= {"cpu": "Other CPU", "load": 0.3}
+    b["subject"]["encoder"] = "large"
+    warnings = report_of(a, b).comparisons[0].warnings
+    assert warnings[0].endswith(": cpu Test CPU against Other CPU.")
+    assert warnings[1].endswith(": encoder tiny against large.")
+    assert len(warnings) == 2
+    assert report_of(a, make_record(1)).comparisons[0].warnings == ()
+
+
+@pytest.mark.parametrize("invalid", [{"valid": False, "invalid_reasons": ["recall 0.1 < 0.9"]}, {"valid": None}])
+def test_an_invalid_record_fails_whatever_its_durations(invalid: dict[str, Any]) -> None:
+    report = report_of(make_record(0), make_record(1) | invalid)
+    assert report.exit_code == 1
+    assert "B is INVALID" in report.text
+    assert report_of(make_record(0), make_record(1) | invalid, None).exit_code == 0
+
+
+def test_metrics_of_one_record_only_are_listed() -> None:
+    a, b = make_record(0), make_record(1)
+    b["scenarios"][0]["stage_samples_ms"].pop("filter")
+    b["scenarios"][0]["stages"].pop("filter")
+    assert report_of(a, b).comparisons[0].unpaired == ("only in A: single-stream: filter",)
+    assert "only in A: single-stream: filter" in report_of(a, b).text
+
+
+def test_rows_are_paired_by_what_they_are_not_by_what_was_measured() -> None:
+    record = make_record(0)
+    record["scenarios"][0]["settings"] = {"batch": 4, "rate_hz": 2.5, "seconds": 3.0, "least": 64}
+    other = json.loads(json.dumps(record))
+    other["matching"][0] |= {"limit_ms": 1.7, "in_cache": True}
+    other["scenarios"][0]["settings"]["seconds"] = 60.0
+    names = set(metrics("A", record))
+    assert names == set(metrics("B", other))
+    assert "matching (rows 1000, k 10, generated True)" in names
+    assert "single-stream (batch 4, rate_hz 2.5): embed" in names
+
+
+def test_the_parts_of_a_row_are_metrics_of_their_own_with_their_own_samples() -> None:
+    record = make_record(0)
+    row = {"batch": 4, "precision": "fp32", "embed": {"n": 2, "p50_ms": 8.0}, "embed_samples_ms": [7.0, 9.0, 9.5]}
+    record["batches"] = [row | {"locate": None, "locate_samples_ms": [], "embed_limit": {"flops": 3}}]
+    record["matching"][0] |= {"prior_m": 250.0, "filter": {"n": 5, "p50_ms": 0.5}, "filter_samples_ms": []}
+    found = metrics("A", record)
+    assert found["batches: embed (batch 4, precision fp32)"].n == 3
+    prior = "(rows 1000, k 10, generated True, prior_m 250)"
+    assert found[f"matching {prior}"].n == N
+    assert found[f"matching: filter {prior}"].samples_ms is None
+    assert len(found) == 9
+
+
+def test_files_are_compared_with_the_first(save: Callable[..., Path]) -> None:
+    paths = [save(f"{seed}.json", make_record(seed)) for seed in (0, 1)]
+    paths.append(save("slow.json", make_record(2, dict.fromkeys(STAGES, 1.2))))
+    report = compare_files(paths, fail_above=0.05)
+    assert [item.candidate for item in report.comparisons] == [str(path) for path in paths[1:]]
+    assert [bool(item.offending(0.05)) for item in report.comparisons] == [False, True]
+    assert report.exit_code == 1
+    assert "FAILED: slower by more than 5 %, or invalid" in report.text
+
+
+def test_the_lines_of_a_sweep_are_one_report(save: Callable[..., Path]) -> None:
+    def sweep(seed: int) -> list[dict[str, Any]]:
+        points = [make_record(seed + place) | {"scenarios": []} for place in (0, 1)]
+        points[1]["matching"][0]["rows"] = 5000
+        return points
+
+    report = compare_files([save("a.jsonl", *sweep(0)), save("b.jsonl", *sweep(10))])
+    assert [c.name.partition(",")[0] for c in report.comparisons[0].changes] == [
+        "matching (rows 1000",
+        "matching (rows 5000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty"),
+        ("{", "is no JSON"),
+        ("[1]", "says nothing"),
+        ('{"schema": "dphr-bench", "schema_version": 1}', "it says dphr-bench 1"),
+        ('{"schema": "dphr-bench", "schema_version": 2, "scenarios": {}, "machine": 3}', "is no report"),
+        ('{"schema": "dphr-bench", "schema_version": 2, "scenarios": [7]}', "is no report"),
+        ('{"schema": "dphr-bench", "schema_version": 2, "scenarios": [{"settings": [1]}]}', "is no report"),
+    ],
+)
+def test_a_file_that_is_no_report_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_records(path)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        compare_files([tmp_path / "none.json"])
+
+
+def test_one_record_alone_is_refused(save: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="1 report to compare"):
+        compare_files([save("a.json", make_record(0))])
+
+
+def test_records_without_a_common_metric_are_refused() -> None:
+    with pytest.raises(ConfigError, match="none in common"):
+        report_of(make_record(0), make_record(1) | {"scenarios": [], "matching": []})
+
+
+def test_a_limit_with_nothing_to_judge_is_told_after_the_table_instead_of_passed(
+    save: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(save(f"{seed}.json", make_record(seed, n=10))) for seed in (0, 1)]
+    assert main(["compare", *paths, "--fail-above", "5%"]) == 2
+    out, err = capsys.readouterr()
+    assert "not judged: n<64" in out
+    assert "None of the 7 metrics" in err and "can be judged (n<64)" in err
+    assert main(["compare", *paths]) == 0
+
+
+def test_what_fails_although_nothing_can_be_judged_fails(save: Callable[..., Path]) -> None:
+    fast = save("fast.json", make_record(0))
+    slow = make_record(1, dict.fromkeys(STAGES, 5.0), n=10)
+    slow["matching"][0]["samples_ms"] = slow["matching"][0]["samples_ms"][:10]
+    assert main(["compare", str(fast), str(save("slow.json", slow)), "--fail-above", "5%"]) == 1
+    invalid = save("invalid.json", make_record(1, n=10) | {"valid": False})
+    assert main(["compare", str(fast), str(invalid), "--fail-above", "5%"]) == 1
+
+
+def test_each_candidate_has_its_own_picture(save: Callable[..., Path], tmp_path: Path) -> None:
+    paths = [str(save(f"{name}.json", make_record(seed))) for seed, name in enumerate("abc")]
+    titles = [change_plot(item, None).title for item in compare_files([Path(p) for p in paths]).comparisons]
+    assert titles == ["b.json beside a.json", "c.json beside a.json"]
+    assert main(["compare", *paths, "--png", str(tmp_path / "c.png")]) == 0
+    with Image.open(tmp_path / "c.png") as sheet:
+        assert sheet.size[0] > 900
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan, "fast", None])
+def test_samples_that_are_no_durations_are_refused(bad: Any) -> None:
+    record = make_record(0)
+    record["scenarios"][0]["samples_ms"][3] = bad
+    with pytest.raises(ConfigError, match="A: single-stream holds samples that are no durations"):
+        report_of(record, make_record(1))
+
+
+@pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), (" 12.5 %", 0.125), ("0", 0.0)])
+def test_a_share_is_written_with_or_without_percent(text: str, share: float) -> None:
+    assert parse_share(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "five", "-1%", "nan", "2000%", "inf"])
+def test_a_share_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no share"):
+        parse_share(text)
+
+
+RUN_TO_RUN = 0.08
+SHORT = {"decode": 5.0, "embed": 3.0, "match": 1.0}
+
+
+def make_run(rng: np.random.Generator, number: int, slower: float = 1.0) -> dict[str, Any]:
+    """A run whose stages have a factor of their own, which its samples do not show; `slower` multiplies the embed."""
+    stages = {
+        name: base * (slower if name == "embed" else 1) * np.exp(RUN_TO_RUN * rng.normal() + 0.02 * rng.normal(size=81))
+        for name, base in SHORT.items()
+    }
+    return {
+        "schema": "dphr-bench",
+        "schema_version": 2,
+        "date": f"2026-01-02T03:{number:02d}:00+00:00",
+        "valid": True,
+        "machine": {"cpu": "one", "cores": 2, "others_cores": 0.0, "hypervisor": "flag of the CPU"},
+        "program": f"dphr 1, code {slower:g}",
+        "subject": {"encoder": "one"},
+        "scenarios": [single_stream(stages)],
+    }
+
+
+def turns(seed: int, pairs: int, slower: float = 1.0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Runs of a baseline and of a candidate, a minute for each pair."""
+    rng = np.random.default_rng(seed)
+    found = [(make_run(rng, number), make_run(rng, number, slower)) for number in range(pairs)]
+    return [a for a, _ in found], [b for _, b in found]
+
+
+def report_of_runs(
+    a: list[dict[str, Any]], b: list[dict[str, Any]], fail_above: float | None = 0.05
+) -> ComparisonReport:
+    return ComparisonReport(compare([make_report("A", a), make_report("B", b)]), fail_above)
+
+
+def test_many_runs_are_judged_by_the_pairs_of_their_medians() -> None:
+    a, b = turns(0, 12)
+    (comparison,) = report_of_runs(a, b).comparisons
+    (change,) = [item for item in comparison.changes if item.name == "single-stream: embed"]
+    medians = [[np.sort(run["scenarios"][0]["stage_samples_ms"]["embed"])[40] for run in runs] for runs in (a, b)]
+    ratios = np.array(medians[1]) / np.array(medians[0])
+    half = student_quantile(1 - 0.025 / 4, 11) * np.log(ratios).std(ddof=1) / math.sqrt(12)
+    assert change.n == (12, 12)
+    assert change.run_ratios == pytest.approx(tuple(ratios))
+    assert change.low == pytest.approx(math.exp(np.log(ratios).mean() - half), rel=1e-4)
+    assert change.high == pytest.approx(math.exp(np.log(ratios).mean() + half), rel=1e-4)
+    assert (comparison.floor, comparison.warnings) == (None, ())
+
+
+def test_noise_between_runs_is_blamed_at_most_once_in_twenty() -> None:
+    assert sum(report_of_runs(*turns(seed, MIN_RUNS)).failed for seed in range(20)) <= 1
+
+
+def test_a_slowdown_of_a_fifth_is_found_in_that_noise_and_named() -> None:
+    reports = [report_of_runs(*turns(seed, 20, 1.2)) for seed in range(10)]
+    named = [[change.name for change in report.comparisons[0].offending(0.05)] for report in reports]
+    assert sum("single-stream: embed" in names for names in named) >= 9
+    assert sum("single-stream: decode" in names for names in named) <= 1
+
+
+def test_pairs_beside_other_programs_are_left_out_and_nothing_is_judged_where_too_few_remain() -> None:
+    a, b = turns(0, MIN_RUNS + 2, 2.0)
+    for place, runs in ((0, a), (3, b)):
+        runs[place]["machine"] = runs[place]["machine"] | {"others_cores": 1.5}
+    (comparison,) = report_of_runs(a, b).comparisons
+    assert {change.n for change in comparison.changes} == {(MIN_RUNS, MIN_RUNS)}
+    assert comparison.warnings == ("2 of 12 pairs are left out: other programs ran as they began.",)
+    a[7]["machine"] = a[0]["machine"]
+    (comparison,) = report_of_runs(a, b).comparisons
+    assert {change.verdict for change in comparison.changes} == {"not judged: the machine was busy"}
+
+
+def test_runs_one_after_the_other_instead_of_in_turns_are_warned_of() -> None:
+    rng = np.random.default_rng(0)
+    a, b = ([make_run(rng, first + number) for number in range(MIN_RUNS)] for first in (0, MIN_RUNS))
+    assert report_of_runs(a, b).comparisons[0].warnings[0].startswith("The runs were not taken in turns")
+
+
+@pytest.mark.parametrize(("n_a", "n_b"), [(1, 12), (9, 9), (12, 11), (2, 2)])
+def test_too_few_runs_or_others_than_those_of_the_baseline_are_refused(n_a: int, n_b: int) -> None:
+    a, b = turns(0, 12)
+    with pytest.raises(ConfigError, match=f"A holds {n_a} runs and B {n_b}: give one run each, or 10 and more"):
+        report_of_runs(a[:n_a], b[:n_b])
+
+
+def test_the_code_that_ran_is_named_and_a_mix_of_it_in_one_file_is_warned_of() -> None:
+    a, b = turns(0, MIN_RUNS, 1.5)
+    assert "baseline dphr 1, code 1; candidate dphr 1, code 1.5" in report_of_runs(a, b).text
+    assert "both ran dphr 1, code 1\n" in report_of_runs(a, a).text
+    b[4]["program"] = "dphr 1, code 7"
+    expected = "The runs of B are not all of one kind: dphr 1, code 1.5 and dphr 1, code 7."
+    assert expected in report_of_runs(a, b).comparisons[0].warnings
+
+
+def test_a_metric_that_some_runs_lack_is_listed_and_not_judged() -> None:
+    a, b = turns(0, MIN_RUNS)
+    scenario = b[3]["scenarios"][0]
+    scenario["stages"].pop("match"), scenario["stage_samples_ms"].pop("match")
+    (comparison,) = report_of_runs(a, b).comparisons
+    assert comparison.unpaired == ("not in every run: single-stream: match",)
+    assert "single-stream: match" not in {change.name for change in comparison.changes}
+
+
+def test_names_leave_out_what_all_of_their_kind_share() -> None:
+    names = ["matching (rows 10, k 3)", "matching (rows 20, k 3)", "batches: embed (batch 1, threads 0)", "start-up"]
+    assert short_names(names) == ["matching (rows 10)", "matching (rows 20)", "batches: embed", "start-up"]
+    assert short_names(["offline (batch 4)", "offline (batch 8): embed"]) == ["offline", "offline: embed"]
