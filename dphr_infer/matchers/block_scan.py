@@ -226,7 +226,7 @@ def _rows_a_product(n_queries: int, dim: int) -> int | None:
 def multiply(
     rows: Rows, columns: NDArray[np.float32], out: NDArray[np.float32], rows_a_product: int | None = None
 ) -> None:
-    """out = rows @ columns: (n, D) x float32 (D, Q) -> float32 (n, Q); other rows than float32 are widened in parts."""
+    """Out = rows @ columns: (n, D) x float32 (D, Q) -> float32 (n, Q); other rows than float32 are widened in parts."""
     dim, n_queries = columns.shape
     if rows.dtype == np.float32:
         step = len(rows)
