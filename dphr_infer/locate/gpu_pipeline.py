@@ -205,14 +205,14 @@ class GpuPipeline:
         slot = self._flights.next_slot()
         layout, turned = _format_of(image, frame), clockwise_deg is not None
         opened = self._open_format(cuda, _Format(layout, turned, slot))
-        opened.stage([image], None if clockwise_deg is None else [clockwise_deg])
+        opened.stage(image, clockwise_deg)
         if self._flights and not self._scan.has_ranges(ranges):
             cuda.synchronize()  # the frame before reads its ranges from where these go
         launch = self._scan.ready(1, k, ranges)
-        opened.upload_ahead(1)
+        opened.upload_ahead()
 
         def work() -> None:
-            opened.launch(1)
+            opened.launch()
             self._network.enqueue(1)
             self._scan.enqueue(launch, self._outputs[slot])
 
@@ -283,11 +283,11 @@ class GpuPipeline:
             ranges = self._checked_ranges(None, k)
             opened = self._open_format(cuda, _Format(_format_of(image, frame), False, 0))
             cuda.synchronize()
-            opened.stage([image])
+            opened.stage(image)
             launch = self._scan.ready(1, k, ranges)
             marks = [cuda.record()]
             for work in (
-                lambda: opened.enqueue(1),
+                opened.enqueue,
                 lambda: self._network.enqueue(1),
                 lambda: self._scan.enqueue(launch),
             ):
