@@ -23,7 +23,7 @@ from dphr_infer.images.resampling import (
 HALF = 1 << 21
 
 
-def resize_rows(pixels: NDArray[np.uint8], windows: Windows) -> NDArray[np.uint8]:
+def resize_rows(pixels: np.ndarray, windows: Windows) -> np.ndarray:
     """The plain reference of one pass: over the first axis of uint8 (H, ...)."""
     out = np.empty((len(windows.first), *pixels.shape[1:]), np.uint8)
     for i, (first, count) in enumerate(zip(windows.first, windows.count, strict=True)):
@@ -33,7 +33,7 @@ def resize_rows(pixels: NDArray[np.uint8], windows: Windows) -> NDArray[np.uint8
     return out
 
 
-def reduce_blocks(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+def reduce_blocks(pixels: np.ndarray, factor: int) -> np.ndarray:
     """The plain reference of `Image.reduce`: uint8 (H, W, 3) -> (ceil(H / factor), ceil(W / factor), 3)."""
     height, width = (-(-side // factor) for side in pixels.shape[:2])
     out = np.empty((height, width, 3), np.uint8)
