@@ -1,4 +1,4 @@
-"""The commands and the Python of README.md and docs/: each one parses, and those of the quickstart run on the samples."""
+"""The commands and the Python of README.md and docs/: each parses, and those of the quickstart run on the samples."""
 
 from __future__ import annotations
 
