@@ -131,7 +131,7 @@ class Cuda(_FirstGpu):
         return TensorRtEngine(bundle.model_path(on.precision), f"TensorRT {on.precision}", _shape(bundle))
 
     def open_pipeline(self, bundle: Bundle, embeddings: Rows, on: DeviceSettings, max_k: int) -> FramePipeline | None:
-        """One launch a frame; None for int8 codes, and for embeddings whose length is no multiple of 8."""
+        """One launch per frame; None for int8 codes, and for embeddings whose length is no multiple of 8."""
         if on.scan == "int8" or bundle.manifest.dim % VECTOR_VALUES:
             return None
         return GpuPipeline(bundle, embeddings, on.precision, max_k)
