@@ -1,5 +1,6 @@
 # make demo   from a fresh clone to a drone photo with a position (about 12 minutes on 2 cores, once installed)
 # make test   all tests          make check  ruff, mypy, architecture          make bench  latency of the sample bundle
+# make coverage, make test-kernels, make test-oldest, make test-newest   the tests again, see each below
 # make kernels   compile the GPU's kernels (nvcc 13)     make gpu-test, make gpu-bench   on a machine with an NVIDIA GPU
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean kernels gpu-test gpu-bench gpu-regimes
+.PHONY: demo test coverage test-kernels test-oldest test-newest check bench clean kernels gpu-test gpu-bench gpu-regimes
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,10 +16,34 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python -m bench.demo --out runs/demo
+	$(BIN)/python examples/demo/demo.py --out runs/demo
 
+# A process per core, each with one thread for its products.
+TEST := -m pytest -n auto --dist worksteal
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python $(TEST)
+
+# What the tests of make test execute, as a table; it takes about half as long again.
+coverage: $(READY)
+	$(BIN)/python $(TEST) --cov --cov-report=term:skip-covered
+
+# The tests whose numbers pass through a BLAS or an engine, under every kernel that this machine offers.
+test-kernels: $(READY)
+	$(BIN)/python tests/under_kernels.py
+
+# The runtime's tests with the lowest versions that pyproject.toml allows, on Python 3.10 where there is one; and with
+# the newest that the package index has. Each in an environment of its own.
+RUNTIME := '.[cpu,map,video,sign,dev]' onnx
+RUNTIME_TESTS := -m pytest tests/dphr_infer -n auto --dist worksteal
+OLDEST_PYTHON ?= $(shell for p in python3.10 python3.11 python3.12; do $$p -c "" 2>/dev/null && command -v $$p && break; done)
+test-oldest test-newest:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet --disable-pip-version-check uv
+	build/uv/bin/uv venv --quiet --clear --python $(if $(filter test-oldest,$@),$(OLDEST_PYTHON),$(PYTHON)) build/$@
+	build/uv/bin/uv pip install --quiet --python build/$@/bin/python \
+	    --resolution $(if $(filter test-oldest,$@),lowest-direct,highest) -e $(RUNTIME)
+	build/$@/bin/python --version
+	build/$@/bin/python $(RUNTIME_TESTS)
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -27,7 +52,7 @@ check: $(READY)
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 bench: $(READY)
-	$(BIN)/python -m bench.demo --out runs/demo --only bench
+	$(BIN)/python examples/demo/demo.py --out runs/demo --only bench
 
 # A site in build/docs that loads nothing from a network.
 .PHONY: docs
@@ -67,9 +92,9 @@ else
 endif
 
 gpu-bench: $(GPU_READY)
-	$(GPU_PYTHON) -m bench.gpu.matching
-	$(GPU_PYTHON) -m bench.gpu.pipeline samples/bundle
+	$(GPU_PYTHON) -m bench gpu matching --json bench/reports/gpu-matching.jsonl
+	$(GPU_PYTHON) -m bench gpu pipeline samples/bundle --json bench/reports/gpu-pipeline.jsonl
 
 # Commit what it writes: dphr_infer/cuda/topk/topk_regimes.json.
 gpu-regimes: $(GPU_READY)
-	$(GPU_PYTHON) -m bench.gpu.regimes
+	$(GPU_PYTHON) -m bench gpu regimes

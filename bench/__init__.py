@@ -1,0 +1,1 @@
+"""How fast a bundle locates photos on this machine, and whether it is still right."""

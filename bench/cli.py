@@ -130,7 +130,7 @@ class Sweep:
 
 def _show(report: ComparisonReport, png: Path | None) -> int:
     """Print, and draw where that was asked for; the exit code."""
-    from bench.report.changes import change_plot
+    from bench.compare.plot import change_plot
     from bench.report.plots import write_sheet
 
     print(report.text)
@@ -312,14 +312,8 @@ class Gpu:
         return self.kind.run()
 
 
-_COMMANDS: dict[str, Callable[..., Any]] = {
-    "run": Run,
-    "sweep": Sweep,
-    "versus": Versus,
-    "compare": Compare,
-    "history": History,
-    "gpu": Gpu,
-}
+_KINDS: tuple[type, ...] = (Run, Sweep, Versus, Compare, History, Gpu)
+_COMMANDS: dict[str, Callable[..., Any]] = {kind.__name__.lower(): kind for kind in _KINDS}
 
 
 def _act(words: Sequence[str]) -> int:
@@ -349,7 +343,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         ended[0] = _act(list(sys.argv[1:] if argv is None else argv))
 
     return run_command(PROGRAM, act) or ended[0]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -167,7 +167,7 @@ def _scenario(name: str, setup: Setup, parts: Parts) -> None:
         parts.left_out["energy a photo"] = "another run took turns with this one"
     timeline = setup.recorder.timeline
     extra = find_drift(raw, timeline) if name == ENDURANCE else {}
-    pipeline = setup.rig.localizer.pipeline
+    pipeline = setup.rig.localizer.opened.pipeline
     if name == SINGLE_STREAM and isinstance(pipeline, GpuPipeline):
         k = min(setup.request.search.settings.top_k, len(setup.rig.localizer.gallery))
         stages = stage_summaries(pipeline, read_image(setup.paths[0]), k)

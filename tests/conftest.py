@@ -6,8 +6,14 @@ interrupts need what a terminal gives.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+
+# Test processes side by side would wake a thread per core each; before anything that multiplies is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 import pytest
 from cuda_on_cpu_runner import Builder

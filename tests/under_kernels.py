@@ -55,9 +55,7 @@ def settings_of_this_machine() -> list[Setting]:
     flags = next((set(line.split()) for line in listed.splitlines() if line.startswith("flags")), set())
     # Before 1.26 NumPy does not say what it found: the setting is left out, and said so.
     found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", []) if hasattr(np, "exceptions") else []
-    plain = (
-        [Setting("NumPy without " + ", ".join(found), {"NPY_DISABLE_CPU_FEATURES": " ".join(found)})] if found else []
-    )
+    plain = [Setting(f"NumPy without {', '.join(found)}", {"NPY_DISABLE_CPU_FEATURES": " ".join(found)})] * bool(found)
     cores = len(os.sched_getaffinity(0))
     able = [one for one in SETTINGS if (not one.needs or one.needs in flags) and one.cores <= cores]
     return [*able, *plain]
@@ -72,18 +70,12 @@ def main(arguments: list[str]) -> int:
     failed = 0
     for setting in chosen:
         started = time.monotonic()
-        command = [sys.executable, "-m", "pytest", "-m", "kernels", "-p", "no:cacheprovider", *arguments]
+        command = [sys.executable, "-m", "pytest", "-m", "kernels", *arguments]
+        environment = {**os.environ, **setting.environment}
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, allowed[: setting.cores or len(allowed)])  # the child inherits it
         try:
-            done = subprocess.run(
-                command,
-                cwd=ROOT,
-                env={**os.environ, **setting.environment},
-                text=True,
-                capture_output=True,
-                check=False,
-            )
+            done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
         finally:
             os.sched_setaffinity(0, allowed)
         last = done.stdout.strip().rpartition("\n")[2]

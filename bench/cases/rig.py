@@ -14,17 +14,63 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dphr_infer.engines.base import Engine
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.gallery import Gallery
 from dphr_infer.images.photo import to_photo
+from dphr_infer.locate.devices import Device, FramePipeline, Rows
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.locate.settings import DeviceSettings, LocateSettings
+from dphr_infer.matchers.base import Matcher
 from dphr_infer.measure.clock import now_ms
 from dphr_infer.types import LocationEstimate, Prior
 
 DECODE, PREPARE, EMBED, FILTER, MATCH, ESTIMATE = "decode", "prepare", "embed", "filter", "match", "estimate"
 STAGES = (DECODE, PREPARE, EMBED, MATCH, ESTIMATE)
 STAGES_WITH_PRIOR = (DECODE, PREPARE, EMBED, FILTER, MATCH, ESTIMATE)
+
+
+class _NotedRow(Device):
+    """A row of the table of devices that notes what it opens; without the pipeline where `apart`."""
+
+    def __init__(self, row: Device, apart: bool) -> None:
+        self.name, self._row, self._apart = row.name, row, apart
+        self.engine: Engine | None = None
+        self.matcher: Matcher | None = None
+        self.pipeline: FramePipeline | None = None
+
+    def is_present(self) -> bool:
+        return self._row.is_present()
+
+    def open_engine(self, bundle: Bundle, on: DeviceSettings) -> Engine:
+        self.engine = self._row.open_engine(bundle, on)
+        return self.engine
+
+    def open_matcher(self, embeddings: Rows, on: DeviceSettings, max_k: int) -> Matcher:
+        self.matcher = self._row.open_matcher(embeddings, on, max_k)
+        return self.matcher
+
+    def open_pipeline(self, bundle: Bundle, embeddings: Rows, on: DeviceSettings, max_k: int) -> FramePipeline | None:
+        if not self._apart:
+            self.pipeline = self._row.open_pipeline(bundle, embeddings, on, max_k)
+        return self.pipeline
+
+
+class MeasuredLocalizer(Localizer):
+    """A localizer that tells what its device opened; with `apart`, engine and matcher and never one launch."""
+
+    def __init__(
+        self, bundle: Bundle, gallery: Gallery, settings: LocateSettings, on: DeviceSettings, *, apart: bool = False
+    ) -> None:
+        super().__init__(bundle, gallery, settings, on)
+        self._device = self.opened = _NotedRow(self._device, apart)
+
+    @property
+    def parts(self) -> tuple[Engine, Matcher]:
+        """Engine and matcher; only of one that has them apart."""
+        if self.opened.engine is None or self.opened.matcher is None:
+            raise ValueError(f"{self} has no engine and matcher of its own")
+        return self.opened.engine, self.opened.matcher
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,8 +81,8 @@ class Rig:
         apart: the same localizer, or on a device that has all in one launch one that keeps its parts apart.
     """
 
-    localizer: Localizer
-    apart: Localizer
+    localizer: MeasuredLocalizer
+    apart: MeasuredLocalizer
     paths: tuple[Path, ...]
     prior: Prior | None
 
@@ -83,9 +129,11 @@ def open_rig(
     prior: Prior | None = None,
 ) -> Iterator[Rig]:
     """Open what `dphr-infer locate` opens; errors as of `Localizer`."""
-    with Localizer(bundle, gallery, settings, on) as localizer:
+    localizer = MeasuredLocalizer(bundle, gallery, settings, on)
+    with localizer:
         if not localizer.in_one_launch:
             yield Rig(localizer, localizer, tuple(paths), prior)
             return
-        with Localizer(bundle, gallery, settings, on, apart=True) as apart:
+        apart = MeasuredLocalizer(bundle, gallery, settings, on, apart=True)
+        with apart:
             yield Rig(localizer, apart, tuple(paths), prior)

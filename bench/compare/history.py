@@ -14,7 +14,7 @@ from bench.report.plots import COLOURS, RED, Plot, plain_log_axis, write_sheet
 from dphr_infer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from bench.report.plots import Axes
 
 _MARKS = "osD^vP*X"
 _WIDE = 8.0

@@ -10,7 +10,7 @@ from bench.record import ENDURANCE, BenchRecord, MatchRecord
 from bench.report.plots import BLUE, COLOURS, GREY, Plot, plain_log_axis
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from bench.report.plots import Axes
 
 _FEWEST_SIZES = 2
 _FEWEST_READINGS = 3

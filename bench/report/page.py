@@ -59,7 +59,7 @@ def _page(record: BenchRecord, plots: Sequence[Plot] = ()) -> Page:
     title = headline(record)
     sections = [Section(pictures=tuple(plot.to_picture() for plot in plots))] if plots else []
     return Page(
-        title[0].upper() + title[1:].replace(" ms", "\u00a0ms"),
+        title[0].upper() + title[1:],
         f"{what}{rows}{machine}; {record.date}.",
         (*sections, Section(tables=tuple(tables(record)))),
         tuple(verdict(record)),

@@ -19,7 +19,7 @@ from dphr_infer.measure.stats import format_ms
 from export.report.page import Picture
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as Axes
 
 END_TO_END = "end to end"
 BLUE, ORANGE, GREY, RED = "#1f6fb2", "#d9730d", "#8a8f98", "#b3261e"

@@ -19,7 +19,6 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.engines.base import Engine
 from dphr_infer.errors import EngineError, ImageError
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.gallery import Gallery
@@ -50,7 +49,6 @@ class Localizer:
         gallery: refused if another bundle made it.
         settings: what to look for, and when to accept it; None takes `LocateSettings()`.
         on: the device, precision and threads; None takes `DeviceSettings()`.
-        apart: keep engine and matcher apart on a device that has both in one launch, to time them one by one.
 
     Raises:
         GalleryError: another bundle made the gallery.
@@ -63,15 +61,12 @@ class Localizer:
         gallery: Gallery,
         settings: LocateSettings | None = None,
         on: DeviceSettings | None = None,
-        *,
-        apart: bool = False,
     ) -> None:
         gallery.check_bundle(bundle)
         self.bundle, self.gallery = bundle, gallery
         self.settings, self.on = settings or LocateSettings(), on or DeviceSettings()
-        self._device, self._apart = device_of(self.on), apart
+        self._device = device_of(self.on)
         self._stack: ExitStack | None = None
-        self._engine: Engine | None = None
         self._embedder: Embedder | None = None
         self._matcher: Matcher | None = None
         self._pipeline: FramePipeline | None = None
@@ -96,12 +91,12 @@ class Localizer:
         embeddings = self.gallery.embeddings
         max_k = min(self.settings.top_k, len(embeddings))
         with ExitStack() as stack:
-            if self.settings.heading != "search" and not self._apart:
+            if self.settings.heading != "search":
                 self._pipeline = self._device.open_pipeline(self.bundle, embeddings, self.on, max_k)
             if self._pipeline is not None:
                 stack.enter_context(self._pipeline)
             else:
-                self._engine = engine = self._device.open_engine(self.bundle, self.on)
+                engine = self._device.open_engine(self.bundle, self.on)
                 stack.enter_context(engine)
                 self._embedder = Embedder(self.bundle.manifest.preprocess, engine)
                 self._matcher = stack.enter_context(self._device.open_matcher(embeddings, self.on, max_k))
@@ -112,26 +107,10 @@ class Localizer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         stack, self._stack = self._stack, None
-        self._engine = self._embedder = self._matcher = self._pipeline = None
+        self._embedder = self._matcher = self._pipeline = None
         self._waiting.clear()
         if stack is not None:
             stack.__exit__(kind, error, trace)
-
-    @property
-    def parts(self) -> tuple[Engine, Matcher]:
-        """The opened engine and matcher, for those who time them.
-
-        Raises:
-            EngineError: not open, or in one launch.
-        """
-        if self._engine is None or self._matcher is None:
-            raise self._not_open()
-        return self._engine, self._matcher
-
-    @property
-    def pipeline(self) -> FramePipeline | None:
-        """What goes from frame to matches in one launch; None where there is none."""
-        return self._pipeline
 
     @property
     def in_one_launch(self) -> bool:

@@ -50,6 +50,8 @@ def located(
                     finder.start(photo, rows)
             except ImageError as error:
                 if on_error is None:
+                    while started:  # the answers that a CPU has given by now
+                        yield started.popleft(), finder.finish()
                     raise
                 on_error(given, error)
                 continue

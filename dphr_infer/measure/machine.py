@@ -1,4 +1,4 @@
-"""Which machine this is: a Jetson with which JetPack, or a PC; its processors, and what its files say of CUDA.
+"""Which machine this is: a Jetson with which JetPack, or a PC; processors, and what files say of CUDA and power.
 
 Every reader takes the root of a file tree, so that a tree written for a test is read like a real machine. What cannot
 be read is an empty text or 0; Python and its packages are those of this process.

@@ -142,6 +142,8 @@ def watch(
         while desk.on_the_way:
             desk.finish()
     except ImageError as error:
+        while desk.on_the_way:
+            desk.finish()
         raise ImageError(f"{error} {desk.tally.located} frames were located until then.") from error
     finally:
         summary = _summarise(desk.tally, queue, notices, time.monotonic() - started_s)

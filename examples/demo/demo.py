@@ -1,4 +1,4 @@
-"""The main job from end to end, step by step, each with the command that does it: `python -m bench.demo`.
+"""The main job from end to end, step by step, each with the command that does it: `python examples/demo/demo.py`.
 
 A step is skipped when its command, its code and everything before it are unchanged since it last finished; a step that
 was interrupted is continued where its command can continue, and done again where it cannot.
@@ -17,14 +17,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.demo_summary import Results, format_summary, read_results
+from summary import Results, format_summary, read_results
 
 from dphr_infer.cli.terminal import run_command
 from dphr_infer.errors import DphrError
 from dphr_infer.files.atomic import atomic_file
 from dphr_infer.measure.progress import format_duration
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLES = Path("samples")
 SAMPLE_BUNDLE = SAMPLES / "bundle"
 BRIGHTON = SAMPLES / "brighton_beach"
@@ -163,7 +163,7 @@ def all_steps(out: Path) -> list[Step]:
         Step(
             "bench",
             "Measure latency, stage by stage and end to end",
-            ("dphr-bench", str(SAMPLE_BUNDLE), str(out / "flight-shipped.gallery"), "--images",
+            ("dphr-bench", "run", str(SAMPLE_BUNDLE), str(out / "flight-shipped.gallery"), "--images",
              str(out / "flight/photos"), "--json", str(out / "bench.json"), "--html", str(out / "bench.html")),
             (out / "bench.json", out / "bench.html"),
             ("index-flight-shipped",),
@@ -271,8 +271,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m bench.demo`."""
-    parser = argparse.ArgumentParser(prog="python -m bench.demo", description=__doc__)
+    """Entry point of `python examples/demo/demo.py`."""
+    parser = argparse.ArgumentParser(prog="python examples/demo/demo.py", description=__doc__)
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="folder of all results (default: runs/demo)"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from bench.gpu import matching as gpu_matching
+from bench.machine import roofline
+from bench.machine.state import MachineState
 from bench.record import (
     CAMERA,
     ENDURANCE,
@@ -49,18 +52,29 @@ ROWS = 200
 IMAGES = 4
 
 MACHINE = Machine(
-    cpu="Test CPU <2>",
     board="Test board",
+    chip="",
+    l4t="",
+    jetpack="",
+    cuda="",
+    cuda_served="",
+    tensorrt="",
+    tensorrt_python="",
+    power_mode="15W",
+    governor="",
+    driver="",
+    gpu="",
+    cpu="Test CPU <2>",
     cores=2,
     memory_bytes=8_000_000_000,
+    caches="",
     last_level_cache_bytes=1_000_000,
-    power="15W",
-    load=0.1,
+    hypervisor="",
     system="Linux 6 x86_64",
     python="3.11",
-    numpy="2.0",
-    onnxruntime="1.20",
+    packages={"numpy": "2.0", "onnxruntime": "1.20"},
 )
+STATE = MachineState(0.1, "", None, None, (), 0.1)
 SUBJECT = Subject(
     encoder="tiny",
     dim=DIM,
@@ -84,7 +98,7 @@ SUBJECT = Subject(
 def make_match(share: float, in_cache: bool, rows: int = 1000) -> MatchRecord:
     latency = LatencySummary(700, 2.0, 2.5, 3.0, None, 4.0)
     return MatchRecord(
-        rows, DIM, "float32", 1, 10, True, latency, 32 * rows, 2.0 * share, share, in_cache, (2.0, 4.0), 512.0
+        rows, DIM, "float32", 1, 10, True, latency, 32 * rows, 2.0 * share, share, in_cache, (2.0, 4.0), 512_000_000
     )
 
 
@@ -124,6 +138,23 @@ SCENARIOS_MADE = (
 LIMIT = EmbedLimit(2_000_000_000, 4_000_000, 9_000_000, 1.5, 0.2, 1.5, "arithmetic", 0.5)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _frozen() -> None:
+    """What the test session has loaded is no garbage of a bench, which collects before each case."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _small_ceilings(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if request.path.parent.name == "machine":
+        return
+    for name, value in (("_BUFFER_BYTES", 4 << 20), ("PASSES", 2), ("_CACHES", 0), ("_PRODUCT_SECONDS", 0.01)):
+        monkeypatch.setattr(roofline, name, value)
+    monkeypatch.setattr("bench.machine.state.WATCH_S", 0.02)
+    monkeypatch.setattr("bench.sampling._OVERHEAD_SECONDS", 0.002)
+
+
 @pytest.fixture(scope="session")
 def machine() -> Machine:
     return MACHINE
@@ -143,6 +174,7 @@ def record() -> BenchRecord:
         left_out={"cuVS": "not installed"},
         program="dphr 1, code 0123456789ab",
         machine=MACHINE,
+        state=STATE,
         subject=SUBJECT,
         scenarios=SCENARIOS_MADE,
         batches=(
@@ -294,6 +326,7 @@ _SCHEMA: dict[str, Any] = {
     "flags": list,
     "left_out": dict,
     "machine": dict,
+    "state": dict,
     "subject": dict,
     "scenarios": list,
     "matching": list,
@@ -354,7 +387,7 @@ def check_schema() -> Any:
 
     def check(content: dict[str, Any]) -> list[str]:
         found = _faults("record", content, _SCHEMA)
-        if (content.get("schema"), content.get("schema_version")) != ("dphr-bench", 2):
+        if (content.get("schema"), content.get("schema_version")) != ("dphr-bench", 3):
             found.append("record is of another schema")
         for key, keys in (
             ("scenarios", _SCENARIO),

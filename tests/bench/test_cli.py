@@ -7,29 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dphr_infer.locate.open_engine import open_engine
-from dphr_infer.locate.open_matcher import open_matcher
 
 from bench import steps
 from bench.cases import batches as cases
 from bench.cli import main
-from bench.machine import roofline
 from dphr_infer.errors import EngineError
 from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle
 from dphr_infer.files.gallery import open_gallery
 from dphr_infer.images.preprocess import list_images, read_image
+from dphr_infer.locate.devices import open_engine, open_matcher
 from dphr_infer.locate.localizer import Localizer
 
 QUICK = ["--seconds", "0.02", "--startups", "0"]
 BARE = [*QUICK, "--batches", "1", "--match-rows", "--scenarios"]
-
-
-@pytest.fixture(autouse=True)
-def _small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roofline, "_BUFFER_BYTES", 4 << 20)
-    monkeypatch.setattr(roofline, "PASSES", 2)
-    monkeypatch.setattr(roofline, "_CACHES", 0)
-    monkeypatch.setattr(roofline, "_PRODUCT_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -56,7 +46,7 @@ def test_a_run_prints_the_report_and_writes_json_markdown_and_page(
 ) -> None:
     options = [*QUICK, "--batches", "1", "3", "--match-rows", "500"]
     outputs = [word for kind in ("json", "markdown", "html") for word in (f"--{kind}", str(tmp_path / f"b.{kind}"))]
-    assert main([str(bundle.folder), str(gallery), *options, *outputs]) == 0
+    assert main(["run", str(bundle.folder), str(gallery), *options, *outputs]) == 0
     assert "One photo, from file to position" in capsys.readouterr().out
     found = json.loads((tmp_path / "b.json").read_text())
     assert check_schema(found) == []
@@ -89,7 +79,10 @@ def test_the_words_of_the_older_command_line_still_run(bundle: Bundle, gallery: 
 def test_a_bundle_without_a_gallery_measures_embedding_and_says_so(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], check_schema: Callable[[Any], list[str]]
 ) -> None:
-    assert main([str(bundle.folder), *QUICK, "--batches", "1", "--match-rows", "--json", str(tmp_path / "b.json")]) == 0
+    assert (
+        main(["run", str(bundle.folder), *QUICK, "--batches", "1", "--match-rows", "--json", str(tmp_path / "b.json")])
+        == 0
+    )
     assert "no gallery was given: embedding alone is measured" in capsys.readouterr().out
     found = json.loads((tmp_path / "b.json").read_text())
     assert check_schema(found) == []
@@ -100,7 +93,7 @@ def test_a_bundle_without_a_gallery_measures_embedding_and_says_so(
 def test_enough_recall_is_valid_and_too_little_is_invalid_with_exit_code_1(
     bundle: Bundle, gallery: Path, truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = [str(bundle.folder), str(gallery), *BARE, "--truth", str(truth), "--json", str(tmp_path / "b.json")]
+    common = ["run", str(bundle.folder), str(gallery), *BARE, "--truth", str(truth), "--json", str(tmp_path / "b.json")]
     assert main([*common, "--least-recall", "75%"]) == 0
     accuracy = json.loads((tmp_path / "b.json").read_text())["accuracy"]
     assert (accuracy["recall"], accuracy["photos_with_truth"], accuracy["within_m"]) == (0.75, 4, 40.0)
@@ -118,7 +111,7 @@ def test_an_engine_that_misses_the_self_test_is_invalid_with_exit_code_1(
     """The expected embeddings are those of another order of the images: the engine cannot reproduce them."""
     images, expected = bundle.read_selftest()
     monkeypatch.setattr(Bundle, "read_selftest", lambda self: (images, np.roll(expected, 1, axis=0)))
-    assert main([str(bundle.folder), str(gallery), *BARE, "--json", str(tmp_path / "b.json")]) == 1
+    assert main(["run", str(bundle.folder), str(gallery), *BARE, "--json", str(tmp_path / "b.json")]) == 1
     assert "self-test only to a cosine" in json.loads((tmp_path / "b.json").read_text())["invalid_reasons"][0]
 
 
@@ -136,7 +129,7 @@ def test_an_interrupted_run_keeps_what_was_measured(
 
     monkeypatch.setattr(Localizer, "locate_many", interrupted)
     options = [*QUICK, "--batches", "1", "--match-rows", "--json", str(tmp_path / "b.json")]
-    assert main([str(bundle.folder), str(gallery), *options]) == 130
+    assert main(["run", str(bundle.folder), str(gallery), *options]) == 130
     found = json.loads((tmp_path / "b.json").read_text())
     single, multi = found["scenarios"]
     assert (found["interrupted"], multi["extra"]["stopped"], multi["latency"]["n"]) == (True, "interrupt", 6)
@@ -157,7 +150,7 @@ def test_an_error_late_in_a_run_keeps_what_was_measured_and_is_told(
     monkeypatch.setattr(steps, "measure_startup", fail)
     options = ["--batches", "1", "--match-rows", "--scenarios", "single-stream", "--seconds", "0.01"]
     outputs = ["--json", str(tmp_path / "b.json"), "--png", str(tmp_path / "b.png")]
-    assert main([str(bundle.folder), str(gallery), *options, "--startups", "1", *outputs]) == 2
+    assert main(["run", str(bundle.folder), str(gallery), *options, "--startups", "1", *outputs]) == 2
     said = capsys.readouterr()
     assert "ENDED EARLY: dphr-infer locate ended with exit code 3." in said.out
     assert "holds what was measured until then: dphr-infer locate ended" in said.err.splitlines()[-1]
@@ -173,7 +166,7 @@ def test_a_graph_that_cannot_be_counted_leaves_the_limit_out_with_the_reason(
         raise EngineError("no onnx here")
 
     monkeypatch.setattr(cases, "count_cost", refuse)
-    assert main([str(bundle.folder), str(gallery), *BARE]) == 0
+    assert main(["run", str(bundle.folder), str(gallery), *BARE]) == 0
     assert "no onnx here" in capsys.readouterr().out
 
 
@@ -197,7 +190,7 @@ def test_a_graph_that_cannot_be_counted_leaves_the_limit_out_with_the_reason(
 def test_a_mistake_is_one_line_and_exit_code_2(
     bundle: Bundle, gallery: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(bundle.folder), str(gallery), *QUICK, *options]) == 2
+    assert main(["run", str(bundle.folder), str(gallery), *QUICK, *options]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -206,7 +199,7 @@ def test_compare_of_a_run_with_itself_finds_no_change(
 ) -> None:
     file = tmp_path / "b.json"
     options = [*QUICK, "--batches", "1", "--match-rows", "--scenarios", "single-stream", "--seconds", "0.2"]
-    assert main([str(bundle.folder), str(gallery), *options, "--json", str(file)]) == 0
+    assert main(["run", str(bundle.folder), str(gallery), *options, "--json", str(file)]) == 0
     capsys.readouterr()
     main(["compare", str(file), str(file)])
     out = capsys.readouterr().out

@@ -14,7 +14,7 @@ def test_the_json_states_its_schema_and_keeps_every_sample(
 ) -> None:
     content = json.loads(record.to_line())
     assert check_schema(content) == []
-    assert (content["schema"], content["schema_version"]) == ("dphr-bench", 2)
+    assert (content["schema"], content["schema_version"]) == ("dphr-bench", 3)
     assert content["scenarios"][0]["samples_ms"] == [9.0, 10.0, 11.0, 50.0]
     assert content["scenarios"][0]["latency"] == {
         "n": 70,

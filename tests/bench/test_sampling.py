@@ -7,13 +7,12 @@ from array import array
 import numpy as np
 import pytest
 
-from bench.sampling import MIN_CALLS, WARM_UP_CALLS, StopRule, measure_overhead_ns, repeat_until, sample, time_calls
-from dphr_infer.measure.clock import collection_off
+from bench.sampling import MIN_CALLS, WARM_UP_CALLS, StopRule, measure_overhead_ns, repeat_until, sample, sample_whole
 
 
-def test_time_calls_gives_each_call_its_own_duration() -> None:
+def test_sampling_gives_each_call_its_own_duration() -> None:
     pauses = iter([0.0] * WARM_UP_CALLS + [0.002, 0.012] * MIN_CALLS)
-    samples = time_calls(lambda: time.sleep(next(pauses)), seconds=0)
+    samples = sample_whole(lambda: time.sleep(next(pauses)), StopRule(0.0))
     assert len(samples) == MIN_CALLS
     assert (samples[0::2] >= 2).all()
     assert (samples[1::2] >= 12).all()
@@ -21,16 +20,16 @@ def test_time_calls_gives_each_call_its_own_duration() -> None:
 
 def test_warm_up_calls_are_made_and_not_counted() -> None:
     calls = []
-    samples = time_calls(lambda: calls.append(1), seconds=0)
+    samples = sample_whole(lambda: calls.append(1), StopRule(0.0))
     assert (len(calls), len(samples)) == (MIN_CALLS + WARM_UP_CALLS, MIN_CALLS)
     calls.clear()
     found = sample(lambda: calls.append(1), StopRule(0.0), warm_up=3)
     assert (len(calls), len(found.duration_ms), found.stopped) == (MIN_CALLS + 3, MIN_CALLS, "time")
 
 
-def test_time_calls_goes_on_until_the_seconds_have_passed() -> None:
+def test_sampling_goes_on_until_the_seconds_have_passed() -> None:
     start = time.monotonic()
-    samples = time_calls(lambda: time.sleep(0.001), seconds=0.1)
+    samples = sample_whole(lambda: time.sleep(0.001), StopRule(0.1))
     assert time.monotonic() - start >= 0.1
     assert 100 >= len(samples) > MIN_CALLS
 
@@ -66,7 +65,7 @@ def test_a_noisy_median_goes_on_until_its_interval_is_narrow() -> None:
 
 def test_a_run_gives_way_each_slot_and_the_time_of_the_other_is_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     now_ns = [0]
-    monkeypatch.setattr(time, "perf_counter_ns", lambda: now_ns[0])
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns[0])
     samples, given_at = array("q"), []
 
     def call() -> None:
@@ -103,14 +102,3 @@ def test_an_interrupt_keeps_what_was_measured_and_is_raised_where_there_is_nothi
 
 def test_the_bench_spends_less_than_two_microseconds_on_a_sample() -> None:
     assert 10 < min(measure_overhead_ns() for _ in range(3)) < 2000
-
-
-def test_collection_is_off_inside_and_as_before_after_an_error() -> None:
-    seen = []
-    try:
-        with collection_off():
-            seen.append(gc.isenabled())
-            raise ValueError
-    except ValueError:
-        seen.append(gc.isenabled())
-    assert seen == [False, True]

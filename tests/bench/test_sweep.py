@@ -14,19 +14,10 @@ from bench import galleries as generated
 from bench import sweep
 from bench.cli import main
 from bench.galleries import CENTRE, STRIDE_M, generated_gallery
-from bench.machine import roofline
 from bench.peers import cpu as peers
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.geo import distance_m
 from dphr_infer.matchers.exact import NumpyExactMatcher
-
-
-@pytest.fixture(autouse=True)
-def _small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roofline, "_BUFFER_BYTES", 4 << 20)
-    monkeypatch.setattr(roofline, "PASSES", 2)
-    monkeypatch.setattr(roofline, "_CACHES", 0)
-    monkeypatch.setattr(roofline, "_PRODUCT_SECONDS", 0.01)
 
 
 def test_a_generated_gallery_is_written_once_and_made_again_where_it_is_damaged(

@@ -2,9 +2,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench.demo import Demo, Step, all_steps
 
 from dphr_infer.errors import DphrError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "demo"))
+from demo import Demo, Step, all_steps
 
 
 def writing(path: Path, text: str, log: Path) -> tuple[str, ...]:

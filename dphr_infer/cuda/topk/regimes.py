@@ -3,7 +3,7 @@
 Dot products cost arithmetic for each query, tensor cores pad a batch to 8, 16, 32 or 64 queries and cost the same for
 one as for all of them. Below some number of queries dot products win, and that number depends on the GPU and on the
 length of a row. The table has it by SM count and dimensions; the nearest entry counts. An entry's source is "model"
-until `python -m bench.gpu.regimes` has measured it on a GPU:
+until `dphr-bench gpu regimes` has measured it on a GPU:
 
     format    "dphr-topk-regimes"
     version   1

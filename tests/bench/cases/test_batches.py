@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
-from dphr_infer.locate.open_engine import open_engine
 
-from bench.cases import batches as cases
-from bench.cases.batches import BatchCase, MatchLimits, embed_limit, generate_rows, time_generated_matching
+from bench import galleries
+from bench.cases.batches import BatchCase, embed_limit
+from bench.cases.matching import MatchLimits, time_generated_matching
+from bench.galleries import generate_rows
 from bench.machine.roofline import Ceiling
 from bench.sampling import StopRule
 from dphr_infer.errors import ConfigError
 from dphr_infer.files.bundle import Bundle
+from dphr_infer.images.photo import Photo
+from dphr_infer.locate.devices import open_engine
 from dphr_infer.measure.machine import Machine
 
 SHORT = StopRule(0.01)
@@ -25,7 +27,7 @@ def test_generated_rows_are_of_unit_length_and_the_same_every_time() -> None:
 
 
 def test_a_gallery_beyond_half_of_the_free_memory_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cases, "available_bytes", lambda: 1_000_000_000)
+    monkeypatch.setattr(galleries, "available_bytes", lambda: 1_000_000_000)
     with pytest.raises(ConfigError, match=r"takes 4\.0 GB, and 1\.0 GB are free"):
         generate_rows(1_000_000, 1000, "float32", seed=0)
 
@@ -37,11 +39,6 @@ def test_generated_matching_states_its_bytes_limit_and_share(machine: Machine) -
     assert single.bandwidth_share == pytest.approx(0.0256 / single.latency.p50_ms)
     assert single.in_cache
     assert len(single.samples_ms) == single.latency.n
-
-
-def test_fewer_generated_rows_than_matches_are_refused(machine: Machine) -> None:
-    with pytest.raises(ConfigError, match="--match-rows is 5, but 10 matches"):
-        time_generated_matching(5, 16, 10, SHORT, MatchLimits(machine, 1e9))
 
 
 def test_the_limit_of_an_embedding_is_the_later_of_arithmetic_and_bandwidth(bundle: Bundle) -> None:
@@ -61,18 +58,7 @@ def test_the_limit_of_an_embedding_is_the_later_of_arithmetic_and_bandwidth(bund
 def test_without_a_gallery_a_batch_measures_embedding_alone(bundle: Bundle) -> None:
     image = np.full((32, 48, 3), 90, np.uint8)
     with open_engine(bundle) as engine:
-        case = BatchCase(
-            "tiny",
-            bundle.manifest.preprocess,
-            engine,
-            Path(bundle.model_path("fp32")),
-            "fp32",
-            0,
-            [image],
-            [None],
-            None,
-            Ceiling(1e9, 1e9),
-        )
+        case = BatchCase(bundle, engine, "fp32", 0, [Photo(image)], None, Ceiling(1e9, 1e9))
         record, reason = case.measure(3, SHORT)
         elsewhere, why = dataclasses.replace(case, ceiling=None).measure(1, SHORT)
     assert (record.locate, record.locate_images_per_s, record.locate_samples_ms, reason) == (None, None, (), "")

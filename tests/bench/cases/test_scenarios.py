@@ -2,48 +2,45 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dphr_infer.locate.open_engine import open_engine
-from dphr_infer.locate.open_matcher import open_matcher
-from dphr_infer.locate.search_options import Prior
 
-from bench.cases import camera as camera_module
 from bench.cases.camera import camera
 from bench.cases.endurance import WINDOWS, endure, find_drift
 from bench.cases.photo import Raw, multi_stream, offline, single_stream, throttled_samples, to_record
-from bench.cases.rig import STAGES, STAGES_WITH_PRIOR, Rig, with_filter_timed
+from bench.cases.rig import STAGES, STAGES_WITH_PRIOR, MeasuredLocalizer, Rig, open_rig
 from bench.machine.power import PowerSample
 from bench.sampling import MIN_CALLS, WARM_UP_CALLS, StopRule, sample_whole
 from dphr_infer.errors import ConfigError
 from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle
-from dphr_infer.files.gallery import open_gallery
-from dphr_infer.images.preprocess import list_images, read_image
+from dphr_infer.files.gallery import Gallery, open_gallery
+from dphr_infer.images.preprocess import list_images
 from dphr_infer.locate.localizer import Localizer
-from dphr_infer.types import GeoPoint, LocationEstimate
+from dphr_infer.locate.settings import DeviceSettings, LocateSettings
+from dphr_infer.types import LocationEstimate, Prior
 
-NEAR = Prior(GeoPoint(46.01, 8.0), 300.0)
+NEAR = Prior(46.01, 8.0, 300.0)
 
 
-def open_rig(bundle: Bundle, gallery: Path, prior: Prior | None) -> Iterator[Rig]:
-    timed = with_filter_timed(open_gallery(gallery))
-    with open_engine(bundle) as engine, open_matcher(timed.embeddings) as matcher:
-        paths = tuple(list_images(bundle.folder / SELFTEST_IMAGES))
-        yield Rig(Localizer(bundle, timed, engine, matcher), timed, paths, prior)
+def opened(bundle: Bundle, gallery: Path, prior: Prior | None) -> Iterator[Rig]:
+    paths = list_images(bundle.folder / SELFTEST_IMAGES)
+    with open_rig(bundle, open_gallery(gallery), LocateSettings(), DeviceSettings(), paths, prior) as rig:
+        yield rig
 
 
 @pytest.fixture
 def rig(bundle: Bundle, gallery: Path) -> Iterator[Rig]:
-    yield from open_rig(bundle, gallery, None)
+    yield from opened(bundle, gallery, None)
 
 
 @pytest.fixture
 def rig_with_prior(bundle: Bundle, gallery: Path) -> Iterator[Rig]:
-    yield from open_rig(bundle, gallery, NEAR)
+    yield from opened(bundle, gallery, NEAR)
 
 
 def test_stages_and_the_whole_are_timed_equally_often_on_every_photo(rig: Rig) -> None:
@@ -73,26 +70,27 @@ def test_the_stages_run_the_localizers_own_code(rig: Rig, monkeypatch: pytest.Mo
 def test_both_ways_of_a_photo_and_locate_itself_give_the_same_estimate(rig: Rig, rig_with_prior: Rig) -> None:
     for one in (rig, rig_with_prior):
         path = one.paths[0]
-        plain = one.localizer.locate(read_image(path), None, one.near, one.within_m)
+        plain = one.localizer.locate(path, prior=one.prior)
         assert one.locate(path) == plain
         assert one.locate_in_stages(path)[0] == plain
         assert one.locate_batch([path])[0] == plain
 
 
-def test_with_a_prior_the_filter_is_a_stage_of_its_own_and_no_part_of_the_match(
+def test_with_a_prior_the_filter_is_a_stage_of_its_own_that_a_photo_pays_once(
     rig_with_prior: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = type(rig_with_prior.gallery).rows_within
+    original = Gallery.rows_within
 
-    def slow(self: object, *arguments: object) -> object:
+    def slow(self: Gallery, *arguments: object) -> object:
         time.sleep(0.02)
         return original(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(type(rig_with_prior.gallery).__mro__[1], "rows_within", slow)
-    _, durations = rig_with_prior.locate_in_stages(rig_with_prior.paths[0])
-    stages = dict(zip(rig_with_prior.stages, durations, strict=True))
-    assert tuple(stages) == STAGES_WITH_PRIOR
-    assert stages["filter"] >= 20 > stages["match"] > 0
+    monkeypatch.setattr(Gallery, "rows_within", slow)
+    rig = rig_with_prior
+    first, second = (dict(zip(rig.stages, rig.locate_in_stages(rig.paths[0])[1], strict=True)) for _ in range(2))
+    assert tuple(first) == STAGES_WITH_PRIOR
+    assert first["filter"] >= 20 > first["match"] > 0
+    assert second["filter"] < 20
 
 
 def test_an_answer_that_changes_from_call_to_call_is_counted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +154,13 @@ def test_the_difference_is_the_median_of_the_whole_minus_the_sum_of_its_stages()
 
 
 def locating_for(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Rig, "locate", lambda self, path: time.sleep(seconds))
-    monkeypatch.setattr(camera_module, "warm_up", lambda rig: None)
+    original = MeasuredLocalizer.finish
+
+    def slow(self: MeasuredLocalizer) -> LocationEstimate:
+        time.sleep(seconds)
+        return original(self)
+
+    monkeypatch.setattr(MeasuredLocalizer, "finish", slow)
 
 
 def test_a_slow_localizer_misses_the_older_frames_and_answers_with_age(
@@ -171,7 +174,7 @@ def test_a_slow_localizer_misses_the_older_frames_and_answers_with_age(
     assert 5 <= raw.extra["answered"] <= 13
     assert raw.extra["missed_share"] == raw.extra["missed"] / 25
     assert (raw.duration_ms >= 45).all()
-    assert raw.duration_ms == pytest.approx(raw.stage_ms["wait"] + raw.stage_ms["locate"])
+    assert raw.duration_ms == pytest.approx(raw.stage_ms["decode"] + raw.stage_ms["wait"] + raw.stage_ms["locate"])
     assert (raw.stage_ms["wait"] > 0).all()
     assert raw.extra["answers_per_s"] < 23
 
@@ -187,16 +190,17 @@ def test_a_fast_localizer_misses_nothing_and_each_frame_is_due_on_time(
 
 
 def test_an_interrupted_camera_keeps_its_answers_and_ends_its_thread(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    locating_for(0.0, monkeypatch)
-    calls = itertools.count(1)
+    original, calls = MeasuredLocalizer.finish, itertools.count(1)
 
-    def interrupted(self: Rig, path: Path) -> None:
+    def interrupted(self: MeasuredLocalizer) -> LocationEstimate:
         if next(calls) == 4:
             raise KeyboardInterrupt
+        return original(self)
 
-    monkeypatch.setattr(Rig, "locate", interrupted)
+    monkeypatch.setattr(MeasuredLocalizer, "finish", interrupted)
     raw = camera(rig, 100, 60)
     assert (raw.stopped, raw.extra["answered"]) == ("interrupt", 3)
+    assert not [thread for thread in threading.enumerate() if thread.name == "frame reader"]
 
 
 def test_a_camera_without_time_for_a_frame_is_refused(rig: Rig) -> None:

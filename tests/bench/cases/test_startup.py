@@ -3,17 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dphr_infer.locate.search_options import Prior
+import tyro
 
 from bench.cases.startup import measure_startup, start_once
 from bench.request import BenchRequest
 from bench.steps import locate_arguments
-from dphr_infer.cli.main import build_parser
+from dphr_infer.cli.requests import Locate, Search
 from dphr_infer.errors import EngineError
 from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle
 from dphr_infer.images.preprocess import list_images
-from dphr_infer.measure.memory import peak_bytes, peak_mb, reset_peak
-from dphr_infer.types import GeoPoint
+from dphr_infer.locate.settings import DeviceSettings, LocateSettings
 
 
 def test_a_start_is_a_process_of_locate_until_its_first_word_and_its_end(bundle: Bundle, gallery: Path) -> None:
@@ -43,24 +42,10 @@ def test_a_start_that_fails_says_what_locate_said(bundle: Bundle, tmp_path: Path
 
 
 def test_the_arguments_are_those_of_locate_and_carry_what_is_measured(bundle: Bundle, gallery: Path) -> None:
-    prior = Prior(GeoPoint(-46.5, 8.0), 250.0)
-    request = BenchRequest(bundle.folder, gallery, threads=1, device="cuda", top_k=2, heading="search", prior=prior)
-    parsed = build_parser().parse_args(["locate", *locate_arguments(request, gallery, Path("a.png"))])
-    assert (parsed.bundle, parsed.gallery, parsed.photos) == (bundle.folder, gallery, [Path("a.png")])
-    assert (parsed.threads, parsed.top_k, parsed.heading, parsed.agreeing) == (1, 2, "search", 2)
-    assert parsed.device == "cuda"
-    assert (parsed.near, parsed.within) == (GeoPoint(-46.5, 8.0), 250.0)
-
-
-def test_the_peak_of_memory_is_forgotten_and_grows_by_what_is_touched() -> None:
-    if not reset_peak():
-        pytest.skip("this system does not forget the peak of a process")
-    before = peak_bytes()
-    assert before is not None
-    taken = bytearray(b"x" * 80_000_000)
-    during = peak_bytes()
-    assert during is not None and during - before > 70_000_000
-    del taken
-    assert reset_peak()
-    after = peak_mb()
-    assert after is not None and after < (during - 60_000_000) / 1e6
+    settings = LocateSettings(top_k=2, heading="search", agreeing=2, refine=True)
+    search = Search(settings, "-46.5,8.0", 250.0, DeviceSettings("cuda", "fp16", 1, "int8"))
+    request = BenchRequest(bundle.folder, gallery, search=search)
+    words = locate_arguments(request, gallery, Path("a.png"))
+    parsed = tyro.cli(Locate, args=words, config=(tyro.conf.OmitArgPrefixes,))
+    assert (parsed.bundle, parsed.gallery, parsed.photos) == (bundle.folder, gallery, (Path("a.png"),))
+    assert parsed.search == search

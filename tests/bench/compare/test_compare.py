@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench.report.changes import change_plot
 from numpy.typing import NDArray
 from PIL import Image
 
 from bench.cli import main
 from bench.compare.compare import ComparisonReport, compare, compare_files, make_report, parse_share
 from bench.compare.judge import BATCHES, FLOOR, MIN_RUNS, MIN_SAMPLES, ROUNDING_MS, SHARED_FLOOR, student_quantile
+from bench.compare.plot import change_plot
 from bench.compare.report import short_names
 from bench.compare.series import metrics, read_records
-from bench.report.changes import change_plot
 from dphr_infer.errors import ConfigError
 
 STAGES = {"decode": 4.0, "preprocess": 1.5, "embed": 30.0, "match": 6.0, "filter": 0.2}
@@ -59,7 +60,7 @@ def make_record(seed: int, slower: dict[str, float] | None = None, n: int = N) -
     matching = latency(rng, 2.0, n)
     return {
         "schema": "dphr-bench",
-        "schema_version": 2,
+        "schema_version": 3,
         "date": "2026-01-02T03:04:05+00:00",
         "valid": True,
         "invalid_reasons": [],
@@ -299,9 +300,9 @@ def test_the_lines_of_a_sweep_are_one_report(save: Callable[..., Path]) -> None:
         ("{", "is no JSON"),
         ("[1]", "says nothing"),
         ('{"schema": "dphr-bench", "schema_version": 1}', "it says dphr-bench 1"),
-        ('{"schema": "dphr-bench", "schema_version": 2, "scenarios": {}, "machine": 3}', "is no report"),
-        ('{"schema": "dphr-bench", "schema_version": 2, "scenarios": [7]}', "is no report"),
-        ('{"schema": "dphr-bench", "schema_version": 2, "scenarios": [{"settings": [1]}]}', "is no report"),
+        ('{"schema": "dphr-bench", "schema_version": 3, "scenarios": {}, "machine": 3}', "is no report"),
+        ('{"schema": "dphr-bench", "schema_version": 3, "scenarios": [7]}', "is no report"),
+        ('{"schema": "dphr-bench", "schema_version": 3, "scenarios": [{"settings": [1]}]}', "is no report"),
     ],
 )
 def test_a_file_that_is_no_report_is_refused(tmp_path: Path, text: str, words: str) -> None:
@@ -386,7 +387,7 @@ def make_run(rng: np.random.Generator, number: int, slower: float = 1.0) -> dict
     }
     return {
         "schema": "dphr-bench",
-        "schema_version": 2,
+        "schema_version": 3,
         "date": f"2026-01-02T03:{number:02d}:00+00:00",
         "valid": True,
         "machine": {"cpu": "one", "cores": 2, "others_cores": 0.0, "hypervisor": "flag of the CPU"},

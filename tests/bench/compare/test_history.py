@@ -18,7 +18,7 @@ BLUE, RED = (0x1F, 0x6F, 0xB2), (0xC0, 0x39, 0x2B)
 def make_record(date: str, p50_ms: float = 10.0, **changes: Any) -> dict[str, Any]:
     return {
         "schema": "dphr-bench",
-        "schema_version": 2,
+        "schema_version": 3,
         "date": date,
         "valid": True,
         "machine": {"board": "unknown", "cpu": "Test CPU", "cores": 2, "gpu": "none", "power_mode": "none"},

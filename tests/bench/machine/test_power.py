@@ -13,15 +13,15 @@ from bench.machine.power import (
     PowerReader,
     PowerSample,
     Recorder,
-    clock_s,
     energy_per_frame_mj,
     open_power,
     rail_energy_j,
     total_energy_j,
 )
 from bench.machine.sensors import EnergyCounter, ask_nvidia_smi, slowdown_reasons
+from dphr_infer.measure.clock import now_s
 
-SYSFS = Path(__file__).resolve().parent / "sysfs"
+SYSFS = Path(__file__).resolve().parents[2] / "sysfs"
 
 
 def unpack(name: str, root: Path) -> Path:
@@ -158,7 +158,7 @@ def test_nvidia_smi_gives_what_it_knows_and_leaves_out_what_it_does_not(tmp_path
 def test_an_nvidia_smi_that_fails_is_named_and_does_not_stop_the_run(
     tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.machine.sensors.NVIDIA_SMI_LIMIT_S", 0.2)
+    monkeypatch.setattr("dphr_infer.measure.nvidia_smi.LIMIT_S", 0.2)
     program = add_nvidia_smi(tmp_path, script)
     reader = open_power(tmp_path)
     assert reader.sample().power_w == {}
@@ -247,9 +247,9 @@ def test_energy_per_frame_is_in_millijoules_and_unknown_without_energy() -> None
 def test_the_recorder_samples_while_the_work_runs_and_measures_its_energy(tmp_path: Path) -> None:
     reader = open_power(unpack("orin_nano", tmp_path))
     with Recorder(reader, period_s=0.01) as recorder:
-        start_s = clock_s()
+        start_s = now_s()
         time.sleep(0.1)
-        stop_s = clock_s()
+        stop_s = now_s()
         early = recorder.energy_j(start_s, stop_s)
     assert len(recorder.timeline) >= 4
     times = [entry.t_s for entry in recorder.timeline]

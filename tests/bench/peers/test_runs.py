@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dphr_infer.locate.open_engine import open_engine
 
 from bench.cli import main
 from bench.machine import roofline
@@ -15,6 +14,7 @@ from bench.peers.cpu import Peer
 from bench.peers.runs import EmbedTask, embed_peers, match_peers, open_match_peers
 from dphr_infer.engines.onnxruntime import onnxruntime_version
 from dphr_infer.files.bundle import Bundle
+from dphr_infer.locate.devices import open_engine
 from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.types import Matches
 
@@ -126,7 +126,7 @@ def test_a_run_with_peers_writes_their_rows_and_says_what_is_left_out(
     for name, value in (("_BUFFER_BYTES", 4 << 20), ("PASSES", 2), ("_CACHES", 0), ("_PRODUCT_SECONDS", 0.01)):
         monkeypatch.setattr(roofline, name, value)
     quick = ["--seconds", "0.01", "--startups", "0", "--batches", "1", "--match-rows", "--scenarios"]
-    words = [str(bundle.folder), str(gallery), *quick, "--peers", "--json", str(tmp_path / "b.json")]
+    words = ["run", str(bundle.folder), str(gallery), *quick, "--peers", "--json", str(tmp_path / "b.json")]
     assert main(words) == 0
     found = json.loads((tmp_path / "b.json").read_text())
     assert [peer["name"] for peer in found["peers"]].count("crashing") == 2

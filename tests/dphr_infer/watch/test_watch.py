@@ -178,11 +178,14 @@ def test_a_frame_that_cannot_be_located_is_named_and_the_others_go_on() -> None:
     assert said.startswith("Frame 2 of camera is skipped: it is 3x3 px.\n3 frames in ")
 
 
-def test_a_source_that_fails_says_what_was_located_so_far() -> None:
+@pytest.mark.parametrize("most_on_the_way", [1, 2])
+def test_a_source_that_fails_says_what_was_located_so_far_and_that_is_all_it_gave(most_on_the_way: int) -> None:
     said = io.StringIO()
     source = Given(3, hurry=False, error=ImageError("The camera is gone."))
     with pytest.raises(ImageError, match=r"The camera is gone\. 3 frames were located until then\."):
-        watch(source, Finder(lambda _: ESTIMATE), None, "csv", out=io.StringIO(), notices=Notices(said))
+        watch(
+            source, Finder(lambda _: ESTIMATE, most_on_the_way), None, "csv", out=io.StringIO(), notices=Notices(said)
+        )
     assert said.getvalue().startswith("3 frames in ")
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from dphr_infer.cuda.topk import matcher as cuda_exact
+from dphr_infer.files.gallery import open_gallery
 from dphr_infer.images.rotation import rotate_square
 from dphr_infer.locate import gpu_pipeline
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.embedder import Embedder
+from dphr_infer.maps.index import index
 from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.types import Matches
 
@@ -30,6 +32,25 @@ def gallery(bundle: Any, texture: Any) -> np.ndarray:
     images = [texture(32, 32, seed) for seed in range(120)]
     with open_engine(bundle) as engine:
         return Embedder(bundle.manifest.preprocess, engine).embed_images(images).astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def image(texture: Any) -> np.ndarray:
+    """The map's pixels."""
+    return texture(300, 400, 5)
+
+
+@pytest.fixture(scope="module")
+def map_gallery(bundle: Any, image: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The gallery of a map of 200 x 150 m: 35 tiles of 50 m."""
+    rasterio = pytest.importorskip("rasterio")
+    folder = tmp_path_factory.mktemp("map")
+    profile = {"driver": "GTiff", "height": 300, "width": 400, "count": 3, "dtype": "uint8", "crs": "EPSG:32632"}
+    place = rasterio.transform.Affine(0.5, 0, 5e5, 0, -0.5, 5.2e6)
+    with rasterio.open(folder / "map.tif", "w", transform=place, **profile) as dataset:
+        dataset.write(np.moveaxis(image, 2, 0))
+    index(folder / "map.tif", bundle=bundle, out=folder / "g", tile_m=50.0, stride_m=25.0)
+    return open_gallery(folder / "g")
 
 
 @pytest.fixture

@@ -9,36 +9,15 @@ import numpy as np
 import pytest
 
 from dphr_infer.errors import ConfigError, EngineError, ImageError
-from dphr_infer.files.gallery import open_gallery
 from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.images.photo import Photo
 from dphr_infer.locate import devices
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.open import open_localizer
-from dphr_infer.maps.index import index
 from dphr_infer.measure.machine import usable_cores
 from dphr_infer.types import GeoPoint, Prior
 
 pytestmark = pytest.mark.kernels
-
-
-@pytest.fixture(scope="module")
-def image(texture: Any) -> np.ndarray:
-    """The map's pixels."""
-    return texture(300, 400, 5)
-
-
-@pytest.fixture(scope="module")
-def map_gallery(bundle: Any, image: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The gallery of a map of 200 x 150 m: 35 tiles of 50 m."""
-    rasterio = pytest.importorskip("rasterio")
-    folder = tmp_path_factory.mktemp("map")
-    profile = {"driver": "GTiff", "height": 300, "width": 400, "count": 3, "dtype": "uint8", "crs": "EPSG:32632"}
-    place = rasterio.transform.Affine(0.5, 0, 5e5, 0, -0.5, 5.2e6)
-    with rasterio.open(folder / "map.tif", "w", transform=place, **profile) as dataset:
-        dataset.write(np.moveaxis(image, 2, 0))
-    index(folder / "map.tif", bundle=bundle, out=folder / "g", tile_m=50.0, stride_m=25.0)
-    return open_gallery(folder / "g")
 
 
 def around(point: GeoPoint, radius_m: float) -> Prior:

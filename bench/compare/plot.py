@@ -10,7 +10,7 @@ from bench.compare.report import Comparison, short_names
 from bench.report.plots import BLUE, GREY, ORANGE, RED, Plot
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from bench.report.plots import Axes
 
 _LINE_IN = 0.42
 _FRAME_IN = 1.1
