@@ -327,7 +327,7 @@ def _act(words: Sequence[str]) -> int:
         prog=PROGRAM,
         description=__doc__,
         args=own,
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs),
     )
     return command.run(run_words) if isinstance(command, Versus) else command.run()
 

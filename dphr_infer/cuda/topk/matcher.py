@@ -1,4 +1,4 @@
-"""Exact search on an NVIDIA GPU: one launch a query batch over float16 rows, or int8 rows with a proof.
+"""Exact search on an NVIDIA GPU: one launch per query batch over float16 rows, or int8 rows with a proof.
 
 The answers are exact for the gallery's rows as float16: a float32 gallery is rounded to float16 once, on its way to the
 device, which moves a similarity by at most 2^-11. Equal similarities go to the lower row; the same call gives the same
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 class CudaExactMatcher:
-    """Exact top k on a GPU. See `Matcher` for what it promises; a call waits for the GPU once a batch.
+    """Exact top k on a GPU. See `Matcher` for what it promises; a call waits for the GPU once per batch.
 
     Memory is taken in `__enter__` for the stated maxima, and given back in `__exit__`, also after an error; enter and
     leave in one thread. A call with more queries than `max_queries` runs in batches.
