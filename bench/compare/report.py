@@ -62,9 +62,10 @@ class ComparisonReport:
         """
         for item in self.comparisons:
             if self.fail_above is not None and not item.judged and not item.invalid:
+                why = item.changes[0].no_interval or "one run each"
                 raise ConfigError(
-                    f"None of the {len(item.changes)} metrics of {item.candidate} can be judged "
-                    f"({item.changes[0].no_interval}), so that nothing could fail: measure on an idle machine."
+                    f"None of the {len(item.changes)} metrics of {item.candidate} can be judged ({why}), so that "
+                    "nothing could fail: measure by dphr-bench versus, on an idle machine."
                 )
 
     @property

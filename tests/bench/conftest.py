@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -145,14 +146,25 @@ def _frozen() -> None:
     gc.freeze()
 
 
+def _shrink(patch: pytest.MonkeyPatch) -> None:
+    for name, value in (("_BUFFER_BYTES", 4 << 20), ("PASSES", 2), ("_CACHES", 0), ("_PRODUCT_SECONDS", 0.01)):
+        patch.setattr(roofline, name, value)
+    patch.setattr("bench.machine.state.WATCH_S", 0.02)
+    patch.setattr("bench.sampling._OVERHEAD_SECONDS", 0.002)
+
+
 @pytest.fixture(autouse=True)
 def _small_ceilings(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    if request.path.parent.name == "machine":
-        return
-    for name, value in (("_BUFFER_BYTES", 4 << 20), ("PASSES", 2), ("_CACHES", 0), ("_PRODUCT_SECONDS", 0.01)):
-        monkeypatch.setattr(roofline, name, value)
-    monkeypatch.setattr("bench.machine.state.WATCH_S", 0.02)
-    monkeypatch.setattr("bench.sampling._OVERHEAD_SECONDS", 0.002)
+    if request.path.parent.name != "machine":
+        _shrink(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def small_ceilings() -> Iterator[None]:
+    """The machine's ceilings are measured on little memory and for a short time, in fixtures of a module too."""
+    with pytest.MonkeyPatch.context() as patch:
+        _shrink(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

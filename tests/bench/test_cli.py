@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,6 @@ from dphr_infer.errors import EngineError
 from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle
 from dphr_infer.files.gallery import open_gallery
 from dphr_infer.images.preprocess import list_images, read_image
-from dphr_infer.locate.devices import open_engine, open_matcher
 from dphr_infer.locate.localizer import Localizer
 
 QUICK = ["--seconds", "0.02", "--startups", "0"]
@@ -27,8 +29,7 @@ def truth(bundle: Bundle, gallery: Path, tmp_path: Path) -> Path:
     """Each self-test image lies where the model places it, but the last, which lies about 2 km north of that."""
     opened, lines = open_gallery(gallery), ["photo,latitude_deg,longitude_deg"]
     paths = list_images(bundle.folder / SELFTEST_IMAGES)
-    with open_engine(bundle) as engine, open_matcher(opened.embeddings) as matcher:
-        localizer = Localizer(bundle, opened, engine, matcher)
+    with Localizer(bundle, opened) as localizer:
         for path in paths:
             point = localizer.locate(read_image(path)).point
             lines.append(f"{path.name},{point.latitude_deg + 0.02 * (path == paths[-1])},{point.longitude_deg}")
@@ -37,18 +38,30 @@ def truth(bundle: Bundle, gallery: Path, tmp_path: Path) -> Path:
     return file
 
 
-def test_a_run_prints_the_report_and_writes_json_markdown_and_page(
-    bundle: Bundle,
-    gallery: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    check_schema: Callable[[Any], list[str]],
-) -> None:
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def done(small_ceilings: None, bundle: Bundle, gallery: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """One whole run by its command line, with all of its outputs but the sheet of pictures."""
+    folder, out = tmp_path_factory.mktemp("run"), io.StringIO()
     options = [*QUICK, "--batches", "1", "3", "--match-rows", "500"]
-    outputs = [word for kind in ("json", "markdown", "html") for word in (f"--{kind}", str(tmp_path / f"b.{kind}"))]
-    assert main(["run", str(bundle.folder), str(gallery), *options, *outputs]) == 0
-    assert "One photo, from file to position" in capsys.readouterr().out
-    found = json.loads((tmp_path / "b.json").read_text())
+    outputs = [word for kind in ("json", "markdown", "html") for word in (f"--{kind}", str(folder / f"b.{kind}"))]
+    with contextlib.redirect_stdout(out):
+        code = main(["run", str(bundle.folder), str(gallery), *options, *outputs])
+    return Done(code, out.getvalue(), folder)
+
+
+def test_a_run_prints_the_report_and_writes_json_markdown_and_page(
+    done: Done, check_schema: Callable[[Any], list[str]]
+) -> None:
+    assert done.code == 0
+    assert "One photo, from file to position" in done.out
+    found = json.loads((done.folder / "b.json").read_text())
     assert check_schema(found) == []
     assert [scenario["name"] for scenario in found["scenarios"]] == ["single-stream", "multi-stream", "offline"]
     single = found["scenarios"][0]
@@ -64,15 +77,15 @@ def test_a_run_prints_the_report_and_writes_json_markdown_and_page(
     assert (found["valid"], found["subject"]["images_from"]) == (True, "the bundle's self-test")
     assert found["overhead_ns"] > 0 and found["cold_first_ms"] > 0
     assert 20e6 < found["peak_memory_bytes"] < 4e9
-    assert (tmp_path / "b.html").read_text().startswith("<!doctype html>")
-    assert (tmp_path / "b.markdown").read_text().startswith("# Latency: a photo located in ")
+    assert (done.folder / "b.html").read_text().startswith("<!doctype html>")
+    assert (done.folder / "b.markdown").read_text().startswith("# A photo located in ")
 
 
-def test_the_words_of_the_older_command_line_still_run(bundle: Bundle, gallery: Path, tmp_path: Path) -> None:
-    options = ["--heading", "search", "--seconds", "0.02", "--batches", "1", "--match-rows"]
-    outputs = ["--json", str(tmp_path / "b.json"), "--html", str(tmp_path / "b.html")]
-    start = ["--startups", "0"]
-    assert main(["run", str(bundle.folder), str(gallery), *options, *outputs, *start]) == 0
+def test_a_search_of_headings_embeds_a_photo_in_each_of_its_rotations(
+    bundle: Bundle, gallery: Path, tmp_path: Path
+) -> None:
+    options = ["--heading", "search", *BARE]
+    assert main(["run", str(bundle.folder), str(gallery), *options, "--json", str(tmp_path / "b.json")]) == 0
     assert json.loads((tmp_path / "b.json").read_text())["subject"]["views"] == 8
 
 
@@ -119,15 +132,15 @@ def test_an_interrupted_run_keeps_what_was_measured(
     bundle: Bundle, gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls: list[int] = []
-    original = Localizer.locate_many
+    original = Localizer.locate_each
 
-    def interrupted(self: Localizer, *arguments: Any) -> Any:
+    def interrupted(self: Localizer, *arguments: Any, **named: Any) -> Any:
         calls.append(1)
         if len(calls) == 9:
             raise KeyboardInterrupt
-        return original(self, *arguments)
+        return original(self, *arguments, **named)
 
-    monkeypatch.setattr(Localizer, "locate_many", interrupted)
+    monkeypatch.setattr(Localizer, "locate_each", interrupted)
     options = [*QUICK, "--batches", "1", "--match-rows", "--json", str(tmp_path / "b.json")]
     assert main(["run", str(bundle.folder), str(gallery), *options]) == 130
     found = json.loads((tmp_path / "b.json").read_text())
@@ -177,7 +190,7 @@ def test_a_graph_that_cannot_be_counted_leaves_the_limit_out_with_the_reason(
         (["--batches", "0"], "give sizes in 1..1024"),
         (["--seconds", "0"], "a finite value above 0"),
         (["--images", "nowhere"], "nowhere is not a folder"),
-        (["--heading", "north"], "tells no yaw"),
+        (["--heading", "north"], "needs the photo's yaw"),
         (["--near", "46,8"], "--near and --within belong together"),
         (["--near", "0,0", "--within", "5"], "No tile of the gallery lies within 5 m"),
         (["--least-recall", "50%"], "--truth and --least-recall belong together"),
@@ -194,15 +207,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_compare_of_a_run_with_itself_finds_no_change(
-    bundle: Bundle, gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_beside_itself_changed_by_nothing_and_has_its_history(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "b.json"
-    options = [*QUICK, "--batches", "1", "--match-rows", "--scenarios", "single-stream", "--seconds", "0.2"]
-    assert main(["run", str(bundle.folder), str(gallery), *options, "--json", str(file)]) == 0
-    capsys.readouterr()
-    main(["compare", str(file), str(file)])
-    out = capsys.readouterr().out
-    assert "slower" not in out.replace("no change found", "")
-    assert main(["history", str(tmp_path), "--out", str(tmp_path / "h.png")]) == 0
-    assert (tmp_path / "h.png").read_bytes().startswith(b"\x89PNG")
+    file = str(done.folder / "b.json")
+    assert main(["compare", file, file, "--png", str(tmp_path / "c.png")]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if " %" in line]
+    assert len(rows) > 10 and all("+0.0 %" in row for row in rows)
+    assert main(["history", str(done.folder), "--out", str(tmp_path / "h.png")]) == 0
+    for name in ("c.png", "h.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

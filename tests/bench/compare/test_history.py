@@ -12,7 +12,7 @@ from PIL import Image
 from bench.compare.history import plot_history, points_of, read_history
 from dphr_infer.errors import ConfigError, StorageError
 
-BLUE, RED = (0x1F, 0x6F, 0xB2), (0xC0, 0x39, 0x2B)
+BLUE, RED = (0x1F, 0x6F, 0xB2), (0xB3, 0x26, 0x1E)
 
 
 def make_record(date: str, p50_ms: float = 10.0, **changes: Any) -> dict[str, Any]:

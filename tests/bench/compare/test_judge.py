@@ -6,50 +6,55 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
 
-from bench.compare.judge import (
-    BATCHES,
-    FLOOR,
-    MIN_RUNS,
-    MIN_SAMPLES,
-    STRETCHES,
-    judge_runs,
-    median_variance,
-    student_quantile,
-)
+from bench.compare.judge import BATCHES, MIN_RUNS, MIN_SAMPLES, ROUNDING_MS, compare_two, judge_runs
+from bench.compare.series import Series
 
 N = 662
 
 
+def series(samples_ms: NDArray[np.float64]) -> Series:
+    return Series("whole", len(samples_ms), float(np.median(samples_ms)), samples_ms)
+
+
+def width(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Of the interval of the log ratio of two runs."""
+    change = compare_two(series(a), series(b))
+    assert change.low is not None and change.high is not None
+    return math.log(change.high / change.low)
+
+
 def test_drift_widens_the_interval_where_shuffling_would_not() -> None:
     rng = np.random.default_rng(0)
-    drifting = 10 * np.exp(0.2 * np.linspace(0, 1, N) + 0.02 * rng.normal(size=N))
-    assert median_variance(drifting) > 5 * median_variance(rng.permutation(drifting))
+    drifting, steady = np.exp(0.2 * np.linspace(0, 1, N) + 0.02 * rng.normal(size=N)), np.exp(0.02 * rng.normal(size=N))
+    assert width(10 * drifting, steady) > 2 * width(10 * rng.permutation(drifting), steady)
 
 
-def test_the_variance_is_that_of_the_stated_formula() -> None:
-    # Batch k holds 8 samples of e^(k/100) and 8 of e^(k/100 + 0.02): its median is their mean, halves differ by 0.02.
-    halves = np.array([k / 100 + 0.02 * half for k in range(BATCHES) for half in (0, 1)])
-    samples = np.exp(np.repeat(halves, 8))
-    medians = np.log([(math.exp(k / 100) + math.exp(k / 100 + 0.02)) / 2 for k in range(BATCHES)])
-    spread, local = medians.var(ddof=1), 0.02**2 / 4
-    expected = FLOOR**2 + (spread - local) / STRETCHES + local / BATCHES
-    assert median_variance(samples) == pytest.approx(expected)
+def test_the_interval_of_two_runs_is_welchs_over_the_medians_of_their_batches() -> None:
+    rng = np.random.default_rng(0)
+    a, b = 1e3 * np.exp(0.05 * rng.normal(size=N)), 1.2e3 * np.exp(0.2 * rng.normal(size=2 * N))
+    logs = [np.log([np.median(part) for part in np.array_split(samples, BATCHES)]) for samples in (a, b)]
+    expected = stats.ttest_ind(logs[1], logs[0], equal_var=False).confidence_interval(0.95)
+    change = compare_two(series(a), series(b))
+    assert change.low is not None and change.high is not None
+    assert (math.log(change.low), math.log(change.high)) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert change.verdict == ""
+    assert not change.offends(0.05)
 
 
-@pytest.mark.parametrize(
-    ("probability", "freedom", "table"),
-    [(0.975, 9, 2.262), (0.975, 18, 2.101), (0.995, 9, 3.250), (0.9995, 9, 4.781), (0.9995, 18, 3.922), (0.5, 9, 0.0)],
-)
-def test_students_quantiles_are_those_of_the_tables(probability: float, freedom: float, table: float) -> None:
-    assert student_quantile(probability, freedom) == pytest.approx(table, rel=0.01, abs=1e-9)
+def test_runs_of_one_duration_have_an_interval_of_no_more_than_rounding() -> None:
+    change = compare_two(series(np.full(N, 10.0)), series(np.full(N, 10.0)))
+    assert change.ratio == 1
+    assert (change.low, change.high) == pytest.approx((math.exp(-ROUNDING_MS / 10), math.exp(ROUNDING_MS / 10)))
 
 
-@given(st.integers(MIN_SAMPLES, 300), st.floats(0.01, 100), st.integers(0, 2**32 - 1))
-def test_the_variance_does_not_depend_on_the_unit(n: int, unit: float, seed: int) -> None:
-    samples = np.exp(np.random.default_rng(seed).normal(size=n))
-    assert median_variance(unit * samples) == pytest.approx(median_variance(samples))
-    assert median_variance(samples) >= FLOOR**2
+@given(st.integers(MIN_SAMPLES, 300), st.floats(1, 100), st.integers(0, 2**32 - 1))
+def test_the_interval_does_not_depend_on_the_unit(n: int, unit: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = 1e3 * np.exp(rng.normal(size=n)), 1e3 * np.exp(rng.normal(size=n))
+    assert width(unit * a, unit * b) == pytest.approx(width(a, b), abs=1e-6)
 
 
 def test_pairs_that_all_changed_alike_have_an_interval_of_no_more_than_rounding() -> None:
@@ -81,7 +86,7 @@ def test_the_change_is_that_of_the_durations_shown() -> None:
 
 
 def test_pairs_without_a_duration_are_not_judged() -> None:
-    assert judge_runs("match", [(1.0, 0.0)] * MIN_RUNS, 1).verdict == "not judged: durations of 0 ms"
+    assert judge_runs("match", [(1.0, 0.0)] * MIN_RUNS, 1).verdict == "no interval: durations of 0 ms"
     assert judge_runs("match", [(0.0, 1.0)] * MIN_RUNS, 1).ratio == math.inf
 
 

@@ -19,6 +19,14 @@ from bench.compare.versus import OWN_PROGRAM, VersusRequest, run_versus
 from dphr_infer.errors import ConfigError
 from dphr_infer.files.bundle import Bundle
 
+ROOT = Path(__file__).resolve().parents[3]
+# This installation, which measures the machine's ceilings on little memory and for a short time.
+HASTY = (
+    OWN_PROGRAM[0],
+    "-c",
+    f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench.machine import roofline; roofline._BUFFER_BYTES = 4 << "
+    f"20; roofline.PASSES = 2; roofline._CACHES = 0; roofline._PRODUCT_SECONDS = 0.01\n{OWN_PROGRAM[2]}",
+)
 # Takes the words of a run, waits for its turn, and writes a report with durations about BASE; then ends with CODE.
 STAND_IN = """#!{python} -S
 import json, os, sys
@@ -60,7 +68,7 @@ def test_two_real_runs_take_turns_and_give_the_reports_of_a_run(
     monkeypatch.setattr(Lane, "go", lambda lane: (went.append(lane), plain_go(lane))[1])
     options = ["--seconds", "0.4", "--scenarios", "single-stream", "--batches", "1", "--match-rows", "--startups", "0"]
     words = (str(bundle.folder), str(gallery), *options)
-    request = VersusRequest(OWN_PROGRAM, OWN_PROGRAM, words, tmp_path)
+    request = VersusRequest(HASTY, HASTY, words, tmp_path)
     lines = versus._run_pair(1, request, tmp_path)
     records = {role: json.loads(text) for role, text in lines.items()}
     assert set(records) == {"baseline", "candidate"}

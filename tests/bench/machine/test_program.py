@@ -26,7 +26,7 @@ def test_the_identity_changes_with_a_line_of_code_and_with_a_kernel_and_with_not
     kernel = tmp_path / "dphr_infer" / "cuda" / "topk" / "topk.fatbin"
     kernel.write_bytes(kernel.read_bytes() + b"\0")
     second = identity_in(tmp_path)
-    with (tmp_path / "bench" / "clock.py").open("a") as file:
+    with (tmp_path / "bench" / "sampling.py").open("a") as file:
         file.write("# a remark\n")
     assert len({first, second, identity_in(tmp_path)}) == 3
 
