@@ -117,7 +117,7 @@ def test_nvcc_that_is_not_on_path_is_put_there_for_pycuda(tmp_path: Path, monkey
     hide(monkeypatch, "pycuda")
     monkeypatch.setattr(doctor, "find_nvcc", lambda: Path("/usr/local/cuda/bin/nvcc"))
     monkeypatch.setattr(doctor, "nvcc_version", lambda _: (12, 6))
-    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _, path=None: None)
     found = by_name(examine(tmp_path, no_gpu))
     assert found["nvcc"].version == "12.6 in /usr/local/cuda/bin"
     assert found["pycuda"].fix == "PATH=/usr/local/cuda/bin:$PATH pip install 'dphr[cuda]'"
