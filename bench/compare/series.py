@@ -18,7 +18,7 @@ from dphr_infer.measure.stats import percentile
 
 # Keys that do not tell what was measured: how long, and what follows from the rest.
 _HOW_LONG = ("seconds", "noise", "least", "minutes", "windows")
-_FOUND = ("read_bytes", "in_cache", "allowed_rows")
+_FOUND = ("read_bytes", "in_cache", "allowed_rows", "peak_memory_bytes", "widened", "rescanned")
 
 
 @dataclass(frozen=True, slots=True)

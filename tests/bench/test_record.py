@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from bench.compare.series import metrics
 from bench.record import BenchRecord
 
 
@@ -24,6 +25,17 @@ def test_the_json_states_its_schema_and_keeps_every_sample(
         "p999_ms": None,
         "max_ms": 20.0,
     }
+
+
+def test_a_run_whose_memory_and_widened_scans_differ_has_the_same_metrics(record: BenchRecord) -> None:
+    matching = tuple(
+        dataclasses.replace(row, peak_memory_bytes=7, widened=3, rescanned=2, in_cache=True, read_bytes=9)
+        for row in record.matching
+    )
+    batches = tuple(dataclasses.replace(row, peak_memory_bytes=7) for row in record.batches)
+    other = dataclasses.replace(record, matching=matching, batches=batches)
+    assert list(metrics("A", other.to_json())) == list(metrics("B", record.to_json()))
+    assert len(metrics("A", record.to_json())) > len(matching) + len(batches)
 
 
 def test_the_checker_finds_a_missing_key_a_wrong_type_and_a_sample_that_is_none(

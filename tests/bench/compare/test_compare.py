@@ -192,7 +192,7 @@ def test_rows_are_paired_by_what_they_are_not_by_what_was_measured() -> None:
     record = make_record(0)
     record["scenarios"][0]["settings"] = {"batch": 4, "rate_hz": 2.5, "seconds": 3.0, "least": 64}
     other = json.loads(json.dumps(record))
-    other["matching"][0] |= {"limit_ms": 1.7, "in_cache": True}
+    other["matching"][0] |= {"limit_ms": 1.7, "in_cache": True, "peak_memory_bytes": 5, "widened": 2, "rescanned": 1}
     other["scenarios"][0]["settings"]["seconds"] = 60.0
     names = set(metrics("A", record))
     assert names == set(metrics("B", other))
