@@ -89,7 +89,8 @@ _Flat = tyro.conf.arg(name="")
 class Run:
     """Measure how long a photo takes from file to position with the code that dphr-infer locate runs, in several
     scenarios; throughput by batch size and matching beside the machine's measured ceilings; start-up and memory. The
-    same engine and gallery must answer rightly, or the report is INVALID and the exit code 1."""
+    same engine and gallery must answer rightly, or the report is INVALID and the exit code 1.
+    """
 
     request: Annotated[BenchRequest, _Flat]
     outputs: Annotated[Outputs, _Flat] = field(default_factory=Outputs)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 
 class DphrError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and fix."""
 
 
 class ConfigError(DphrError):

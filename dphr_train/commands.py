@@ -75,7 +75,8 @@ class Check:
 @dataclass(frozen=True)
 class Fit:
     """Train an encoder. --preset NAME starts from a published recipe (see dphr-train presets); further options change
-    it. Under torchrun every process takes its share of each batch."""
+    it. Under torchrun every process takes its share of each batch.
+    """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     resume: bool = False
@@ -160,7 +161,8 @@ class Ablate:
 @dataclass(frozen=True)
 class Compare:
     """Print finished runs as one table, a gain over the first line in brackets; runs that differ in their seed alone
-    share a line."""
+    share a line.
+    """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs."""
@@ -222,7 +224,8 @@ class Tiles:
 @dataclass(frozen=True)
 class Throughput:
     """Measure the training loop: images/s beside a plain loop's, its waiting for the loader, and the peak memory with
-    and without cached gradients."""
+    and without cached gradients.
+    """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     steps: int = 10

@@ -80,7 +80,7 @@ def open_numpy(gallery: NDArray[np.float32]) -> list[Peer]:
 
 
 def open_faiss(gallery: NDArray[np.float32], threads: int) -> list[Peer]:
-    """faiss as it comes, and with its threshold for BLAS at two queries.
+    """Faiss as it comes, and with its threshold for BLAS at two queries.
 
     Raises:
         MissingPackageError: faiss is not installed.
@@ -145,7 +145,7 @@ def set_torch_threads(threads: int) -> Any:
 
 
 def open_torch(gallery: NDArray[np.float32], threads: int) -> list[Peer]:
-    """torch on the CPU; its number of threads is the whole process's.
+    """Torch on the CPU; its number of threads is the whole process's.
 
     Raises:
         MissingPackageError: torch is not installed.

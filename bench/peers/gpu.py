@@ -32,7 +32,7 @@ def _import(package: str, module: str = "") -> Any:
 
 
 def _open_torch(gallery: NDArray[np.float16], threads: int) -> list[Peer]:
-    """matmul and topk, with the whole matrix of similarities in memory."""
+    """Matmul and topk, with the whole matrix of similarities in memory."""
     torch = _import(PEERS[0])
     if not torch.cuda.is_available():
         raise ImportError("this torch has no GPU part, or finds no GPU")

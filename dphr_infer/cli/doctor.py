@@ -1,4 +1,4 @@
-"""Is everything here that a drone needs? What is missing, what it is for, and the command that mends it."""
+"""Is everything here that a drone needs? What is missing, what it is for, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Finding:
         name: of the part.
         version: empty when it is missing or unusable.
         purpose: what it is for.
-        mend: the command that installs it.
+        fix: the command that installs it.
         needed: whether locating a photo on the CPU needs it.
         problem: why it cannot be used though it is there; empty where it can.
     """
@@ -48,13 +48,13 @@ class Finding:
     name: str
     version: str
     purpose: str
-    mend: str
+    fix: str
     needed: bool
     problem: str = ""
 
     def line(self) -> str:
         """For people."""
-        state = f"unusable: {self.problem}" if self.problem else self.version or f"missing: {self.mend}"
+        state = f"unusable: {self.problem}" if self.problem else self.version or f"missing: {self.fix}"
         return printable(f"{self.name:<12} {state.rstrip('.')}  ({self.purpose})")
 
 
@@ -119,13 +119,13 @@ def examine(root: Path = Path("/"), look_for_gpu: Callable[[], Gpu] = find_gpu) 
 
 def _opencv_finding(machine: Machine) -> Finding:
     purpose = "watching films and cameras"
-    mend = _JETPACK if machine.is_jetson else "pip install 'dphr[video]'"
+    fix = _JETPACK if machine.is_jetson else "pip install 'dphr[video]'"
     try:
-        return Finding("opencv", opencv_version(), purpose, mend, False)
+        return Finding("opencv", opencv_version(), purpose, fix, False)
     except MissingPackageError:
-        return Finding("opencv", "", purpose, mend, False)
+        return Finding("opencv", "", purpose, fix, False)
     except DphrError as error:
-        return Finding("opencv", "", purpose, mend, False, str(error))
+        return Finding("opencv", "", purpose, fix, False, str(error))
 
 
 def _machine_findings(machine: Machine) -> list[Finding]:
@@ -154,50 +154,50 @@ def _gpu_finding(machine: Machine, gpu: Gpu | None, why_not: str) -> Finding:
 def _cuda_finding(machine: Machine, gpu: Gpu | None) -> Finding:
     purpose = "compiling PyCUDA and, for drivers before CUDA 13, the kernels"
     toolkit = f"install the CUDA toolkit {gpu.driver[0]}.x" if gpu else "install the CUDA toolkit"
-    mend = _JETPACK if machine.is_jetson else toolkit
+    fix = _JETPACK if machine.is_jetson else toolkit
     nvcc = find_nvcc()
     if nvcc is None:
-        return Finding("nvcc", "", purpose, mend, False)
+        return Finding("nvcc", "", purpose, fix, False)
     try:
         major, minor = nvcc_version(nvcc)
     except EngineError as error:
-        return Finding("nvcc", "", purpose, mend, False, str(error))
-    return Finding("nvcc", f"{major}.{minor} in {nvcc.parent}", purpose, mend, False)
+        return Finding("nvcc", "", purpose, fix, False, str(error))
+    return Finding("nvcc", f"{major}.{minor} in {nvcc.parent}", purpose, fix, False)
 
 
 def _tensorrt_finding(machine: Machine) -> Finding:
-    purpose, mend = "--device cuda", "pip install 'dphr[rtx]'"
+    purpose, fix = "--device cuda", "pip install 'dphr[rtx]'"
     if machine.is_jetson:
-        mend = _JETPACK
+        fix = _JETPACK
         if machine.tensorrt_python:
-            mend = (
+            fix = (
                 f"it lies in {machine.tensorrt_python}, which this Python does not see. Make the virtual environment "
                 "with the system's Python: python3 -m venv --system-site-packages FOLDER"
             )
     try:
-        return Finding("tensorrt", open_tensorrt().name, purpose, mend, False)
+        return Finding("tensorrt", open_tensorrt().name, purpose, fix, False)
     except MissingPackageError:
-        return Finding("tensorrt", "", purpose, mend, False)
+        return Finding("tensorrt", "", purpose, fix, False)
     except EngineError as error:
-        return Finding("tensorrt", "", purpose, mend, False, str(error))
+        return Finding("tensorrt", "", purpose, fix, False, str(error))
 
 
 def _pycuda_finding(machine: Machine, gpu: Gpu | None) -> Finding:
     purpose, nvcc = "--device cuda; matching on an NVIDIA GPU", find_nvcc()
-    mend = "pip install 'dphr[cuda]'"
+    fix = "pip install 'dphr[cuda]'"
     if nvcc is None:
         first = _JETPACK if machine.is_jetson else "install the CUDA toolkit"
-        mend = f"it is compiled by nvcc, which is missing: {first}, then {mend}"
+        fix = f"it is compiled by nvcc, which is missing: {first}, then {fix}"
     elif shutil.which("nvcc") is None:
-        mend = f"PATH={nvcc.parent}:$PATH {mend}"
+        fix = f"PATH={nvcc.parent}:$PATH {fix}"
     version = _module_version("pycuda", "pycuda")
     if version and gpu is not None:
         try:
             with open_cuda():
                 pass
         except DphrError as error:
-            return Finding("pycuda", "", purpose, mend, False, str(error))
-    return Finding("pycuda", version, purpose, mend, False)
+            return Finding("pycuda", "", purpose, fix, False, str(error))
+    return Finding("pycuda", version, purpose, fix, False)
 
 
 def _kernels_finding(gpu: Gpu) -> Finding:
@@ -214,18 +214,18 @@ def _kernels_finding(gpu: Gpu) -> Finding:
 
 
 def _cache_finding(folder: Path) -> Finding:
-    purpose, mend = "TensorRT's plans", "set XDG_CACHE_HOME to another folder"
+    purpose, fix = "TensorRT's plans", "set XDG_CACHE_HOME to another folder"
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(there, os.W_OK | os.X_OK):
-        return Finding("engine cache", "", purpose, mend, False, f"{there} may not be written to: {mend}")
+        return Finding("engine cache", "", purpose, fix, False, f"{there} may not be written to: {fix}")
     free_bytes = shutil.disk_usage(there).free
     if free_bytes < MIN_FREE_BYTES:
         problem = (
             f"{folder} has {free_bytes / 1e9:.2f} GB free, {MIN_FREE_BYTES / 1e9:.2f} GB are wanted: free some, or "
-            f"{mend}"
+            f"{fix}"
         )
-        return Finding("engine cache", "", purpose, mend, False, problem)
-    return Finding("engine cache", f"{folder}, {free_bytes / 1e9:.0f} GB free", purpose, mend, False)
+        return Finding("engine cache", "", purpose, fix, False, problem)
+    return Finding("engine cache", f"{folder}, {free_bytes / 1e9:.0f} GB free", purpose, fix, False)
 
 
 def run(request: Doctor) -> None:
@@ -245,7 +245,7 @@ def run(request: Doctor) -> None:
     missing = [finding for finding in findings if finding.needed and not finding.version]
     if missing:
         names = ", ".join(finding.name for finding in missing)
-        raise EngineError(f"{names} missing, without which no photo can be located: {missing[0].mend}")
+        raise EngineError(f"{names} missing, without which no photo can be located: {missing[0].fix}")
     if bundle is not None:
         for result in self_test(open_bundle(bundle, signer)):
             print(result.line(), flush=True)

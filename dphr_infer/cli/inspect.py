@@ -20,7 +20,7 @@ def _bundle_lines(bundle: Bundle) -> list[str]:
     lines = [
         f"bundle      {bundle.folder}",
         f"digest      {bundle.digest}",
-        f"encoder     {manifest.encoder}, {manifest.dim} values an embedding",
+        f"encoder     {manifest.encoder}, {manifest.dim} values per embedding",
         f"input       {size.width_px}x{size.height_px} px, {size.interpolation}, {size.fit}",
     ]
     for precision, parity in manifest.parity.items():

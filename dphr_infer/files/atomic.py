@@ -36,7 +36,7 @@ _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """Turn an operating system's refusal into one line with its mend."""
+    """Turn an operating system's refusal into one line with its fix."""
     reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
     return StorageError(f"{printable(str(path))} could not be written: {reason}. Nothing half-written was left behind.")
 

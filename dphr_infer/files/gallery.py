@@ -218,7 +218,7 @@ def _check_places(path: Path, embeddings: Rows, latitude: NDArray[Any], longitud
     if latitude.shape != (n,) or longitude.shape != (n,) or {latitude.dtype, longitude.dtype} != {np.dtype("<f8")}:
         raise GalleryError(
             f"{path} holds {n} embeddings, but latitudes {latitude.dtype} {latitude.shape} and longitudes "
-            f"{longitude.dtype} {longitude.shape}; float64 ({n},) is needed. Index the map again."
+            f"{longitude.dtype} {longitude.shape}; expected float64 ({n},). Index the map again."
         )
     # Written so that NaN fails as well.
     if not ((np.abs(latitude) <= 90).all() and (np.abs(longitude) <= 180).all()):

@@ -262,7 +262,7 @@ def _read_name(name: str) -> str:
     if name in (MANIFEST_NAME, SIGNATURE_NAME):
         raise ValueError(f"files names {shown} as a part of the bundle, which cannot hold its own digest")
     if len(name.encode()) > MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
-        raise ValueError(f"files names {shown}, longer than {MAX_NAME_BYTES} bytes a part or {MAX_PATH_BYTES} in all")
+        raise ValueError(f"files names {shown}, longer than {MAX_NAME_BYTES} bytes per part or {MAX_PATH_BYTES} in all")
     return name
 
 

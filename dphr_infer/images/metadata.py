@@ -64,7 +64,7 @@ class PhotoMetadata:
 
 
 def read_photo_metadata(path: str | Path) -> PhotoMetadata:
-    """What a photo's file tells about its camera, without the picture.
+    """What a photo's file says about its camera, without the picture.
 
     Raises:
         ImageError: the file does not exist or is not a picture.
@@ -74,7 +74,7 @@ def read_photo_metadata(path: str | Path) -> PhotoMetadata:
 
 
 def metadata_of(image: Image.Image) -> PhotoMetadata:
-    """What an opened picture tells about its camera; garbage in the metadata counts as absent."""
+    """What an opened picture says about its camera; garbage in the metadata counts as absent."""
     gps, xmp = _read_gps(image), _xmp_text(image)
     yaw = _xmp_number(xmp, "GimbalYawDegree", 360.0)
     yaw = _image_direction(gps) if yaw is None else yaw

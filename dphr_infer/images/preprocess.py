@@ -90,7 +90,7 @@ def check_image_size(width: int, height: int, name: str) -> None:
         ImageError: a side below 16 px, or more than 120 megapixels.
     """
     if min(width, height) < MIN_SIDE_PX:
-        raise ImageError(f"{name} is {width}x{height} px; at least {MIN_SIDE_PX} px a side are needed to locate it.")
+        raise ImageError(f"{name} is {width}x{height} px; at least {MIN_SIDE_PX} px per side are needed to locate it.")
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"{name} is {width}x{height} px = {width * height / 1e6:.0f} megapixels, above the limit of "
@@ -134,7 +134,7 @@ def decoded(image: Image.Image, name: str) -> NDArray[np.uint8]:
     check_image_size(image.width, image.height, name)
     if image.mode.startswith(("I", "F")):
         raise ImageError(
-            f"{name} has 16 or 32 bits a pixel (mode {image.mode}), which 8 would cut off. Convert it with "
+            f"{name} has 16 or 32 bits per pixel (mode {image.mode}), which 8 would cut off. Convert it with "
             "a scale that suits its contrast: gdal_translate -ot Byte -scale IN.tif OUT.tif"
         )
     with _explained(name):
@@ -149,7 +149,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         uint8 (H, W, 3).
 
     Raises:
-        ImageError: missing, truncated, not a picture, grey of more than 8 bits, below 16 px a side or above 120
+        ImageError: missing, truncated, not a picture, grey of more than 8 bits, below 16 px per side or above 120
             megapixels.
     """
     with opened_picture(path) as image:

@@ -103,16 +103,6 @@ def _trimmed(first: NDArray[np.int64], weights: NDArray[np.int64]) -> Windows:
     return Windows(begin.astype(np.int32), (stop - begin).astype(np.int32), np.where(inside, taken, 0).astype(np.int32))
 
 
-def resize_rows(pixels: NDArray[np.uint8], windows: Windows) -> NDArray[np.uint8]:
-    """The plain reference of one pass: over the first axis of uint8 (H, ...)."""
-    out = np.empty((len(windows.first), *pixels.shape[1:]), np.uint8)
-    for i, (first, count) in enumerate(zip(windows.first, windows.count, strict=True)):
-        taken = pixels[first : first + count].astype(np.int64)
-        total = np.tensordot(windows.weights[i, :count].astype(np.int64), taken, axes=1)
-        out[i] = np.clip((total + (1 << (PRECISION_BITS - 1))) >> PRECISION_BITS, 0, 255)
-    return out
-
-
 def rows_come_first(source_px: tuple[int, int], target_px: tuple[int, int]) -> bool:
     """Whether the pass over rows of the installed Pillow comes before the one over columns, (width, height) each."""
     (width, height), (target_width, target_height) = source_px, target_px
@@ -129,18 +119,6 @@ def _pillow_starts_with_rows() -> bool:
 def mean_multiplier(n_pixels: int) -> int:
     """What `reduce` multiplies a sum of n pixels with before the shift by 24."""
     return int(np.float32(2.0**32) / np.float32(256 * n_pixels))
-
-
-def reduce_blocks(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """The plain reference of `Image.reduce`: uint8 (H, W, 3) -> (ceil(H / factor), ceil(W / factor), 3)."""
-    height, width = (-(-side // factor) for side in pixels.shape[:2])
-    out = np.empty((height, width, 3), np.uint8)
-    for y in range(height):
-        for x in range(width):
-            block = pixels[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor].astype(np.int64)
-            n = block.shape[0] * block.shape[1]
-            out[y, x] = (block.sum(axis=(0, 1)) + n // 2) * mean_multiplier(n) >> 24
-    return out
 
 
 def rotation_matrix(width: int, height: int, clockwise_deg: float) -> tuple[float, float, float, float, float, float]:

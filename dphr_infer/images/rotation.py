@@ -46,13 +46,13 @@ def rotate_square(image: NDArray[np.uint8], clockwise_deg: float, model_side_px:
         uint8 (S, S, 3).
 
     Raises:
-        ImageError: the square is below 16 px a side, or the angle is not finite.
+        ImageError: the square is below 16 px per side, or the angle is not finite.
     """
     height, width = image.shape[:2]
     side = inscribed_side_px(width, height, clockwise_deg)
     if side < MIN_SIDE_PX:
         raise ImageError(
-            f"The image is {width}x{height} px; turned by {clockwise_deg:.0f} degrees, {side:.0f} px a side are "
+            f"The image is {width}x{height} px; turned by {clockwise_deg:.0f} degrees, {side:.0f} px per side are "
             f"left, and {MIN_SIDE_PX} are needed."
         )
     picture = Image.fromarray(image)

@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dphr_infer.cuda.memory import room_on_device
 from dphr_infer.cuda.topk.matcher import CudaExactMatcher
 from dphr_infer.engines.base import Engine
 from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine, Shape, offers
@@ -53,13 +54,21 @@ class FramePipeline(Protocol):
         clockwise_deg: float | None = None,
         row_ranges: Iterable[tuple[int, int]] | None = None,
         frame: FrameFormat | None = None,
-    ) -> None: ...
+    ) -> None:
+        """Start a frame and do not wait."""
+        ...
 
-    def frame_memory(self, frame: FrameFormat, turned: bool = False) -> NDArray[np.uint8]: ...
+    def frame_memory(self, frame: FrameFormat, turned: bool = False) -> NDArray[np.uint8]:
+        """Memory for the next frame."""
+        ...
 
-    def collect(self) -> Matches: ...
+    def collect(self) -> Matches:
+        """The matches of the frame that was submitted first."""
+        ...
 
-    def drop(self) -> None: ...
+    def drop(self) -> None:
+        """Forget the frames that nobody collected."""
+        ...
 
 
 class Device(ABC):
@@ -131,8 +140,15 @@ class Cuda(_FirstGpu):
         return TensorRtEngine(bundle.model_path(on.precision), f"TensorRT {on.precision}", _shape(bundle))
 
     def open_pipeline(self, bundle: Bundle, embeddings: Rows, on: DeviceSettings, max_k: int) -> FramePipeline | None:
-        """One launch a frame; None for int8 codes, and for embeddings whose length is no multiple of 8."""
-        if on.scan == "int8" or bundle.manifest.dim % VECTOR_VALUES:
+        """One launch per frame; None for int8 codes, embeddings whose length is no multiple of 8, a gallery too large.
+
+        A gallery that does not fit in the GPU's memory is streamed by the matcher, which says so.
+        """
+        dim = bundle.manifest.dim
+        if on.scan == "int8" or dim % VECTOR_VALUES:
+            return None
+        model_bytes = bundle.model_path(on.precision).stat().st_size
+        if not room_on_device(len(embeddings), dim, "fp16", model_bytes).fits:
             return None
         return GpuPipeline(bundle, embeddings, on.precision, max_k)
 

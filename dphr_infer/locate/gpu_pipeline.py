@@ -69,8 +69,6 @@ class GpuPipeline:
         gallery: float16 or float32 (N, D), rows of unit length; float16 on the device.
         precision: of the model.
         max_k: the largest number of matches, 1..1024.
-        cache: where plans lie; None takes the user's own.
-        device: CUDA's number of the GPU.
 
     Raises:
         GalleryError: the rows are of another length than the bundle's embeddings.
@@ -83,8 +81,6 @@ class GpuPipeline:
         gallery: NDArray[np.float16] | NDArray[np.float32],
         precision: Precision = "fp16",
         max_k: int = DEFAULT_MAX_K,
-        cache: EngineCache | None = None,
-        device: int = 0,
     ) -> None:
         check_gallery(gallery)
         dim = bundle.manifest.dim
@@ -102,7 +98,6 @@ class GpuPipeline:
             raise EngineError(f"max_k is {max_k}; the GPU's kernels take 1..{MAX_K}: ask for fewer matches.")
         self._bundle, self._gallery, self._path = bundle, gallery, bundle.model_path(precision)
         self._max_k = min(max_k, len(gallery))
-        self._cache, self._device = cache if cache is not None else EngineCache(), device
         self._one = OneAtATime("The GPU's pipeline")
         self._cuda: Cuda | None = None
         self._flights = FramesInFlight("The GPU's pipeline")
@@ -113,7 +108,7 @@ class GpuPipeline:
         size = self._bundle.manifest.preprocess
         shape = Shape(size.height_px, size.width_px, self._bundle.manifest.dim)
         with ExitStack() as stack:
-            cuda = stack.enter_context(open_cuda(self._device))
+            cuda = stack.enter_context(open_cuda())
             properties = cuda.properties
             self._image = load_fatbin(properties.capability, properties.driver, stem="preprocess")
             with cuda.active():
@@ -122,7 +117,7 @@ class GpuPipeline:
                 scan.put_rows(0, self._gallery)
                 images = cuda.allocate(shape.height_px * shape.width_px * 3, "the model's input")
                 self._outputs = [cuda.pinned(scan.output_bytes) for _ in range(MOST)]
-            network = open_network(cuda, self._path, shape, 1, self._cache, images, scan.queries)
+            network = open_network(cuda, self._path, shape, 1, EngineCache(), images, scan.queries)
             stack.callback(network.close)
             stack.pop_all()
         self._cuda, self._scan, self._network, self._images = cuda, scan, network, images
@@ -205,14 +200,14 @@ class GpuPipeline:
         slot = self._flights.next_slot()
         layout, turned = _format_of(image, frame), clockwise_deg is not None
         opened = self._open_format(cuda, _Format(layout, turned, slot))
-        opened.stage([image], None if clockwise_deg is None else [clockwise_deg])
+        opened.stage(image, clockwise_deg)
         if self._flights and not self._scan.has_ranges(ranges):
             cuda.synchronize()  # the frame before reads its ranges from where these go
         launch = self._scan.ready(1, k, ranges)
-        opened.upload_ahead(1)
+        opened.upload_ahead()
 
         def work() -> None:
-            opened.launch(1)
+            opened.launch()
             self._network.enqueue(1)
             self._scan.enqueue(launch, self._outputs[slot])
 
@@ -283,11 +278,11 @@ class GpuPipeline:
             ranges = self._checked_ranges(None, k)
             opened = self._open_format(cuda, _Format(_format_of(image, frame), False, 0))
             cuda.synchronize()
-            opened.stage([image])
+            opened.stage(image)
             launch = self._scan.ready(1, k, ranges)
             marks = [cuda.record()]
             for work in (
-                lambda: opened.enqueue(1),
+                opened.enqueue,
                 lambda: self._network.enqueue(1),
                 lambda: self._scan.enqueue(launch),
             ):

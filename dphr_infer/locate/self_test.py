@@ -81,12 +81,12 @@ def self_test(bundle: Bundle) -> Iterator[SelfTest]:
     if failed:
         embedding = [result for result in failed if not result.matches]
         kind = BundleError if any(result.n_images for result in embedding) else EngineError
-        mend = "Mend what is named, or export the bundle again."
+        fix = "Fix what is named, or export the bundle again."
         if not embedding:
-            mend = "Every engine embeds as the bundle says: mend the GPU's driver, CUDA or kernels, or fly on the CPU."
+            fix = "Every engine embeds as the bundle says: fix the GPU's driver, CUDA or kernels, or fly on the CPU."
         names = "; ".join(f"{result.engine}: {result.problem.rstrip('.')}" for result in failed)
         raise kind(
-            f"{len(failed)} of {len(results)} engines failed the self-test, so do not fly with them ({names}). {mend}"
+            f"{len(failed)} of {len(results)} engines failed the self-test, so do not fly with them ({names}). {fix}"
         )
 
 

@@ -17,22 +17,34 @@ class Finder(Protocol):
     """What takes photos one after the other, and answers in their order."""
 
     @property
-    def most_on_the_way(self) -> int: ...
+    def most_on_the_way(self) -> int:
+        """Photos that `start` takes before the first `finish`."""
+        ...
 
-    def start(self, photo: Photo, rows: RowRanges | None = None) -> None: ...
+    def start(self, photo: Photo, rows: RowRanges | None = None) -> None:
+        """Hand a photo over."""
+        ...
 
-    def finish(self) -> LocationEstimate: ...
+    def finish(self) -> LocationEstimate:
+        """The estimate of the photo that was started first."""
+        ...
 
 
 class Answerer(Finder, Protocol):
     """The same, which on some devices answers a photo at once: a `Localizer`."""
 
     @property
-    def in_one_launch(self) -> bool: ...
+    def in_one_launch(self) -> bool:
+        """Whether photos go by `start` and `finish`, else by `answer`."""
+        ...
 
-    def answer(self, photo: Photo, rows: RowRanges | None) -> LocationEstimate: ...
+    def answer(self, photo: Photo, rows: RowRanges | None) -> LocationEstimate:
+        """The estimate of one photo."""
+        ...
 
-    def drop(self) -> None: ...
+    def drop(self) -> None:
+        """Forget the photos that are on their way."""
+        ...
 
 
 def located(

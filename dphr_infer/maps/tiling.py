@@ -111,8 +111,8 @@ def _check_detail(tile_m: float, scales: Sequence[tuple[float, float]]) -> None:
     coarsest_m = max(min(pair) for pair in scales)
     if tile_m < MIN_SIDE_PX * coarsest_m:
         raise MapError(
-            f"A tile of {tile_m:g} m has fewer than {MIN_SIDE_PX} pixels a side on this map of {coarsest_m:.3g} m a "
-            f"pixel. Choose a tile of at least {MIN_SIDE_PX * coarsest_m:.4g} m, or a map of more detail."
+            f"A tile of {tile_m:g} m has fewer than {MIN_SIDE_PX} pixels per side on this map of {coarsest_m:.3g} m "
+            f"per pixel. Choose a tile of at least {MIN_SIDE_PX * coarsest_m:.4g} m, or a map of more detail."
         )
 
 

@@ -137,7 +137,7 @@ class BlockScan:
     def _blocks(self, ranges: Sequence[tuple[int, int]], n_queries: int, k: int, threads: int) -> list[tuple[int, int]]:
         """Cut the ranges into blocks of ascending rows that fit in the budget: small ones first, to get thresholds.
 
-        A row costs about 40 bytes a query for similarities and keys.
+        A row costs about 40 bytes per query for similarities and keys.
         """
         most = max(_ROWS_A_BLOCK, _SIMILARITIES_A_BLOCK // (n_queries * threads))
         most = min(most, max(1, self._block_bytes // (40 * n_queries * threads)))
@@ -226,7 +226,7 @@ def _rows_a_product(n_queries: int, dim: int) -> int | None:
 def multiply(
     rows: Rows, columns: NDArray[np.float32], out: NDArray[np.float32], rows_a_product: int | None = None
 ) -> None:
-    """out = rows @ columns: (n, D) x float32 (D, Q) -> float32 (n, Q); other rows than float32 are widened in parts."""
+    """Out = rows @ columns: (n, D) x float32 (D, Q) -> float32 (n, Q); other rows than float32 are widened in parts."""
     dim, n_queries = columns.shape
     if rows.dtype == np.float32:
         step = len(rows)

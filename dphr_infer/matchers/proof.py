@@ -60,7 +60,7 @@ def match_proven(
 
     Args:
         queries: float32 (Q, D).
-        k: matches a query, at most `candidates[1]` and `all_rows`.
+        k: matches per query, at most `candidates[1]` and `all_rows`.
         all_rows: rows that may be matched; a scan that keeps them all proves every query.
         candidates: the fewest and the most that a scan keeps; it starts with WIDEN_BY * k where that is more.
         scan_codes: (queries, number of candidates) -> Ranked.

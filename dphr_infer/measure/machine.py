@@ -6,7 +6,7 @@ be read is an empty text or 0; Python and its packages are those of this process
     etc/nv_tegra_release                "# R36 (release), REVISION: 4.3, ..." on every Jetson, and nowhere else
     proc/device-tree/model              name of the board, ends with a zero byte; a PC's is its DMI product name
     proc/device-tree/compatible         the chip among others: nvidia,tegra234 is Orin
-    proc/driver/nvidia                  version of NVIDIA's driver and names of its cards; else nvidia-smi tells them
+    proc/driver/nvidia                  version of NVIDIA's driver and names of its cards; else nvidia-smi has them
     var/lib/dpkg/status                 version of the package nvidia-jetpack, where it is installed
     usr/local/cuda/version.json         version of the CUDA toolkit
     usr/lib/*-linux-gnu/libnvinfer.so.* version of TensorRT's library

@@ -27,7 +27,7 @@ from dphr_infer.images.preprocess import IMAGE_SUFFIXES
 from dphr_infer.watch.settings import SourceSettings
 
 POLL_S = 0.2
-# A picture that is still being written is tried again so often, as long as it grows.
+# A picture that is still being written is tried again this often, as long as it grows.
 _RETRY_S = 0.25
 _MAX_TRIES = 20
 
@@ -95,7 +95,7 @@ class FrameSource(Protocol):
     Attributes:
         name: for people; a URL without its password.
         has_yaw: whether frames may tell their yaw.
-        silence_s: a reader that has given no sign for so long hangs; None: it may be silent for ever.
+        silence_s: a reader that has given no sign for this long hangs; None: it may be silent forever.
     """
 
     name: str

@@ -93,10 +93,10 @@ def _import_cv2() -> Any:
         if isinstance(error, ModuleNotFoundError) and error.name == "cv2":
             raise MissingPackageError("opencv-python-headless", "video", "Reading a film or a camera") from error
         words = " ".join(str(error).split())[:300]
-        mend = "install it again"
+        fix = "install it again"
         if "numpy" in words:
-            mend = "pip install 'numpy<2', for which JetPack 6's OpenCV was built"
-        raise ImageError(f"OpenCV is installed but cannot be loaded ({words}): {mend}.") from error
+            fix = "pip install 'numpy<2', for which JetPack 6's OpenCV was built"
+        raise ImageError(f"OpenCV is installed but cannot be loaded ({words}): {fix}.") from error
 
 
 def opencv_version() -> str:

@@ -57,10 +57,12 @@ class Block:
 
     @property
     def width(self) -> float:
+        """Of the block along u, in metres, without road and kerb."""
         return self.pitch_u - self.road_m - _KERB_M
 
     @property
     def depth(self) -> float:
+        """Of the block along v, in metres, without road and kerb."""
         return self.pitch_v - self.road_m - _KERB_M
 
     def at(self, u: float, v: float) -> tuple[float, float]:

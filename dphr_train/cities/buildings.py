@@ -78,6 +78,7 @@ class Plan:
 
     @property
     def eave(self) -> float:
+        """Height of the eave above ground, in metres."""
         return self.eave_m if self.eave_m is not None else self.storeys * self.storey_m + 0.5
 
 

@@ -59,6 +59,7 @@ class Photo:
 
     @property
     def name(self) -> str:
+        """File name of the photo."""
         return f"frame-{self.number:03d}.jpg"
 
 

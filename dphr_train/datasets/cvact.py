@@ -90,7 +90,7 @@ class Cvact:
         return TrainSplit(kept, "ground", Positions("metres", values))
 
     def test_directions(self) -> list[Direction]:
-        """ground -> satellite; on the test split with positions, for the official rule of 5 m.
+        """Ground -> satellite; on the test split with positions, for the official rule of 5 m.
 
         Raises:
             DatasetError: another layout, a damaged ACT_data.mat, or an image is missing.

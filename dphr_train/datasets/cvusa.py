@@ -44,7 +44,7 @@ class Cvusa:
         return TrainSplit(pairs, "ground", self._positions(sorted({pair.place_id for pair in pairs})))
 
     def test_directions(self) -> list[Direction]:
-        """ground -> satellite on the validation list, on which CVUSA is reported; none where only the training list is.
+        """Ground -> satellite on the validation list, on which CVUSA is reported; none where only the training list is.
 
         Raises:
             DatasetError: like train_split.

@@ -66,7 +66,7 @@ class Sues200:
         return TrainSplit(pair_places(sides), "drone")
 
     def test_directions(self) -> list[Direction]:
-        """drone -> satellite and satellite -> drone at the height; none in a prepared folder without Testing.
+        """Drone -> satellite and satellite -> drone at the height; none in a prepared folder without Testing.
 
         Raises:
             DatasetError: another layout, or a folder, a place or an image is missing.

@@ -45,7 +45,7 @@ class University1652:
         return TrainSplit(pair_places({folder: self._read(folder) for folder in folders}), "drone")
 
     def test_directions(self) -> list[Direction]:
-        """drone -> satellite and satellite -> drone; none where there is no test split.
+        """Drone -> satellite and satellite -> drone; none where there is no test split.
 
         Raises:
             DatasetError: another layout, a folder is missing, or places are without an image.

@@ -91,7 +91,7 @@ class Vigor:
         return TrainSplit(pairs, "ground", Positions("degrees", values))
 
     def test_directions(self) -> list[Direction]:
-        """ground -> satellite, with all satellite images of the cities as gallery; none without any list of the split.
+        """Ground -> satellite, with all satellite images of the cities as gallery; none without any list of the split.
 
         Raises:
             DatasetError: like train_split.

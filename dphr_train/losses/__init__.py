@@ -1,4 +1,4 @@
-"""One loss, one paper, one file. Those on embeddings fit into any training loop:
+"""One loss, one paper, one file. Those on embeddings fit into any training loop.
 
 loss = DphrLoss(window=50)
 total = loss(queries, references, place_ids)   # float (B, D) of unit length, twice; int64 (B,)

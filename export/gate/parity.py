@@ -139,7 +139,6 @@ def torch_embedder(encoder: Encoder) -> Embed:
     Returns:
         A function from uint8 (B, H, W, 3) to float32 (B, dim).
     """
-
     device = next(encoder.parameters()).device
 
     def embed(images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -20,6 +20,12 @@ from dphr_infer.geo import distance_m
 from dphr_infer.matchers.exact import NumpyExactMatcher
 
 
+def run_sweep(words: list[str], **outputs: Path) -> int:
+    """The exit code; `words` begin with the kind of sweep."""
+    written = [word for name, path in outputs.items() for word in (f"--{name}", str(path))]
+    return main(["sweep", *written, *words])
+
+
 def test_a_generated_gallery_is_written_once_and_made_again_where_it_is_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,9 +54,9 @@ def test_a_generated_gallery_is_a_square_grid_of_forty_metres_around_its_centre(
 def test_a_sweep_of_matching_writes_a_valid_line_for_each_point(
     tmp_path: Path, check_schema: Callable[[Any], list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["sweep", "match", "--rows", "100", "4e2", "--dim", "8", "--queries", "1", "2", "--prior-m", "0", "30"]
-    outputs = ["--seconds", "0.01", "--cache", str(tmp_path / "c"), "--json", str(tmp_path / "s.jsonl")]
-    assert main([*words, "--k", "5", *outputs]) == 0
+    words = ["match", "--rows", "100", "4e2", "--dim", "8", "--queries", "1", "2", "--prior-m", "0", "30"]
+    words += ["--k", "5", "--seconds", "0.01", "--cache", str(tmp_path / "c")]
+    assert run_sweep(words, json=tmp_path / "s.jsonl") == 0
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [fault for line in lines for fault in check_schema(line)] == []
     points = [line["matching"][0] for line in lines]
@@ -69,9 +75,10 @@ def test_a_sweep_of_matching_crosses_threads_and_has_peers_where_all_rows_are_se
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(peers, "OPENERS", {})
-    words = ["sweep", "match", "--rows", "300", "--dim", "8", "--threads", "1", "2", "--prior-m", "0", "30", "--peers"]
-    files = ["--json", str(tmp_path / "s.jsonl"), "--html", str(tmp_path / "s.html"), "--png", str(tmp_path / "s.png")]
-    assert main([*words, "--k", "5", "--seconds", "0.01", "--cache", str(tmp_path / "c"), *files]) == 0
+    words = ["match", "--rows", "300", "--dim", "8", "--threads", "1", "2", "--prior-m", "0", "30", "--peers"]
+    words += ["--k", "5", "--seconds", "0.01", "--cache", str(tmp_path / "c")]
+    files = {name: tmp_path / f"s.{name}" for name in ("html", "png")}
+    assert run_sweep(words, json=tmp_path / "s.jsonl", **files) == 0
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [(line["matching"][0]["threads"], len(line["peers"])) for line in lines] == [(1, 2), (1, 0), (2, 2), (2, 0)]
     assert [peer["recall"] for peer in lines[0]["peers"]] == [1, 1]
@@ -96,16 +103,16 @@ def test_a_matcher_that_answers_wrongly_makes_the_sweep_invalid(
         return original(self, queries, k, [(50, 100)])
 
     monkeypatch.setattr(NumpyExactMatcher, "match", without_the_first_half)
-    words = ["sweep", "match", "--rows", "100", "--dim", "8", "--queries", "4", "--k", "5", "--seconds", "0.01"]
-    assert main([*words, "--cache", str(tmp_path)]) == 1
+    words = ["match", "--rows", "100", "--dim", "8", "--queries", "4", "--k", "5", "--seconds", "0.01"]
+    assert run_sweep([*words, "--cache", str(tmp_path)]) == 1
     assert "INVALID: the best similarity differs by" in capsys.readouterr().out
 
 
 def test_a_sweep_of_embedding_crosses_threads_and_batches(
     bundle: Bundle, tmp_path: Path, check_schema: Callable[[Any], list[str]]
 ) -> None:
-    words = ["sweep", "embed", str(bundle.folder), "--threads", "1", "2", "--batches", "1", "3", "--seconds", "0.01"]
-    assert main([*words, "--json", str(tmp_path / "e.jsonl")]) == 0
+    words = ["embed", str(bundle.folder), "--threads", "1", "2", "--batches", "1", "3", "--seconds", "0.01"]
+    assert run_sweep(words, json=tmp_path / "e.jsonl") == 0
     lines = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
     assert [fault for line in lines for fault in check_schema(line)] == []
     found = [(line["batches"][0]["threads"], line["batches"][0]["batch"], line["subject"]["threads"]) for line in lines]
@@ -120,14 +127,14 @@ def test_a_sweep_of_embedding_compares_bundles_and_tells_them_apart(
     shutil.copytree(bundle.folder, other)
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps(manifest | {"encoder": "another"}))
-    words = ["sweep", "embed", str(bundle.folder), str(other), "--batches", "2", "--seconds", "0.01"]
-    assert main([*words, "--html", str(tmp_path / "e.html")]) == 0
+    words = ["embed", str(bundle.folder), str(other), "--batches", "2", "--seconds", "0.01"]
+    assert run_sweep(words, html=tmp_path / "e.html") == 0
     said = capsys.readouterr().out
     assert "2 fp32, tiny " in said and "2 fp32, another " in said
 
 
 def test_a_sweep_on_a_device_that_is_not_there_says_so(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sweep", "embed", str(bundle.folder), "--devices", "cuda", "--seconds", "0.01"]) == 2
+    assert run_sweep(["embed", str(bundle.folder), "--devices", "cuda", "--seconds", "0.01"]) == 2
     assert "dphr" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -141,23 +148,8 @@ def test_an_interrupt_in_the_middle_of_a_search_ends_the_sweep(tmp_path: Path, m
         return original(self, queries, k, row_ranges)
 
     monkeypatch.setattr(NumpyExactMatcher, "match", interrupted)
-    words = [
-        "sweep",
-        "match",
-        "--rows",
-        "100",
-        "--dim",
-        "8",
-        "--queries",
-        "2",
-        "3",
-        "4",
-        "--k",
-        "5",
-        "--seconds",
-        "0.2",
-    ]
-    assert main([*words, "--cache", str(tmp_path), "--json", str(tmp_path / "s.jsonl")]) == 130
+    words = ["match", "--rows", "100", "--dim", "8", "--queries", "2", "3", "4", "--k", "5", "--seconds", "0.2"]
+    assert run_sweep([*words, "--cache", str(tmp_path)], json=tmp_path / "s.jsonl") == 130
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [line["matching"][0]["queries"] for line in lines] == [2]
     assert 4 not in calls
@@ -173,15 +165,15 @@ def test_an_interrupted_sweep_keeps_its_points(tmp_path: Path, monkeypatch: pyte
         return original(*arguments, **named)
 
     monkeypatch.setattr(sweep, "generate_rows", interrupted)
-    words = ["sweep", "match", "--rows", "100", "--dim", "4", "8", "16", "--k", "5", "--seconds", "0.01"]
-    assert main([*words, "--cache", str(tmp_path), "--json", str(tmp_path / "s.jsonl")]) == 130
+    words = ["match", "--rows", "100", "--dim", "4", "8", "16", "--k", "5", "--seconds", "0.01"]
+    assert run_sweep([*words, "--cache", str(tmp_path)], json=tmp_path / "s.jsonl") == 130
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [line["interrupted"] for line in lines] == [False, True]
 
 
 def test_an_error_keeps_the_points_before_it_and_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["sweep", "match", "--rows", "400", "--dim", "8", "--k", "5", "--seconds", "0.01", "--prior-m", "0", "10"]
-    assert main([*words, "--cache", str(tmp_path), "--json", str(tmp_path / "s.jsonl")]) == 2
+    words = ["match", "--rows", "400", "--dim", "8", "--k", "5", "--seconds", "0.01", "--prior-m", "0", "10"]
+    assert run_sweep([*words, "--cache", str(tmp_path)], json=tmp_path / "s.jsonl") == 2
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [line["matching"][0]["prior_m"] for line in lines] == [None]
     assert "No tile" in lines[0]["failure"] or "28" in lines[0]["failure"]
@@ -190,9 +182,9 @@ def test_an_error_keeps_the_points_before_it_and_is_told(tmp_path: Path, capsys:
 
 
 def test_values_given_twice_and_ks_that_a_prior_makes_equal_are_measured_once(tmp_path: Path) -> None:
-    words = ["sweep", "match", "--rows", "400", "400", "--dim", "8", "--queries", "1", "1", "--k", "5", "20", "20"]
-    outputs = ["--seconds", "0.01", "--cache", str(tmp_path), "--json", str(tmp_path / "s.jsonl")]
-    assert main([*words, "--prior-m", "0", "30", *outputs]) == 0
+    words = ["match", "--rows", "400", "400", "--dim", "8", "--queries", "1", "1", "--k", "5", "20", "20"]
+    words += ["--prior-m", "0", "30", "--seconds", "0.01", "--cache", str(tmp_path)]
+    assert run_sweep(words, json=tmp_path / "s.jsonl") == 0
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [(p["matching"][0]["prior_m"], p["matching"][0]["k"]) for p in lines] == [(None, 5), (None, 20), (30.0, 4)]
 
@@ -201,14 +193,14 @@ def test_two_bundles_that_could_not_be_told_apart_are_refused(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(bundle.folder, tmp_path / "copy")
-    assert main(["sweep", "embed", str(bundle.folder), str(tmp_path / "copy"), "--seconds", "0.01"]) == 2
+    assert run_sweep(["embed", str(bundle.folder), str(tmp_path / "copy"), "--seconds", "0.01"]) == 2
     assert "are both tiny at 48x32 px" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_gallery_that_the_disk_has_no_room_for_is_refused_before_it_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["sweep", "match", "--rows", "1e12", "--seconds", "0.01", "--cache", str(tmp_path / "c")]) == 2
+    assert run_sweep(["match", "--rows", "1e12", "--seconds", "0.01", "--cache", str(tmp_path / "c")]) == 2
     assert "needs 2048000.0 GB while it is written" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "c").exists()
 
@@ -218,7 +210,7 @@ def test_a_gallery_that_the_disk_has_no_room_for_is_refused_before_it_is_written
     [
         (["match", "--rows", "5", "--k", "6"], "--k 6 is above --rows 5"),
         (["match", "--seconds", "0"], "--seconds is 0"),
-        (["match", "--prior-m", "-5"], "--prior-m [-5.0] holds no radius"),
+        (["match", "--prior-m", "-5"], "--prior-m (-5.0,) holds no radius"),
         (["match", "--prior-m", "nan"], "holds no radius"),
         (["match", "--threads", "-1"], "--threads -1 is below 0"),
         (["embed", "nowhere"], "nowhere"),
@@ -227,5 +219,5 @@ def test_a_gallery_that_the_disk_has_no_room_for_is_refused_before_it_is_written
 def test_a_mistake_is_one_line_and_exit_code_2(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["sweep", *words]) == 2
+    assert run_sweep(words) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]

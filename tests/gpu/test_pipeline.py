@@ -55,9 +55,9 @@ def test_sanitized_frames_become_what_pillow_makes_of_them(
     with open_cuda() as cuda, cuda.active():
         kernels = load_fatbin(gpu.capability, gpu.driver, stem="preprocess")
         launcher = DevicePreprocess(cuda, kernels, rgb_frames(width, height), size, turned=degrees is not None)
-        address = launcher.run([image], None if degrees is None else [degrees])
+        launcher.stage(image, degrees)
         found = np.zeros((64, 64, 3), np.uint8)
-        cuda.download(found, address)
+        cuda.download(found, launcher.enqueue())
         cuda.synchronize()
     expected = size(image if degrees is None else rotate_square(image, degrees, 64))
     assert np.abs(found.astype(int) - expected).max() <= 1
@@ -68,8 +68,9 @@ def test_a_12_megapixel_nv12_frame_becomes_what_its_rgb_does(gpu: Any) -> None:
     frame = np.random.default_rng(1).integers(0, 256, layout.frame_bytes, np.uint8)
     with open_cuda() as cuda, cuda.active():
         launcher = DevicePreprocess(cuda, load_fatbin(gpu.capability, gpu.driver, stem="preprocess"), layout, size)
+        launcher.stage(frame)
         found = np.zeros((224, 224, 3), np.uint8)
-        cuda.download(found, launcher.run([frame]))
+        cuda.download(found, launcher.enqueue())
         cuda.synchronize()
     assert np.abs(found.astype(int) - size(to_rgb(frame, layout))).max() <= 1
 

@@ -130,7 +130,7 @@ def plan_preprocess(frame: FrameFormat, preprocess: Preprocess, turned: bool, sh
     Raises:
         ImageError: one output pixel covers so many pixels of the frame that they do not fit in shared memory, which
             needs a frame of more than 200 times the model's sides; or the frame is so small that turning it may
-            leave less than 16 px a side.
+            leave less than 16 px per side.
     """
     if not turned:
         extents = [_Extent(*picture_windows(frame.width_px, frame.height_px, preprocess))]

@@ -1,4 +1,4 @@
-"""Exact search on an NVIDIA GPU: one launch a query batch over float16 rows, or int8 rows with a proof.
+"""Exact search on an NVIDIA GPU: one launch per query batch over float16 rows, or int8 rows with a proof.
 
 The answers are exact for the gallery's rows as float16: a float32 gallery is rounded to float16 once, on its way to the
 device, which moves a similarity by at most 2^-11. Equal similarities go to the lower row; the same call gives the same
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 class CudaExactMatcher:
-    """Exact top k on a GPU. See `Matcher` for what it promises; a call waits for the GPU once a batch.
+    """Exact top k on a GPU. See `Matcher` for what it promises; a call waits for the GPU once per batch.
 
     Memory is taken in `__enter__` for the stated maxima, and given back in `__exit__`, also after an error; enter and
     leave in one thread. A call with more queries than `max_queries` runs in batches.
@@ -60,7 +60,6 @@ class CudaExactMatcher:
         max_queries: queries of one launch, 1..1024.
         max_k: the largest k, 1..1024.
         scan: "fp16", or "int8": half the bytes to read, half as much again to store, the same answers.
-        device: CUDA's number of the GPU.
 
     Attributes:
         widened: scans repeated with more candidates, since `__enter__`; 0 without an int8 scan.
@@ -77,7 +76,6 @@ class CudaExactMatcher:
         max_queries: int = 64,
         max_k: int = DEFAULT_MAX_K,
         scan: ScanDtype = "fp16",
-        device: int = 0,
     ) -> None:
         check_gallery(gallery)
         for name, value, most in (("max_queries", max_queries, MAX_QUERIES), ("max_k", max_k, MAX_K)):
@@ -89,7 +87,6 @@ class CudaExactMatcher:
         self.widened = self.rescanned = 0
         self._gallery, self._scan_dtype, self._stream = gallery, scan, False
         self._max_queries, self._max_k = max_queries, max_k
-        self._device = device
         self._one = OneAtATime("The GPU's matcher")
         self._cuda: Cuda | None = None
         self._rows: DeviceScan | None = None
@@ -99,7 +96,7 @@ class CudaExactMatcher:
             raise EngineError("The GPU's matcher is entered twice: open a second one.")
         self.widened = self.rescanned = 0
         with ExitStack() as stack:
-            cuda = stack.enter_context(open_cuda(self._device))
+            cuda = stack.enter_context(open_cuda())
             image = load_fatbin(cuda.properties.capability, cuda.properties.driver)
             with cuda.active():
                 limits = self._choose_limits(cuda)

@@ -69,11 +69,17 @@ class Messages:
 class PhaseListener(Protocol):
     """Hears the phases of a build. A step that answers False ends the build. It must not raise."""
 
-    def start(self, phase: str, parent: str | None, steps: int) -> None: ...
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        """A phase of so many steps begins, inside its parent."""
+        ...
 
-    def step(self, phase: str, number: int) -> bool: ...
+    def step(self, phase: str, number: int) -> bool:
+        """A step of a phase is done."""
+        ...
 
-    def finish(self, phase: str) -> None: ...
+    def finish(self, phase: str) -> None:
+        """A phase is done."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

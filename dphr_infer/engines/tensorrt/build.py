@@ -293,7 +293,7 @@ def _build(api: Api, builder: Any, parsed: _Parsed, config: Any, stop: Event, na
 
 
 def _refusal(api: Api, messages: Messages, options: BuildOptions, name: str) -> EngineError:
-    """Why there is no engine, and what may mend it."""
+    """Why there is no engine, and what may fix it."""
     first = (messages.errors or ["it gives no reason"])[0][:_WORDS]
     everything = " ".join(messages.errors)
     what = f"{api.name} cannot build {name}"

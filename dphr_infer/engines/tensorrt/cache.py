@@ -51,7 +51,7 @@ _FOR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class DamagedPlanError(EngineError):
-    """A file of the cache that is not what its name says; building again mends it."""
+    """A file of the cache that is not what its name says; building again fixes it."""
 
 
 @dataclass(frozen=True, slots=True)

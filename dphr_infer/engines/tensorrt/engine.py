@@ -155,7 +155,6 @@ class TensorRtEngine:
         expected: the sizes that the bundle's manifest names.
         max_batch: images of one call; memory is taken for so many.
         cache: where plans lie; None takes the user's own.
-        device: CUDA's number of the GPU.
     """
 
     def __init__(
@@ -165,14 +164,13 @@ class TensorRtEngine:
         expected: Shape,
         max_batch: int = MAX_BATCH,
         cache: EngineCache | None = None,
-        device: int = 0,
     ) -> None:
         if max_batch < 1:
             raise EngineError(f"max_batch is {max_batch}; it must be at least 1.")
         self.name = name
         self.dim, self.height_px, self.width_px = expected.dim, expected.height_px, expected.width_px
         self._path, self._expected, self._max_batch = model_path, expected, max_batch
-        self._cache, self._device = cache if cache is not None else EngineCache(), device
+        self._cache = cache if cache is not None else EngineCache()
         self._one = OneAtATime(name)
         self._cuda: Cuda | None = None
         self._network: Any = None
@@ -181,7 +179,7 @@ class TensorRtEngine:
         if self._cuda is not None:
             raise EngineError(f"{self.name} is entered twice: open a second one.")
         with ExitStack() as stack:
-            cuda = stack.enter_context(open_cuda(self._device))
+            cuda = stack.enter_context(open_cuda())
             network = open_network(cuda, self._path, self._expected, self._max_batch, self._cache)
             stack.callback(network.close)
             with cuda.active():

@@ -109,18 +109,18 @@ def test_what_is_missing_on_a_jetson_comes_with_jetpack(tmp_path: Path, monkeypa
     assert "python3 -m venv --system-site-packages" in by_name(examine(tmp_path, no_gpu))["tensorrt"].line()
     (tmp_path / "etc/nv_tegra_release").unlink()
     on_a_pc = by_name(examine(tmp_path, no_gpu))
-    assert on_a_pc["tensorrt"].mend == "pip install 'dphr[rtx]'"
-    assert on_a_pc["opencv"].mend == "pip install 'dphr[video]'"
+    assert on_a_pc["tensorrt"].fix == "pip install 'dphr[rtx]'"
+    assert on_a_pc["opencv"].fix == "pip install 'dphr[video]'"
 
 
 def test_nvcc_that_is_not_on_path_is_put_there_for_pycuda(tmp_path: Path, monkeypatch) -> None:
     hide(monkeypatch, "pycuda")
     monkeypatch.setattr(doctor, "find_nvcc", lambda: Path("/usr/local/cuda/bin/nvcc"))
     monkeypatch.setattr(doctor, "nvcc_version", lambda _: (12, 6))
-    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _, path=None: None)
     found = by_name(examine(tmp_path, no_gpu))
     assert found["nvcc"].version == "12.6 in /usr/local/cuda/bin"
-    assert found["pycuda"].mend == "PATH=/usr/local/cuda/bin:$PATH pip install 'dphr[cuda]'"
+    assert found["pycuda"].fix == "PATH=/usr/local/cuda/bin:$PATH pip install 'dphr[cuda]'"
 
 
 def test_a_tensorrt_that_is_too_old_or_broken_is_unusable(tmp_path: Path, monkeypatch) -> None:

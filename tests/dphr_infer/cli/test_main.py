@@ -221,7 +221,7 @@ def test_options_that_cannot_work_end_with_code_2(site, locate, words: list, mes
         ({"--tile-m": 0}, "above 0"),
         ({"--stride-m": "inf"}, "above 0"),
         ({"--stride-m": 0.001}, "a gallery of about 3.36e+03 GB; at most 50,000,000 tiles"),
-        ({"--tile-m": 5}, "fewer than 16 pixels a side on this map of 0.5 m a pixel. Choose a tile of at least 8"),
+        ({"--tile-m": 5}, "fewer than 16 pixels per side on this map of 0.5 m per pixel. Choose a tile of at least 8"),
         ({"--tile-m": 5000}, "less than one tile of 5000 x 5000 m"),
         ({"--batch": 0}, "batch is 0"),
         ({"--max-nodata": 2}, "--max-nodata is 2.0; expected a share in [0, 1)"),

@@ -34,7 +34,7 @@ def test_an_interrupted_file_leaves_the_old_and_nothing_else(tmp_path: Path, err
 @pytest.mark.parametrize(
     ("number", "advice"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "read-only"), (errno.EIO, "error")]
 )
-def test_a_refusal_of_the_system_is_one_line_with_its_mend(tmp_path: Path, number: int, advice: str) -> None:
+def test_a_refusal_of_the_system_is_one_line_with_its_fix(tmp_path: Path, number: int, advice: str) -> None:
     for manager in (atomic_file, atomic_folder):
         with pytest.raises(StorageError, match=advice), manager(tmp_path / "out"):
             raise OSError(number, "error")

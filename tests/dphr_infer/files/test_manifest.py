@@ -147,9 +147,9 @@ def test_each_field_is_needed(field: str) -> None:
         ("manifest.json", "cannot hold its own digest"),
         ("signature.json", "cannot hold its own digest"),
         ("\udcff", "half a character"),
-        ("x" * 256, "longer than 255 bytes a part"),
-        ("é" * 128, "longer than 255 bytes a part"),
-        ("x" * 5000, "longer than 255 bytes a part"),
+        ("x" * 256, "longer than 255 bytes per part"),
+        ("é" * 128, "longer than 255 bytes per part"),
+        ("x" * 5000, "longer than 255 bytes per part"),
         ("x/" * 600 + "x", "1024 in all"),
     ],
 )

@@ -12,15 +12,37 @@ from dphr_infer.cuda.preprocess.plan import picture_windows
 from dphr_infer.cuda.preprocess.table import turn_of
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.images.resampling import (
+    PRECISION_BITS,
+    Windows,
     mean_multiplier,
-    reduce_blocks,
-    resize_rows,
     resize_windows,
     rotation_matrix,
     rows_come_first,
 )
 
 HALF = 1 << 21
+
+
+def resize_rows(pixels: np.ndarray, windows: Windows) -> np.ndarray:
+    """The plain reference of one pass: over the first axis of uint8 (H, ...)."""
+    out = np.empty((len(windows.first), *pixels.shape[1:]), np.uint8)
+    for i, (first, count) in enumerate(zip(windows.first, windows.count, strict=True)):
+        taken = pixels[first : first + count].astype(np.int64)
+        total = np.tensordot(windows.weights[i, :count].astype(np.int64), taken, axes=1)
+        out[i] = np.clip((total + (1 << (PRECISION_BITS - 1))) >> PRECISION_BITS, 0, 255)
+    return out
+
+
+def reduce_blocks(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """The plain reference of `Image.reduce`: uint8 (H, W, 3) -> (ceil(H / factor), ceil(W / factor), 3)."""
+    height, width = (-(-side // factor) for side in pixels.shape[:2])
+    out = np.empty((height, width, 3), np.uint8)
+    for y in range(height):
+        for x in range(width):
+            block = pixels[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor].astype(np.int64)
+            n = block.shape[0] * block.shape[1]
+            out[y, x] = (block.sum(axis=(0, 1)) + n // 2) * mean_multiplier(n) >> 24
+    return out
 
 
 def resized(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:

@@ -76,5 +76,5 @@ def test_an_angle_that_is_none_is_refused(clockwise_deg: float) -> None:
 
 
 def test_a_photo_too_small_to_turn_is_refused() -> None:
-    with pytest.raises(ImageError, match="14 px a side"):
+    with pytest.raises(ImageError, match="14 px per side"):
         rotate_square(np.zeros((20, 20, 3), np.uint8), 45.0, 32)

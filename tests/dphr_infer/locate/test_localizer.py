@@ -142,7 +142,7 @@ def test_north_without_a_yaw_is_refused_and_search_recommended(flight, localizer
 
 
 def test_search_finds_the_rotation_of_a_turned_photo(flight, localizer) -> None:
-    photo = np.rot90(tile_image(flight, 9), 1)  # turned counterclockwise, so that a clockwise quarter mends it
+    photo = np.rot90(tile_image(flight, 9), 1)  # turned counterclockwise, so that a clockwise quarter fixes it
     found = localizer(heading="search", rotations=8).locate(np.ascontiguousarray(photo))
     assert (found.places[0].row, found.rotation_deg) == (9, 90.0)
 

@@ -244,7 +244,7 @@ class Grabbed:
     [
         (np.zeros((72, 64), np.uint8), "it is uint8 (72, 64); expected uint8 (height, width, 3)", "rgb"),
         (np.zeros((48, 64, 3), np.uint16), "it is uint16 (48, 64, 3); expected uint8", "rgb"),
-        (np.zeros((8, 64, 3), np.uint8), "The frame is 64x8 px; at least 16 px a side", "rgb"),
+        (np.zeros((8, 64, 3), np.uint8), "The frame is 64x8 px; at least 16 px per side", "rgb"),
         (
             np.zeros((48, 64, 3), np.uint8),
             "it is uint8 (48, 64, 3); expected NV12, uint8 (height * 3 / 2, width)",
@@ -255,7 +255,7 @@ class Grabbed:
         (np.zeros((72, 64), np.uint16), "it is uint16 (72, 64); expected NV12", "nv12"),
         (np.zeros(72 * 64, np.uint8), "it is uint8 (4608,); expected NV12", "nv12"),
         (np.zeros((72, 63), np.uint8), "An nv12 frame of 63x48 px has an odd side", "nv12"),
-        (np.zeros((12, 64), np.uint8), "The frame is 64x8 px; at least 16 px a side", "nv12"),
+        (np.zeros((12, 64), np.uint8), "The frame is 64x8 px; at least 16 px per side", "nv12"),
     ],
 )
 def test_frames_of_another_format_are_named_once_and_skipped(image: np.ndarray, words: str, pixels: str) -> None:
@@ -289,7 +289,7 @@ def test_a_source_is_known_by_its_name(tmp_path: Path) -> None:
             open_source(text, settings)
 
 
-def test_an_opencv_built_for_another_numpy_names_the_mend(tmp_path: Path, monkeypatch) -> None:
+def test_an_opencv_built_for_another_numpy_names_the_fix(tmp_path: Path, monkeypatch) -> None:
     """What JetPack 6's OpenCV 4.8 says beside NumPy 2: its own module raises as that one does."""
     (tmp_path / "cv2.py").write_text("raise ImportError('numpy.core.multiarray failed to import')")
     monkeypatch.syspath_prepend(tmp_path)

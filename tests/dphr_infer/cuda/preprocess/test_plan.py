@@ -121,7 +121,7 @@ def test_a_frame_far_too_large_for_the_model_is_refused_with_both_sizes() -> Non
 
 def test_a_frame_too_small_to_be_turned_is_refused() -> None:
     plan_preprocess(rgb_frames(20, 300), Preprocess(16, 16), False, ORIN_SHARED_BYTES)
-    with pytest.raises(ImageError, match="20x300 px, turned by 45 degrees, leaves 14 px a side, and 16 are needed"):
+    with pytest.raises(ImageError, match="20x300 px, turned by 45 degrees, leaves 14 px per side, and 16 are needed"):
         plan_preprocess(rgb_frames(20, 300), Preprocess(16, 16), True, ORIN_SHARED_BYTES)
 
 

@@ -56,7 +56,7 @@ def test_tensorrt_rtx_serves_where_tensorrt_is_missing() -> None:
 
 
 @pytest.mark.parametrize("version", ["8.5.2.2", "8.6.1", "9.3.0"])
-def test_a_tensorrt_before_10_is_refused_with_the_jetpack_that_mends_it(
+def test_a_tensorrt_before_10_is_refused_with_the_jetpack_that_fixes_it(
     version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__=version))

@@ -103,7 +103,7 @@ def test_a_dla_that_is_not_there_is_refused(api: Api, device: Any, cores: int, c
         ("Error Code 9: something\nelse", r"\(?Error Code 9: something else\. Choose another"),
     ],
 )
-def test_a_refusal_of_the_builder_is_one_line_with_its_mend(api: Api, device: Any, said: str, words: str) -> None:
+def test_a_refusal_of_the_builder_is_one_line_with_its_fix(api: Api, device: Any, said: str, words: str) -> None:
     device.errors = (said,)
     with pytest.raises(EngineError, match=rf"^TensorRT [\d.]+ cannot build model\.fp16\.onnx: .*{words}") as caught:
         build_plan(b"model", OPTIONS, "model.fp16.onnx", api)

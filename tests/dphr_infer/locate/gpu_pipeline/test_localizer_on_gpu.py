@@ -53,6 +53,25 @@ def test_a_localizer_on_the_gpu_says_what_the_cpus_says(
     assert gpu.graphs.launches >= 5 and not gpu.device_memory and gpu.retained == 0
 
 
+def test_a_gallery_that_does_not_fit_on_the_gpu_is_streamed_and_answers_alike(
+    gpu: Any,
+    bundle: Any,
+    image: np.ndarray,
+    map_gallery: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = devices.open_engine(bundle)  # as any that embeds: what counts is the matcher behind it
+    monkeypatch.setattr(devices.Cuda, "open_engine", lambda *_: engine)
+    gpu.others_bytes = gpu.memory_bytes - gpu.memory_bytes // 8  # the margin is all that is left
+    photo = np.ascontiguousarray(image[50:150, 60:180])
+    with open_localizer(bundle, map_gallery, device="cuda") as crowded, open_localizer(bundle, map_gallery) as on_cpu:
+        assert not crowded.in_one_launch
+        found, expected = crowded.locate(photo), on_cpu.locate(photo)
+    assert [place.row for place in found.places] == [place.row for place in expected.places]
+    assert "The gallery takes" in caplog.text
+
+
 def test_a_search_over_headings_embeds_and_matches_apart(
     gpu: Any, monkeypatch: pytest.MonkeyPatch, bundle: Any, map_gallery: Any
 ) -> None:
