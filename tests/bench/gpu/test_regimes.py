@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bench.cli import main
 from bench.gpu import regimes as gpu_regimes
 from dphr_infer.cuda.topk.regimes import Regime, read_regimes, write_regimes
 
@@ -27,28 +28,6 @@ def test_dot_products_are_chosen_up_to_the_first_batch_where_they_lose(times, ex
     assert gpu_regimes.choose_dot_up_to(times) == expected
 
 
-def test_two_calls_take_turns_and_keep_their_own_times() -> None:
-    order: list[str] = []
-    clock = iter(range(10**6))
-
-    def call(name: str, ticks: int):
-        def run() -> None:
-            order.append(name)
-            for _ in range(ticks):
-                next(clock)
-
-        return run
-
-    original = gpu_regimes.now_ms
-    gpu_regimes.now_ms = lambda: float(next(clock))
-    try:
-        first, second = gpu_regimes.time_in_turns(call("a", 5), call("b", 9), 0)
-    finally:
-        gpu_regimes.now_ms = original
-    assert (first, second) == (6, 10)  # the second reading of the clock is a tick too
-    assert "".join(order) == "ab" * (len(order) // 2)
-
-
 def test_a_run_measures_both_kernels_and_renews_this_gpus_entries_alone(
     driver: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,9 +35,9 @@ def test_a_run_measures_both_kernels_and_renews_this_gpus_entries_alone(
     other, stale = Regime("fp16", 132, 512, 1, "another"), Regime("int8", 2, 99, 4, "model")
     write_regimes([other, stale, Regime("fp16", 2, 64, 2, "model")], table)
     sizes = ["--rows", "64", "--dims", "16", "--seconds", "0", "--table", str(table)]
-    assert gpu_regimes.main([*sizes, "--dry-run"]) == 0
+    assert main(["gpu", "regimes", *sizes, "--dry-run"]) == 0
     assert stale in read_regimes(table)
-    assert gpu_regimes.main(sizes) == 0
+    assert main(["gpu", "regimes", *sizes]) == 0
     fp16, kept, int8 = read_regimes(table)
     assert kept == other
     assert (fp16.dtype, fp16.sm_count, fp16.dim, fp16.source) == ("fp16", 2, 16, "Fake Orin")
@@ -71,5 +50,5 @@ def test_a_run_measures_both_kernels_and_renews_this_gpus_entries_alone(
 
 def test_without_a_gpu_one_line_says_why(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda", None)
-    assert gpu_regimes.main(["--rows", "8", "--dims", "8"]) == 2
-    assert capsys.readouterr().err.startswith("bench.gpu.regimes: Matching on a GPU needs the package pycuda")
+    assert main(["gpu", "regimes", "--rows", "8", "--dims", "8"]) == 2
+    assert "dphr-bench: Matching on a GPU needs the package pycuda" in capsys.readouterr().err.splitlines()[-1]
