@@ -233,8 +233,9 @@ def test_what_does_not_fit_the_gallery_is_refused(options, words):
 
 
 _FULL_SIZE = """
-import json, resource, sys
+import json, sys
 import numpy as np
+from dphr_infer.measure.memory import peak_bytes
 from dphr_train.metrics import GroundPositions, report_retrieval
 n_queries, n_gallery = int(sys.argv[1]), int(sys.argv[2])
 rng = np.random.default_rng(0)
@@ -245,7 +246,7 @@ where = rng.uniform(0, 20_000, (n_gallery, 2))
 report = report_retrieval(
     gallery[places], places, gallery, np.arange(n_gallery), positions=GroundPositions(where[places], where)
 )
-peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+peak_gib = peak_bytes() / 2**30  # of this program alone: getrusage also counts what forked it
 print(json.dumps([report.n_queries, report.n_gallery, report.recall_at[1], peak_gib]))
 """
 

@@ -138,7 +138,7 @@ def plan_preprocess(frame: FrameFormat, preprocess: Preprocess, turned: bool, sh
         smallest = min(frame.width_px, frame.height_px) / math.sqrt(2.0)
         if smallest < MIN_SIDE_PX:
             raise ImageError(
-                f"A frame of {frame.width_px}x{frame.height_px} px, turned by 45 degrees, leaves {smallest:.0f} px a "
+                f"A frame of {frame.width_px}x{frame.height_px} px, turned by 45 degrees, leaves {smallest:.0f} px per "
                 f"side, and {MIN_SIDE_PX} are needed: use a larger frame."
             )
         extents = list(_turned_extents(frame, preprocess))
