@@ -31,11 +31,14 @@ coverage: $(READY)
 test-kernels: $(READY)
 	$(BIN)/python tests/under_kernels.py
 
-# The runtime's tests with the lowest versions that pyproject.toml allows, on Python 3.10 where there is one; and with
-# the newest that the package index has. Each in an environment of its own.
-RUNTIME := '.[cpu,map,video,sign,dev]' onnx
+# The runtime's tests with the lowest versions that pyproject.toml allows, on Python 3.10: one on PATH that runs (a pyenv
+# shim may not), one of pyenv's own, or one that uv downloads; and with the newest that the package index has. Each in an
+# environment of its own.
+RUNTIME := '.[cpu,map,video,sign,dev]' 'onnx>=1.17'
 RUNTIME_TESTS := -m pytest tests/dphr_infer -n auto --dist worksteal
-OLDEST_PYTHON ?= $(shell for p in python3.10 python3.11 python3.12; do $$p -c "" 2>/dev/null && command -v $$p && break; done)
+PYENVS := $${PYENV_ROOT:-$$HOME/.pyenv}/versions
+OLDEST_PYTHON ?= $(or $(shell for p in python3.10 $(PYENVS)/3.10*/bin/python; do \
+    $$p -c "" 2>/dev/null && command -v $$p && break; done),3.10 --managed-python)
 test-oldest test-newest:
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/pip install --quiet --disable-pip-version-check uv
