@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from photo_files import xmp_option
 from PIL import ExifTags, Image
 
 from dphr_infer.cli.main import main
@@ -164,17 +165,15 @@ def test_north_without_yaw_names_the_photo(site, locate, capsys) -> None:
 def test_truth_falls_back_on_the_photos_own_metadata(site, locate, tmp_path: Path, capsys) -> None:
     point = open_gallery(site / "g").point(2)
     exif = Image.Exif()
-    exif.get_ifd(ExifTags.IFD.GPSInfo).update(
-        {
-            ExifTags.GPS.GPSLatitudeRef: "N",
-            ExifTags.GPS.GPSLatitude: (point.latitude_deg, 0.0, 0.0),
-            ExifTags.GPS.GPSLongitudeRef: "E",
-            ExifTags.GPS.GPSLongitude: (point.longitude_deg, 0.0, 0.0),
-        }
-    )
-    xmp = b'<x drone-dji:GimbalPitchDegree="-90.0"/>'
+    exif[ExifTags.IFD.GPSInfo] = {
+        ExifTags.GPS.GPSLatitudeRef: "N",
+        ExifTags.GPS.GPSLatitude: (point.latitude_deg, 0.0, 0.0),
+        ExifTags.GPS.GPSLongitudeRef: "E",
+        ExifTags.GPS.GPSLongitude: (point.longitude_deg, 0.0, 0.0),
+    }
+    xmp = xmp_option(tmp_path / "2.jpg", b'<x drone-dji:GimbalPitchDegree="-90.0"/>')
     with Image.open(site / "photos/2.png") as image:
-        image.convert("RGB").save(tmp_path / "2.jpg", quality=95, exif=exif, xmp=xmp)
+        image.convert("RGB").save(tmp_path / "2.jpg", quality=95, exif=exif, **xmp)
     assert locate(tmp_path / "2.jpg", "--format", "csv") == 0
     (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
     assert row["truth_source"] == "metadata" and float(row["error_m"]) < 1.0
