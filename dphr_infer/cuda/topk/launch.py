@@ -18,6 +18,7 @@ from dphr_infer.cuda.topk.operands import (
     Found,
     ScanDtype,
     pad_rows,
+    pair_levels,
     prepare_ranges,
     range_table_bytes,
     similarity_offset,
@@ -243,7 +244,7 @@ class DeviceScan:
         second = self._rerank_launch(len(queries), k, n_candidates)
         split = split_queries(queries)
         self._put_queries(queries)
-        self._put("levels", np.stack([pad_rows(split.first), pad_rows(split.second)], axis=1))
+        self._put("levels", pair_levels(split.first, split.second))
         self._put("query_bounds", self._query_bounds(split))
         self._put_ranges(ranges)
         self._start(first)
@@ -256,7 +257,7 @@ class DeviceScan:
         return np.stack([split.first_scale, split.second_scale, split.length, slack], axis=1)
 
     def _put_queries(self, queries: NDArray[np.float32]) -> None:
-        """Layout "float32", written in place: what `operands.pad_queries` makes."""
+        """Layout "float32": float32 (Q, D padded as fp16 rows are), zeros behind each query, written in place."""
         width = self._row_bytes // 2
         staged = self._host["queries"][: len(queries) * width * 4]
         view = staged.view(np.float32).reshape(len(queries), width)
