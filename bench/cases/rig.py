@@ -17,7 +17,7 @@ from pathlib import Path
 from dphr_infer.engines.base import Engine
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.images.photo import to_photo
+from dphr_infer.images.photo import read_photo
 from dphr_infer.locate.devices import Device, FramePipeline, Rows
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.locate.settings import DeviceSettings, LocateSettings
@@ -98,7 +98,7 @@ class Rig:
     def locate_in_stages(self, path: Path) -> tuple[LocationEstimate, list[float]]:
         """The same photo by the same calls one by one, and the milliseconds of each of `stages`."""
         apart, times_ms = self.apart, [now_ms()]
-        photo = to_photo(path)
+        photo = read_photo(path)
         times_ms.append(now_ms())
         views = apart.prepare(photo.rgb, photo.metadata.yaw_deg)
         times_ms.append(now_ms())
