@@ -1,9 +1,8 @@
-"""dphr-bench: how fast a bundle locates photos on this machine, and whether it is still right."""
+"""The commands of dphr-bench with their options. What does the work is loaded when they run."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from bench.request import BenchRequest, Count, EmbedGrid, MatchGrid, Share
-from dphr_infer.cli.terminal import EXIT_INTERRUPTED, run_command
+from dphr_infer.cli.terminal import EXIT_INTERRUPTED
 from dphr_infer.errors import ConfigError
 from dphr_infer.types import Precision
 
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
     from bench.compare.report import ComparisonReport
     from bench.record import BenchRecord
 
-PROGRAM = "dphr-bench"
 EXIT_INVALID = 1
-_SEPARATOR = "--"
 
 
 @dataclass(frozen=True)
@@ -313,34 +310,4 @@ class Gpu:
         return self.kind.run()
 
 
-_KINDS: tuple[type, ...] = (Run, Sweep, Versus, Compare, History, Gpu)
-_COMMANDS: dict[str, Callable[..., Any]] = {kind.__name__.lower(): kind for kind in _KINDS}
-
-
-def _act(words: Sequence[str]) -> int:
-    own, run_words = list(words), tuple[str, ...]()
-    if words[:1] == ["versus"] and _SEPARATOR in words:
-        place = own.index(_SEPARATOR)
-        own, run_words = own[:place], tuple(own[place + 1 :])
-    command = tyro.extras.subcommand_cli_from_dict(
-        _COMMANDS,
-        prog=PROGRAM,
-        description=__doc__,
-        args=own,
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs),
-    )
-    return command.run(run_words) if isinstance(command, Versus) else command.run()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command line.
-
-    Returns:
-        0; 1 for an INVALID report or a change beyond --fail-above; 2 for a mistake of the user's; 130 for an interrupt.
-    """
-    ended = [0]
-
-    def act() -> None:
-        ended[0] = _act(list(sys.argv[1:] if argv is None else argv))
-
-    return run_command(PROGRAM, act) or ended[0]
+COMMANDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Run, Sweep, Versus, Compare, History, Gpu)}

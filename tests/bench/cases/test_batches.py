@@ -7,8 +7,8 @@ import pytest
 
 from bench.cases import galleries
 from bench.cases.batches import BatchCase, embed_limit
-from bench.cases.matching import MatchLimits, time_generated_matching
 from bench.cases.galleries import generate_rows
+from bench.cases.matching import MatchLimits, time_generated_matching
 from bench.machine.roofline import Ceiling
 from bench.sampling import StopRule
 from dphr_infer.errors import ConfigError
