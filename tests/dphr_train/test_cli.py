@@ -106,6 +106,8 @@ def test_runs_are_compared_on_another_test_set(monkeypatch, two_runs, tiny_root,
 
 
 def test_checking_an_incomplete_set_prints_the_counts_and_fails(monkeypatch, tiny_root, capsys):
+    assert run(monkeypatch, "check", "university1652", tiny_root, "--own") in (0, None)
+    assert capsys.readouterr().out.endswith("0 missing, 0 unreadable.\n\n")
     assert run(monkeypatch, "check", "university1652", tiny_root) == 2
     out, error = capsys.readouterr()
     assert "official" in out and "not the official university1652" in error
