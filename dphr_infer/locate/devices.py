@@ -30,7 +30,7 @@ from dphr_infer.matchers.base import Matcher, check_gallery
 from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.matchers.int8 import NumpyInt8Matcher
 from dphr_infer.matchers.scan import choose_scan
-from dphr_infer.measure.available import available_memory_bytes
+from dphr_infer.measure.memory import available_bytes
 from dphr_infer.types import Matches
 
 Rows = NDArray[np.float16] | NDArray[np.float32]
@@ -111,7 +111,7 @@ class Cpu(Device):
         check_gallery(embeddings)
         scan = on.scan
         if scan == "auto":
-            choice = choose_scan(len(embeddings), embeddings.shape[1], embeddings.dtype, available_memory_bytes())
+            choice = choose_scan(len(embeddings), embeddings.shape[1], embeddings.dtype, available_bytes())
             _log.info("%s", choice.why)
             scan = choice.scan
         if scan == "int8":

@@ -35,7 +35,6 @@ from export.report.measure import (
     Machine,
     PrecisionReport,
     Spread,
-    cpu_name,
     measure_bundle,
     spread,
     summarise,
@@ -361,9 +360,3 @@ def test_what_does_not_compare_is_refused() -> None:
         require_same_images([("city", {})])
     with pytest.raises(ExportError, match="city was timed on Abacus and farm on Abacus, or with other threads"):
         compare_bundles([PLACED, replaced("farm", machine=dataclasses.replace(PLACED.machine, threads=1))])
-
-
-def test_a_processor_is_named_where_the_system_names_it() -> None:
-    assert cpu_name("processor: 0\nmodel name\t: Abacus 3000\n") == "Abacus 3000"
-    assert cpu_name("processor\t: 0\nBogoMIPS\t: 62.50\nHardware\t: Orin\n") == "Orin"
-    assert cpu_name("") != ""

@@ -312,7 +312,7 @@ def test_a_gpu_that_shares_the_hosts_memory_may_take_what_the_file_cache_holds(
 ) -> None:
     crowd(driver)
     driver.integrated = True
-    monkeypatch.setattr(memory, "available_memory_bytes", lambda: 1 << 27)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 27)
     assert room_on_device(1000, 32).fits
     driver.integrated = False
     assert not room_on_device(1000, 32).fits
