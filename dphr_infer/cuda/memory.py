@@ -71,14 +71,12 @@ def room_on(cuda: Cuda, n_rows: int, dim: int, scan: ScanDtype, beside_bytes: in
     return DeviceRoom(needed, free, properties.memory_bytes, properties.name)
 
 
-def room_on_device(
-    n_rows: int, dim: int, scan: ScanDtype = "fp16", beside_bytes: int = 0, device: int = 0
-) -> DeviceRoom:
-    """`room_on` of the GPU with CUDA's number `device`, which is opened for this question alone.
+def room_on_device(n_rows: int, dim: int, scan: ScanDtype, beside_bytes: int = 0) -> DeviceRoom:
+    """`room_on` of the first GPU, which is opened for this question alone.
 
     Raises:
         EngineError: no driver, or no such GPU.
         MissingPackageError: PyCUDA is not installed.
     """
-    with open_cuda(device) as cuda, cuda.active():
+    with open_cuda() as cuda, cuda.active():
         return room_on(cuda, n_rows, dim, scan, beside_bytes)

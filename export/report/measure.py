@@ -30,7 +30,6 @@ from export.to_tensorrt import EngineReport
 BATCHES = (1, 4, 16)
 WARM_UP_ROUNDS = 3
 MIN_ROUNDS = 15
-DEFAULT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +179,8 @@ def measure_bundle(
     images: NDArray[np.uint8] | None = None,
     engine_reports: Sequence[EngineReport] = (),
     *,
-    seconds: float = DEFAULT_SECONDS,
-    threads: int = 0,
+    seconds: float,
+    threads: int,
 ) -> BundleReport:
     """Check a bundle, read what its manifest says and measure its models with ONNX Runtime on this CPU.
 

@@ -313,9 +313,9 @@ def test_a_gpu_that_shares_the_hosts_memory_may_take_what_the_file_cache_holds(
     crowd(driver)
     driver.integrated = True
     monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 27)
-    assert room_on_device(1000, 32).fits
+    assert room_on_device(1000, 32, "fp16").fits
     driver.integrated = False
-    assert not room_on_device(1000, 32).fits
+    assert not room_on_device(1000, 32, "fp16").fits
 
 
 QUERY = np.array([[1, 0, 0, 0]], np.float32)
