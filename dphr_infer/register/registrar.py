@@ -27,6 +27,7 @@ from dphr_infer.register.vote import (
     Points,
     Vote,
     best_matches,
+    distinct_cells,
     fit,
     vote_similarity,
     vote_translation,
@@ -46,6 +47,9 @@ _APART_PX = 2.0
 # How uneven a map's features lie, as a factor on the chance that one match agrees.
 _UNEVEN = 2.0
 _FEWEST = 4
+# Matches that agree count once for each cell of the picture, of so many to its side: one crossing or roof that looks
+# like another holds a dozen features, and they are no dozen witnesses.
+_CELLS = 12
 # What is fitted to how many matches: an affine map, a similarity, else a translation.
 _PARAMETERS = ((6, 12), (4, 5))
 # In pixels: how exactly a feature is found, and what no number of matches betters. What stands up from the ground errs
@@ -241,7 +245,8 @@ class Registrar:
             chance = min(0.5, _UNEVEN * math.pi * tolerance_m**2 / (2 * search.radius_m) ** 2)
             # Each place is tried with its north, and may be tried under any turn.
             hypotheses = vote.hypotheses * 3 * self.settings.candidates
-            nfa = log10_false_alarms(int(vote.inliers.sum()), len(here), vote.used, chance, hypotheses)
+            supports = distinct_cells(here[vote.inliers], search.side_m / _CELLS)
+            nfa = log10_false_alarms(supports, len(here), vote.used, chance, hypotheses)
             judged.append((vote, nfa))
         return min(judged, key=lambda one: one[1])
 
