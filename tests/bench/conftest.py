@@ -319,6 +319,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(sys.modules, "pycuda.driver", made)
     monkeypatch.setattr(cuda, "pop_released_context", made.raw_stack.pop)
     monkeypatch.setattr(cuda_exact, "load_fatbin", lambda capability, version: b"image")
+    monkeypatch.setattr(cuda_exact, "_BRAKE_BYTES", 1 << 10)  # the stand-in fills them on this processor
     monkeypatch.setattr(gpu_matching, "_compile_read_kernel", lambda capability: b"image")
     return made
 

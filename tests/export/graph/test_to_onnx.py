@@ -19,8 +19,6 @@ from export.graph.opset import require_opset
 from export.graph.to_onnx import to_onnx
 from export.request import OPSET
 
-pytestmark = pytest.mark.kernels
-
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 LIMIT = {"fp32": 1e-6, "fp16": 1e-4}
 
@@ -30,6 +28,7 @@ def models(encoder: Encoder, preprocess: Preprocess) -> dict[str, bytes]:
     return {precision: to_onnx(encoder, preprocess, precision) for precision in PRECISIONS}
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("batch", [1, 2, 7, 16])
 def test_the_exported_graph_equals_torch_at_every_batch_size(
