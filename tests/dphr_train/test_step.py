@@ -98,7 +98,6 @@ def test_any_chunk_size_gives_the_whole_batchs_gradient(chunk_size, reference_px
     assert differing(gradients(encoder, objective), expected) == []
 
 
-@pytest.mark.kernels
 @pytest.mark.parametrize("model", [CONVNEXT, VIT], ids=lambda model: model.name)
 @pytest.mark.parametrize("chunk_size", [0, 1, 2])
 def test_chunks_of_a_network_with_layer_normalisation_are_exact(chunk_size, model):

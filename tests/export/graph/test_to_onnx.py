@@ -28,7 +28,6 @@ def models(encoder: Encoder, preprocess: Preprocess) -> dict[str, bytes]:
     return {precision: to_onnx(encoder, preprocess, precision) for precision in PRECISIONS}
 
 
-@pytest.mark.kernels
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("batch", [1, 2, 7, 16])
 def test_the_exported_graph_equals_torch_at_every_batch_size(
