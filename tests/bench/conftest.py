@@ -147,7 +147,8 @@ def _frozen() -> None:
 
 
 def _shrink(patch: pytest.MonkeyPatch) -> None:
-    for name, value in (("_BUFFER_BYTES", 4 << 20), ("PASSES", 2), ("_CACHES", 0), ("_PRODUCT_SECONDS", 0.01)):
+    small = {"_BUFFER_BYTES": 4 << 20, "PASSES": 2, "_CACHES": 0, "_PRODUCT_SECONDS": 0.01, "PRODUCT_SIDES": (256,)}
+    for name, value in small.items():
         patch.setattr(roofline, name, value)
     patch.setattr("bench.machine.state.WATCH_S", 0.02)
     patch.setattr("bench.sampling._OVERHEAD_SECONDS", 0.002)
