@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from dphr_infer.files.bundle import open_bundle
     from dphr_infer.files.gallery import open_gallery
     from dphr_infer.images.preprocess import read_image
+    from dphr_infer.indexing.index import index
     from dphr_infer.locate.localizer import Localizer
     from dphr_infer.locate.open import open_localizer as open
     from dphr_infer.locate.settings import LocateSettings
-    from dphr_infer.maps.index import index
     from dphr_infer.types import GeoPoint, LocationEstimate, Prior
 
 __version__ = "0.1.0"
@@ -51,7 +51,7 @@ _ROOMS = {
     "LocateSettings": "dphr_infer.locate.settings",
     "LocationEstimate": "dphr_infer.types",
     "Prior": "dphr_infer.types",
-    "index": "dphr_infer.maps.index",
+    "index": "dphr_infer.indexing.index",
     "open": "dphr_infer.locate.open:open_localizer",
     "open_bundle": "dphr_infer.files.bundle",
     "open_gallery": "dphr_infer.files.gallery",

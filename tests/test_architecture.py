@@ -18,8 +18,8 @@ FLOORS = ("dphr_infer", "dphr_train", "export", "bench")
 # The rooms of a floor, lowest first; a file or folder imports from its own room and from those before it.
 ROOMS = {
     "dphr_infer": (
-        *("errors", "types", "geo", "measure", "images", "files", "matchers", "cuda", "engines", "locate", "maps"),
-        *("evaluate", "watch", "cli"),
+        *("errors", "types", "geo", "measure", "images", "files", "matchers", "cuda", "engines", "maps", "register"),
+        *("locate", "indexing", "flight", "evaluate", "watch", "cli"),
     ),
     "export": (
         *("request", "graph", "sources", "gate", "int8", "signing", "to_tensorrt", "build_bundle", "add_int8"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dphr_infer.cli.requests import Index
 from dphr_infer.errors import printable
 from dphr_infer.files.bundle import open_bundle
-from dphr_infer.maps.index import index_map
+from dphr_infer.indexing.index import index_map
 
 
 def run(request: Index) -> None:

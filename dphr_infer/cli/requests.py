@@ -12,8 +12,8 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from dphr_infer.errors import ConfigError
+from dphr_infer.indexing.settings import IndexSettings
 from dphr_infer.locate.settings import DeviceSettings, LocateSettings
-from dphr_infer.maps.settings import IndexSettings
 from dphr_infer.types import Format, Prior
 from dphr_infer.watch.settings import SourceSettings
 

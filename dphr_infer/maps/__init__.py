@@ -1,1 +1,1 @@
-"""A georeferenced raster as square tiles of true metres, and the gallery made of them."""
+"""A georeferenced raster as square tiles of true metres, and as pixels around a place."""

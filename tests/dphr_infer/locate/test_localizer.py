@@ -9,10 +9,10 @@ from PIL import Image
 from dphr_infer.errors import ConfigError, EngineError, GalleryError, ImageError
 from dphr_infer.files.gallery import Gallery, GalleryOrigin, open_gallery
 from dphr_infer.geo import distance_m, offset
+from dphr_infer.indexing.index import index
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.locate.open import open_localizer
 from dphr_infer.locate.settings import LocateSettings
-from dphr_infer.maps.index import index
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.types import GeoPoint, Matches, Prior
 

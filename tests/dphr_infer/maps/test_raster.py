@@ -10,7 +10,7 @@ import pytest
 from dphr_infer.errors import ConfigError, MapError, MissingPackageError
 from dphr_infer.files.gallery import open_gallery
 from dphr_infer.geo import distance_m, east_north_m
-from dphr_infer.maps.index import index
+from dphr_infer.indexing.index import index
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.maps.tiling import GridRow, PixelBox, TileSpot, compose_tile, pixel_box, plan_rows
 from dphr_infer.types import GeoPoint
@@ -268,7 +268,7 @@ PEAK_MEMORY = """
 import sys
 from pathlib import Path
 from dphr_infer.files.bundle import open_bundle
-from dphr_infer.maps.index import index
+from dphr_infer.indexing.index import index
 index(sys.argv[2], bundle=sys.argv[1], out=sys.argv[3], tile_m=40.0, stride_m=40.0, threads=1)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

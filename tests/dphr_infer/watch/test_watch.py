@@ -18,8 +18,8 @@ from PIL import Image
 from dphr_infer.errors import ConfigError, EngineError, ImageError
 from dphr_infer.files.gallery import open_gallery
 from dphr_infer.images.photo import Photo
+from dphr_infer.indexing.index import index
 from dphr_infer.locate.open import open_localizer
-from dphr_infer.maps.index import index
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.types import GeoPoint, LocationEstimate, Place, RowRanges
 from dphr_infer.watch.frames import FolderSource, Frame, Notices

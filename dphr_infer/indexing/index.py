@@ -14,11 +14,11 @@ from dphr_infer.errors import MapError
 from dphr_infer.files.bundle import Bundle, file_digest, open_bundle
 from dphr_infer.files.gallery import GalleryOrigin, GalleryWriter
 from dphr_infer.files.outputs import check_outputs
+from dphr_infer.indexing.settings import IndexSettings
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.settings import DeviceSettings, settings_of
 from dphr_infer.maps.raster import MapRaster
-from dphr_infer.maps.settings import IndexSettings
 from dphr_infer.maps.tiling import TileSpot
 from dphr_infer.measure.progress import Progress
 

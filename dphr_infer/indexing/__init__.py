@@ -1,0 +1,1 @@
+"""A map and a bundle become a gallery."""
