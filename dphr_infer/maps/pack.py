@@ -82,9 +82,12 @@ class PackOrigin:
 
 
 def is_map_pack(path: Path) -> bool:
-    """Whether a file begins as an SQLite file does, as packs do and galleries do not."""
-    with path.open("rb") as file:
-        return file.read(len(_SQLITE)) == _SQLITE
+    """Whether this is a file that begins as an SQLite file does, as packs do and galleries do not."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_SQLITE)) == _SQLITE
+    except (OSError, ValueError):
+        return False
 
 
 def parse_origin(text: str) -> PackOrigin:

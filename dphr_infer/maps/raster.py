@@ -305,12 +305,14 @@ class MapRaster:
         return PixelBox(0, 0, self.width_px // block[0], self.height_px // block[1])
 
     def read_blocks(self, box: PixelBox, block: tuple[int, int]) -> NDArray[np.uint8]:
-        """See `warp.Source.read_blocks`. Where absence is a value of the pixels, a block's mean leaves it out."""
+        """See `warp.Source.read_blocks`; what is transparent in part has no data here.
+
+        Where absence is a value of the pixels, a block's mean leaves it out.
+        """
         x, y = block
         pixels = PixelBox(box.left * x, box.top * y, box.right * x, box.bottom * y)
         image, mask = self._read(pixels, None if block == (1, 1) else (box.bottom - box.top, box.right - box.left))
-        has_data = mask > 0 if block == (1, 1) else mask == 255
-        return np.dstack([image, np.where(has_data, np.uint8(255), np.uint8(0))])
+        return np.dstack([image, np.where(mask == 255, np.uint8(255), np.uint8(0))])
 
     def read_overview(self, max_side_px: int) -> tuple[NDArray[np.uint8], float]:
         """The whole map, its longer side at most `max_side_px`, and the factor from map pixels to its pixels."""

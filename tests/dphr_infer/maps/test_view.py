@@ -1,27 +1,11 @@
-import itertools
-
 import numpy as np
 import pytest
+from map_places import PLACES, assert_blots_lie_right
 
 from dphr_infer.errors import ConfigError, MapError
 from dphr_infer.geo import offset
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.types import GeoPoint
-
-# Each lays a map of about half a metre a pixel; the last lies across the antimeridian in metres of its own.
-PLACES = {
-    "utm": {"crs": "EPSG:32632", "west": 400_000.0, "north": 6_650_000.0, "px": 0.5},
-    "utm turned": {"crs": "EPSG:32632", "west": 400_000.0, "north": 6_650_000.0, "px": 0.5, "turn_deg": 33.0},
-    "utm upside down": {"crs": "EPSG:32632", "west": 400_000.0, "north": 6_650_000.0, "px": 0.5, "turn_deg": 180.0},
-    "degrees": {"crs": "EPSG:4326", "west": 10.0, "north": 60.0, "px": (9e-6, 4.5e-6)},
-    "oblong degrees": {"crs": "EPSG:4326", "west": 10.0, "north": 60.0, "px": (4.5e-6, 4.5e-6)},
-    "mercator": {"crs": "EPSG:3857", "west": 1_113_194.9, "north": 8_399_000.0, "px": 1.0},
-    "polar": {"crs": "EPSG:3413", "west": 400_000.0, "north": -1_000_000.0, "px": 0.5},
-    "degrees across": {"crs": "EPSG:4326", "west": 179.998, "north": 60.0, "px": (9e-6, 4.5e-6)},
-    "degrees beyond": {"crs": "EPSG:4326", "west": -180.002, "north": 60.0, "px": (9e-6, 4.5e-6)},
-    "mercator across": {"crs": "EPSG:3857", "west": 20_037_300.0, "north": 8_399_000.0, "px": 1.0},
-    "utm across": {"crs": "EPSG:32601", "west": 332_500.0, "north": 6_655_000.0, "px": 0.5},
-}
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -41,40 +25,10 @@ def test_a_view_is_what_a_loop_over_its_pixels_looks_up(write_map, texture, look
 
 @pytest.mark.parametrize("place", ["utm", "utm turned", "degrees", "mercator", "degrees across", "mercator across"])
 @pytest.mark.parametrize("gsd_m", [0.3, 1.0, 2.0, 3.1])
-def test_blots_lie_within_a_tenth_of_a_pixel_of_where_they_were_put(write_map, place: str, gsd_m: float) -> None:
-    # Round blots wider than the view's pixels, at known places: their centres of mass have no doubt.
-    side, sigma_m = 900, 3.0 * gsd_m
-    path = write_map(np.zeros((side, side, 3), np.uint8), **PLACES[place])
+def test_blots_lie_within_a_tenth_of_a_pixel_of_where_they_were_put(blots, place: str, gsd_m: float) -> None:
+    path, middle, spots, reach_m = blots(PLACES[place], 3.0 * gsd_m)
     with MapRaster(path) as raster:
-        middle, metres = raster.centre, raster.metres_per_px(np.array([side / 2]), np.array([side / 2]))[0]
-        reach_m = 0.25 * side * metres.min()
-        spots = [(e * reach_m, n * reach_m) for e, n in itertools.product((-0.7, 0.0, 0.7), repeat=2)]
-        at = [raster.to_px(offset(middle, *spot)) for spot in spots]
-        # Pixels of a blot lie on a plane so small that the projection is affine over it.
-        steps = [
-            np.linalg.inv(
-                np.array([np.subtract(raster.to_px(offset(middle, e + 1, n)), raster.to_px(offset(middle, e, n))),
-                          np.subtract(raster.to_px(offset(middle, e, n + 1)), raster.to_px(offset(middle, e, n)))]).T
-            )
-            for e, n in spots
-        ]  # fmt: skip
-    rows, columns = np.mgrid[:side, :side] + 0.5
-    light = np.zeros((side, side))
-    for (x, y), inverse in zip(at, steps, strict=True):
-        ground = np.einsum("ij,jrc->irc", inverse, np.stack([columns - x, rows - y]))
-        light += np.exp(-(ground**2).sum(axis=0) / (2 * sigma_m**2))
-    image = np.repeat(np.round(250 * np.clip(light, 0, 1))[..., None], 3, axis=2).astype(np.uint8)
-    with MapRaster(write_map(image, **PLACES[place])) as raster:
-        width = int(2 * reach_m / gsd_m) + 3
-        view = raster.view(middle, width, width - 2, gsd_m)
-    seen = view.image[..., 0].astype(float)
-    for east_m, north_m in spots:
-        column, row = east_m / gsd_m + width / 2, (width - 2) / 2 - north_m / gsd_m
-        left, top = max(0, round(column - 12)), max(0, round(row - 12))
-        part = seen[top : round(row + 12), left : round(column + 12)]
-        y, x = np.mgrid[: part.shape[0], : part.shape[1]] + 0.5
-        found = ((x * part).sum() / part.sum() + left, (y * part).sum() / part.sum() + top)
-        assert found == pytest.approx((column, row), abs=0.1)
+        assert_blots_lie_right(raster, middle, spots, reach_m, gsd_m)
 
 
 def test_a_coarser_view_is_a_mean_and_not_a_sample(write_map) -> None:
@@ -121,6 +75,11 @@ def test_what_has_no_data_is_not_covered_and_black(write_map, texture, look_up, 
         np.testing.assert_array_equal(view.covered, known)
     else:
         assert (view.covered != known).mean() < 0.08  # along two edges of 20 pixels
+
+
+def test_what_is_transparent_in_part_is_not_covered_at_any_scale(write_map, texture) -> None:
+    with MapRaster(write_map(np.dstack([texture(100, 100), np.full((100, 100), 254, np.uint8)]))) as raster:
+        assert not any(raster.view(raster.centre, 20, 20, gsd_m).covered.any() for gsd_m in (0.5, 1.5))
 
 
 def test_a_view_across_the_edge_is_covered_up_to_it(write_map, texture, look_up) -> None:
