@@ -136,6 +136,7 @@ def open_map_pack(path: str | Path, cache_bytes: int = CACHE_BYTES) -> MapPack:
     try:
         if not is_map_pack(path):
             raise MapError(f"{path} is not a map pack (it is not an SQLite file). {_MAKE_ONE}")
+        _check_length(path)
         database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         raise MapError(f"{path} cannot be opened: {error}.") from error
@@ -144,6 +145,16 @@ def open_map_pack(path: str | Path, cache_bytes: int = CACHE_BYTES) -> MapPack:
     except BaseException:
         database.close()
         raise
+
+
+def _check_length(path: Path) -> None:
+    """SQLite takes the missing end of an immutable file for zeros, and tiles there for absent."""
+    with path.open("rb") as file:
+        head = file.read(32)
+    page_bytes = int.from_bytes(head[16:18], "big")
+    expected = int.from_bytes(head[28:32], "big") * (65536 if page_bytes == 1 else page_bytes)
+    if (found := path.stat().st_size) != expected or not found:
+        raise MapError(f"{path} is damaged: it has {found:,} bytes, and should have {expected:,}. Copy it again.")
 
 
 def _read_origin(path: Path, database: sqlite3.Connection) -> PackOrigin:

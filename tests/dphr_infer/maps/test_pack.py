@@ -36,15 +36,26 @@ def pack_of(path: Path, gsd_m: float | None = None) -> Path:
     return out
 
 
-def grey(image: np.ndarray) -> np.ndarray:
-    """One colour for all: WebP keeps fine detail of brightness alone."""
-    return np.repeat(image[..., :1], 3, axis=2)
+def smooth(texture, height: int, width: int) -> np.ndarray:
+    """A grey picture whose detail is coarser than what is asked of it, so that only misplaced pixels differ."""
+    grey = Image.fromarray(texture(height // 4, width // 4)).convert("L")
+    return np.repeat(np.asarray(grey.resize((width, height), Image.Resampling.BICUBIC))[..., None], 3, axis=2)
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, bytes]:
+    """What the fixture `pack` has made once."""
+    return {}
 
 
 @pytest.fixture
-def pack(write_map, texture) -> Path:
-    """A pack of a map of 400 x 300 pixels of half a metre."""
-    return pack_of(write_map(grey(texture(300, 400)), west=500_000.0))
+def pack(made, write_map, texture) -> Path:
+    """A pack of a map of 400 x 300 pixels of half a metre, map.tif beside it."""
+    path = write_map(smooth(texture, 300, 400), west=500_000.0)
+    if "pack" not in made:
+        made["pack"] = pack_of(path).read_bytes()
+    path.with_suffix(".pack").write_bytes(made["pack"])
+    return path.with_suffix(".pack")
 
 
 def change(path: Path, statement: str, *values: object) -> None:
@@ -70,21 +81,21 @@ def test_the_world_of_tiles_is_web_mercators() -> None:
     assert pixel_m(here[0], 20) == pytest.approx(((there[1] - here[1]) * per_lon, (here[0] - there[0]) * per_lat))
 
 
-@pytest.mark.parametrize("place", ["utm", "utm turned", "degrees", "mercator", "degrees across", "mercator across"])
-@pytest.mark.parametrize("gsd_m", [0.3, 0.7, 2.0, 3.1])
+@pytest.mark.parametrize("place", ["utm turned", "degrees across", "mercator"])
+@pytest.mark.parametrize("gsd_m", [0.3, 0.7, 3.1])
 def test_blots_lie_where_they_were_put(blots, place: str, gsd_m: float) -> None:
     path, middle, spots, reach_m = blots(PLACES[place], 3.0 * gsd_m)
     with open_map_pack(pack_of(path)) as pack:
         assert_blots_lie_right(pack, middle, spots, reach_m, gsd_m)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", ["utm turned", "oblong degrees", "polar", "mercator across"])
 def test_a_packs_views_are_the_rasters(write_map, texture, place: str) -> None:
-    path = write_map(grey(texture(480, 520)), **PLACES[place])
+    path = write_map(smooth(texture, 480, 520), **PLACES[place])
     with MapRaster(path) as raster, open_map_pack(pack_of(path)) as pack:
         assert pack.centre == raster.centre
         assert 0.45 * raster.gsd_m < pack.gsd_m <= raster.gsd_m
-        for gsd_m in (raster.gsd_m, 1.7, 8.0, 20.0):
+        for gsd_m in (raster.gsd_m, 1.7, 4.0):
             expected, view = raster.view(raster.centre, 60, 50, gsd_m), pack.view(pack.centre, 60, 50, gsd_m)
             both = expected.covered & view.covered
             # Narrower by the pixels that the edge cuts, at each of two resamplings.
@@ -285,12 +296,12 @@ def test_files_that_are_no_packs_are_refused(tmp_path: Path, write_map, texture)
         open_map_pack(tmp_path / "other.db")
 
 
-@pytest.mark.parametrize("share", [0.001, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.001, 0.2, 0.9])
 def test_a_pack_that_was_cut_short_is_refused(pack: Path, share: float) -> None:
     content = pack.read_bytes()
     pack.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(MapError, match="damaged"), open_map_pack(pack) as opened:
-        opened.view(opened.centre, 300, 300, 0.5)
+    with pytest.raises(MapError, match=r"is damaged: it has [\d,]+ bytes, and should have [\d,]+"):
+        open_map_pack(pack)
 
 
 def picture(kind: str, side: tuple[int, int]) -> bytes:
@@ -348,7 +359,7 @@ json_values = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 @given(st.one_of(json_values.map(json.dumps), st.text(max_size=50), st.binary(max_size=50), st.just("[" * 60_000)))
 def test_no_metadata_end_in_a_traceback(pack: Path, value: object) -> None:
     change(pack, "UPDATE metadata SET value = ? WHERE name = 'dphr'", value)
@@ -356,7 +367,7 @@ def test_no_metadata_end_in_a_traceback(pack: Path, value: object) -> None:
         open_map_pack(pack)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(st.data())
 def test_no_damage_ends_in_a_traceback(pack: Path, data: st.DataObject) -> None:
     content = bytearray(pack.read_bytes())
