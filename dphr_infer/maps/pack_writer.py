@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import io
 import itertools
 import sqlite3
@@ -15,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-import dphr_infer
 from dphr_infer.errors import ConfigError, MapError
 from dphr_infer.files.atomic import atomic_file, storage_error
 from dphr_infer.maps.mercator import MAX_MERCATOR_DEG, TILE_PX, pixel_m, to_places, to_world
@@ -131,7 +131,7 @@ def write_map_pack(raster: MapRaster, plan: PackPlan, map_sha256: str, out: Path
     middle = raster.centre
     origin = PackOrigin(
         raster.path.name, map_sha256, raster.crs, middle.latitude_deg, middle.longitude_deg, raster.gsd_m,
-        plan.min_zoom, plan.max_zoom, QUALITY, dphr_infer.__version__,
+        plan.min_zoom, plan.max_zoom, QUALITY, _version(),
     )  # fmt: skip
     blocks = list(itertools.product(plan.rows, plan.columns))
     with ThreadPoolExecutor(thread_name_prefix="dphr pack") as pool, atomic_file(out) as temporary:
@@ -153,6 +153,13 @@ def write_map_pack(raster: MapRaster, plan: PackPlan, map_sha256: str, out: Path
         if n_tiles == 0:
             raise MapError(f"{raster.path} has no pixel with data: a pack of it would be empty.")
     return PackReport(min(pixel_m(middle.latitude_deg, plan.max_zoom)), n_tiles, out.stat().st_size)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("dphr")
+    except importlib.metadata.PackageNotFoundError:
+        return "of a source tree that is not installed"
 
 
 def _metadata(origin: PackOrigin, plan: PackPlan) -> dict[str, str]:

@@ -175,7 +175,7 @@ class MapRaster:
     def _project(self, source: Any, target: Any, xs: Any, ys: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """As `_transform`, with NaN for each position that the projection refuses."""
         rasterio = self._rasterio
-        errors = (rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError)
+        errors = (rasterio.errors.RasterioError, rasterio.errors.RasterioIOError, rasterio._err.CPLE_BaseError)
         try:
             return tuple(np.asarray(values) for values in rasterio.warp.transform(source, target, xs, ys))  # type: ignore
         except errors:
@@ -331,7 +331,8 @@ class MapRaster:
         try:
             pixels = self._dataset.read(list(self._bands), window=window, out_shape=shape, resampling=average)
             mask = self._dataset.dataset_mask(window=window, out_shape=mask_shape, resampling=average)
-        except rasterio.errors.RasterioError as error:
+        # Before rasterio 1.4 a RasterioIOError is no RasterioError.
+        except (rasterio.errors.RasterioError, rasterio.errors.RasterioIOError) as error:
             raise MapError(
                 f"{self.path} is damaged: {error.__cause__ or error}. Copy it again from its source."
             ) from error

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from map_places import PLACES, assert_blots_lie_right
+from plain_view import look_up
 
 from dphr_infer.errors import ConfigError, MapError
 from dphr_infer.geo import offset
@@ -9,7 +10,7 @@ from dphr_infer.types import GeoPoint
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_view_is_what_a_loop_over_its_pixels_looks_up(write_map, texture, look_up, place: str) -> None:
+def test_a_view_is_what_a_loop_over_its_pixels_looks_up(write_map, texture, place: str) -> None:
     image = texture(480, 520)
     with MapRaster(write_map(image, **PLACES[place])) as raster:
         centre = offset(raster.centre, 3.3, -2.1)
@@ -57,7 +58,7 @@ def test_overviews_of_the_file_shift_nothing(write_map, texture, factor: int) ->
 
 @pytest.mark.parametrize("kind", ["alpha", "nodata"])
 @pytest.mark.parametrize("gsd_m", [0.5, 1.5])
-def test_what_has_no_data_is_not_covered_and_black(write_map, texture, look_up, kind: str, gsd_m: float) -> None:
+def test_what_has_no_data_is_not_covered_and_black(write_map, texture, kind: str, gsd_m: float) -> None:
     image = np.maximum(texture(300, 300), 1)
     data = np.ones((300, 300), bool)
     data[:, :145] = data[155:] = False
@@ -82,7 +83,7 @@ def test_what_is_transparent_in_part_is_not_covered_at_any_scale(write_map, text
         assert not any(raster.view(raster.centre, 20, 20, gsd_m).covered.any() for gsd_m in (0.5, 1.5))
 
 
-def test_a_view_across_the_edge_is_covered_up_to_it(write_map, texture, look_up) -> None:
+def test_a_view_across_the_edge_is_covered_up_to_it(write_map, texture) -> None:
     image = texture(100, 100)
     with MapRaster(write_map(image, west=500_000.0)) as raster:
         centre = GeoPoint(*raster.to_points(np.array([98.0]), np.array([3.0]))[0])
@@ -104,7 +105,7 @@ def test_a_view_of_another_place_covers_nothing(write_map, texture, place: str, 
             assert not view.covered.any() and not view.image.any()
 
 
-def test_a_view_reaches_over_the_seam_of_a_map_that_begins_there(write_map, texture, look_up) -> None:
+def test_a_view_reaches_over_the_seam_of_a_map_that_begins_there(write_map, texture) -> None:
     # A map whose own first column is the antimeridian: what lies west of it is not on the map.
     image = texture(200, 200)
     with MapRaster(write_map(image, crs="EPSG:4326", west=-180.0, north=10.0, px=1e-5)) as raster:
