@@ -7,9 +7,9 @@ import torch
 import tyro
 from PIL import Image
 
+from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import ConfigError, DatasetError
 from dphr_infer.images.preprocess import Preprocess
-from dphr_infer.locate.embedder import Embedder
 from dphr_train.checkpoint import LAST_CHECKPOINT, Checkpoint, write_checkpoint
 from dphr_train.commands import Evaluate
 from dphr_train.config import DataConfig, ModelConfig, TrainConfig
