@@ -8,6 +8,7 @@ false alarms     how many votes as good chance would give                       
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -187,8 +188,24 @@ class Registrar:
             upright=upright,
             translation=attitude.known and upright,
         )
-        tried = [self._at(place, photo, search) for place in places]
-        return min((one for one in tried if one is not None), key=lambda one: one.log10_nfa, default=None)
+        best: Registration | None = None
+        for place in places:
+            if best is not None and best.verified and distance_m(place, best.point) < search.radius_m / 2:
+                continue  # most of what lies around it was searched already
+            one = self._at(place, photo, search)
+            if one is None:
+                continue
+            if best is None or one.log10_nfa < best.log10_nfa:
+                best, one = one, best
+            if one is not None and self._rivals(one, best, search.side_m / 4):
+                refused = f"ambiguous: {best.inliers} matches agree here and {one.inliers} elsewhere"
+                best = dataclasses.replace(best, refused=refused)
+        return best
+
+    def _rivals(self, one: Registration, best: Registration, apart_m: float) -> bool:
+        """Whether another place is nearly as well supported."""
+        enough = one.inliers >= self.settings.rivals * best.inliers
+        return one.verified and enough and distance_m(one.point, best.point) > apart_m
 
     def _apart(self, places: Sequence[GeoPoint]) -> list[GeoPoint]:
         kept: list[GeoPoint] = []
