@@ -2,7 +2,7 @@
 
 Belief: `mass` of the cells that are kept one by one, `rest` spread evenly over all cells besides, and `off`; together
 1. Cells below a floor are not kept: their mass joins `rest`, so that a step costs what the belief's extent costs, not
-the map's, and no mass is dropped silently. With floor 0 every cell is kept and the filter is the plain hidden Markov
+the map's, and no mass is dropped silently. A small map keeps every cell, and the filter is then the plain hidden Markov
 model that tests/references spells out.
 
 Motion moves the belief by whole cells; the fraction that is left is carried as the offset of all hypotheses from their
@@ -86,9 +86,9 @@ class GridFilter:
         self.cells, self.mass, self.rest = cells, density / density.sum() * self.rest, 0.0
 
     def _keep(self) -> None:
-        """Give what lies below the floor to `rest`; with floor 0 keep every cell."""
+        """Give what lies below the floor to `rest`; on a small map keep every cell."""
         n = len(self.lattice)
-        if self.settings.floor == 0:
+        if n <= self.settings.keep_all:
             mass = np.full(n, self.rest / n)
             mass[self.cells] += self.mass
             self.cells, self.mass, self.rest = np.arange(n), mass, 0.0
@@ -172,8 +172,9 @@ class GridFilter:
     def weigh_registration(self, registration: Registration, weight: float) -> float:
         """Multiply by a registered position's likelihood: a Gaussian mixed with its uniform outlier share.
 
-        A cell stands for its whole square, so its extent stride²/12 is added to the covariance. Densities are relative
-        to the uniform one over the map. Off the map a registration can only be an outlier.
+        A cell stands for its whole square, and a Gaussian narrower than half a stride would fall between the cells, so
+        stride²/4 is added to the covariance. Densities are relative to the uniform one over the map. Off the map a
+        registration can only be an outlier.
 
         Args:
             registration: of this frame.
@@ -184,7 +185,7 @@ class GridFilter:
         """
         lattice, share = self.lattice, registration.outlier_share
         stride2 = lattice.stride_m**2
-        covariance = registration.covariance + np.eye(2) * stride2 / 12
+        covariance = registration.covariance + np.eye(2) * stride2 / 4
         reach = _FAR_SIGMAS * math.sqrt(float(np.linalg.eigvalsh(covariance)[-1]))
         east, north = np.array(lattice.metres(registration.point)) - self.offset_m
         cells = lattice.cells_within(float(east), float(north), reach)
@@ -209,7 +210,7 @@ class GridFilter:
         below `elsewhere`, so no surplus is negative.
         """
         alike = self.rest / len(self.lattice)
-        union = np.union1d(self.cells, cells)
+        union = _union(self.cells, cells)
         mass, factor = np.full(len(union), alike), np.full(len(union), elsewhere)
         mass[np.searchsorted(union, self.cells)] += self.mass
         factor[np.searchsorted(union, cells)] = likelihood
@@ -219,8 +220,7 @@ class GridFilter:
     @property
     def offset_m(self) -> Mass:
         """Metres east and north from a cell to the hypothesis it stands for."""
-        shift: Mass = np.linalg.solve(self.lattice.axes, self.offset)
-        return shift
+        return np.asarray(np.linalg.solve(self.lattice.axes, self.offset), np.float64)
 
     def estimate(self) -> Estimate | None:
         """Mean and covariance of the mass within a tile side of the mode; None where no cell is kept.
@@ -232,21 +232,21 @@ class GridFilter:
         if len(cells) == 0:
             return None
         mode = cells[np.argmax(blurred)]
+        places: Mass = np.stack([lattice.east_m[self.cells], lattice.north_m[self.cells]])
         centre: Mass = np.array([lattice.east_m[mode], lattice.north_m[mode]])
-        places = np.stack([lattice.east_m[self.cells], lattice.north_m[self.cells]])
-        for _ in range(3):
+        # Three means cannot lead farther than this.
+        near = (np.abs(places - centre[:, None]) <= 4 * lattice.tile_m).all(axis=0)
+        places, masses = places[:, near], self.mass[near]
+        for last in (False, False, False, True):
             inside = np.hypot(*(places - centre[:, None])) <= lattice.tile_m
-            mass = float(self.mass[inside].sum())
+            mass = float(masses[inside].sum())
             if mass == 0:
                 return None
-            centre = places[:, inside] @ self.mass[inside] / mass
-        inside = np.hypot(*(places - centre[:, None])) <= lattice.tile_m
-        mass = float(self.mass[inside].sum())
-        if mass == 0:
-            return None
+            if not last:
+                centre = np.asarray(places[:, inside] @ masses[inside] / mass, np.float64)
         error = places[:, inside] - centre[:, None]
         back = np.linalg.inv(lattice.axes)
-        covariance = (error * self.mass[inside]) @ error.T / mass + back @ self.noise @ back.T
+        covariance = (error * masses[inside]) @ error.T / mass + back @ self.noise @ back.T
         east, north = centre + self.offset_m
         return Estimate(float(east), float(north), covariance + np.eye(2) * lattice.stride_m**2 / 12, mass)
 
@@ -260,3 +260,10 @@ class GridFilter:
         order = np.argsort(distance)
         index = int(np.searchsorted(np.cumsum(self.mass[order]), share))
         return math.inf if index >= len(order) else float(distance[order[index]]) + self.lattice.stride_m / 2
+
+
+def _union(sorted_cells: Cells, others: Cells) -> Cells:
+    """Both, sorted, each once."""
+    index = np.minimum(np.searchsorted(sorted_cells, others), max(len(sorted_cells) - 1, 0))
+    new = others if len(sorted_cells) == 0 else others[sorted_cells[index] != others]
+    return np.sort(np.concatenate([sorted_cells, new])) if len(new) else sorted_cells

@@ -171,9 +171,13 @@ def _grow_fit(points: Metres, stride_m: float) -> tuple[Metres, Metres]:
             if len(near) > 30
             else np.array([1, 1, 1, np.inf, np.inf, np.inf])
         )
-        left = terms @ coefficients
-        left = np.rint(left) - left
-        coefficients += np.linalg.lstsq(terms / scale, left, rcond=1e-4)[0] / scale[:, None]
+        place = terms @ coefficients
+        left = np.rint(place) - place
+        for axis in (0, 1):
+            # Rows that are shifted against the others say nothing of the lattice's shape.
+            sure = np.abs(left[:, axis]) < _MOST_OFF
+            change = np.linalg.lstsq(terms[sure] / scale, left[sure, axis], rcond=1e-4)[0] / scale
+            coefficients[:, axis] += change
         if reach >= farthest:
             return coefficients, start
         reach *= 1.5

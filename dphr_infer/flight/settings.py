@@ -49,6 +49,8 @@ class FilterSettings:
     second do not leak ten times as much as one. It is about what the flights of the fit covered per frame."""
     floor: float = 1e-6
     """Cells with less than this share of the largest cell's mass are not kept one by one; their mass joins `rest`."""
+    keep_all: int = 10_000
+    """Maps of at most this many cells keep every cell: the floor is for larger ones."""
     fix_mass: float = 0.98
     """A fix needs this much of all probability within a tile side of the mode. A choice, tried on wrong maps."""
     track_mass: float = 0.5
@@ -69,8 +71,10 @@ class FilterSettings:
             value = getattr(self, field.name)
             if field.name in _SHARES and not (0 <= value <= 1):
                 raise ConfigError(f"`{field.name}` is {value}; expected a share in [0, 1].")
-            if field.name not in _SHARES and not 0 < value < math.inf:
+            if field.name not in (*_SHARES, "keep_all") and not 0 < value < math.inf:
                 raise ConfigError(f"`{field.name}` is {value}; expected a number above 0 and finite.")
+        if self.keep_all < 0:
+            raise ConfigError(f"`keep_all` is {self.keep_all}; expected a number of cells, 0 or more.")
         if self.outlier_share == 0:
             raise ConfigError("`outlier_share` is 0; expected more: one misleading frame would rule the truth out.")
 

@@ -13,8 +13,9 @@ from dphr_infer.flight.lattice import Lattice
 Mass = NDArray[np.float64]
 Cells = NDArray[np.intp]
 
-# Rough costs of one cell: dense by one slice per kernel value, dense by Fourier transform, scattered.
-_SLICE_NS, _FOURIER_NS, _SCATTER_NS = 1.5, 150.0, 15.0
+# Rough costs per cell: dense by one slice per kernel value, dense by Fourier transform, scattered; and of each kernel
+# value that is scattered, which is a dozen calls.
+_SLICE_NS, _FOURIER_NS, _SCATTER_NS, _CALLS_NS = 1.5, 150.0, 20.0, 20_000.0
 _SIGMAS = 4.0
 
 
@@ -80,7 +81,7 @@ def spread(lattice: Lattice, cells: Cells, mass: Mass, kernel: Kernel) -> tuple[
     columns, rows = kernel.reach
     area = (high[0] - low[0] + 2 * columns) * (high[1] - low[1] + 2 * rows)
     dense_ns = area * min(_SLICE_NS * kernel.values.size, _FOURIER_NS)
-    if kernel.values.size * len(cells) * _SCATTER_NS < dense_ns:
+    if kernel.values.size * (len(cells) * _SCATTER_NS + _CALLS_NS) < dense_ns:
         return _scattered(lattice, column, row, mass, kernel)
     window = np.zeros((high[1] - low[1], high[0] - low[0]))
     window[row - low[1], column - low[0]] = mass

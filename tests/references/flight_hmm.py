@@ -70,7 +70,7 @@ class PlainFilter:
         self.belief = np.append(on * (1 - to_off) + off * from_off / len(on), new_off)
 
     def weigh_matches(self, rows: NDArray[np.int32], weight: float) -> None:
-        """Bayes' rule with the tempered gain of each cell's rank; unlisted rows have the mean gain of the other ranks."""
+        """Bayes' rule with the tempered gain of each cell's rank; unlisted rows have the mean of the other ranks."""
         lattice, settings = self.lattice, self.settings
         n, cells = len(lattice.cell_of_row), len(lattice)
         areas = (lattice.stride_m / lattice.tile_m) ** 2
@@ -93,7 +93,7 @@ class PlainFilter:
     def weigh_registration(self, registration: Registration, weight: float) -> None:
         """Bayes' rule with a Gaussian and a uniform part, in units of the uniform density over the map."""
         lattice, share = self.lattice, registration.outlier_share
-        covariance = registration.covariance + np.eye(2) * lattice.stride_m**2 / 12
+        covariance = registration.covariance + np.eye(2) * lattice.stride_m**2 / 4
         at = np.array(lattice.metres(registration.point))
         shift = np.linalg.inv(lattice.axes) @ self.offset
         likelihood = []

@@ -1,18 +1,18 @@
+"""Galleries whose tiles lie where a test says, without pictures."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from dphr_infer.files.gallery import Gallery, GalleryOrigin
-from dphr_infer.geo import metres_per_degree
+from dphr_infer.files.hilbert import hilbert_order
+from dphr_infer.geo import east_north_m, metres_per_degree
 from dphr_infer.types import GeoPoint
 
 TILE_M, STRIDE_M = 100.0, 25.0
 CENTRE = GeoPoint(47.0, 8.0)
-MakeGallery = Callable[..., Gallery]
 
 
 def places(east_m: np.ndarray, north_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -36,6 +36,10 @@ def grid_gallery(columns: int, rows: int, tile_m: float = TILE_M, stride_m: floa
     return gallery_of(*places(east.ravel(), north.ravel()), tile_m, stride_m)
 
 
-@pytest.fixture(scope="session")
-def make_gallery() -> MakeGallery:
-    return grid_gallery
+def hilbert_gallery(gallery: Gallery) -> tuple[Gallery, np.ndarray]:
+    """The same rows in the order in which a written gallery holds them, and that order."""
+    east, north = east_north_m(gallery.point(0), gallery.latitude_deg, gallery.longitude_deg)
+    order = hilbert_order(east, north)
+    origin = gallery.origin
+    ordered = gallery_of(gallery.latitude_deg[order], gallery.longitude_deg[order], origin.tile_m, origin.stride_m)
+    return ordered, order
