@@ -205,6 +205,11 @@ class Flight:
             return
         self._grid.move(odometry)
         moved = np.array([odometry.east_m, odometry.north_m])
+        state.since_leak = state.since_leak + moved
+        ground = float(np.hypot(*state.since_leak)) / tile_m
+        if ground >= settings.least_ground:
+            self._grid.leak(min(1.0, ground / settings.leak_ground))
+            state.since_leak = np.zeros(2)
         state.since_ranks = state.since_ranks + moved
         state.since_registration = state.since_registration + moved
         state.from_start = state.from_start + moved
@@ -217,7 +222,6 @@ class Flight:
         if len(rows) == 0 or (state.weighed and ground < settings.least_ground):
             return 0.0
         if state.weighed:
-            self._grid.leak(min(1.0, ground / settings.leak_ground))
             state.ground += weight
         self._grid.weigh_matches(rows, weight)
         state.weighed, state.since_ranks = True, np.zeros(2)
@@ -250,21 +254,27 @@ class Flight:
     ) -> Fix | NoFix:
         lattice, share = self.lattice, self.settings.protection_mass
         if registration is not None:
-            place = np.array(lattice.metres(registration.point))
-            error = place - (estimate.east_m, estimate.north_m)
-            if error @ np.linalg.solve(registration.covariance + estimate.covariance, error) <= self.settings.gate:
+            place = lattice.metres(registration.point)
+            if self._agrees(place, registration.covariance, estimate, self.settings.registration_gate):
                 sigma_m = sigma_of(registration.covariance)
                 protection_m = self._grid.protection_m(place[0], place[1], share)
                 if good > share:  # the Gaussian's own radius, where it alone holds the share
                     protection_m = min(protection_m, sigma_m * math.sqrt(-2 * math.log(1 - share / good)))
                 return Fix(registration.point, registration.covariance, sigma_m, "registered", protection_m)
         own = self._own_place(rows, estimate)
-        if own is None:
+        covariance = np.zeros((2, 2)) if own is None else own.covariance * self.settings.fix_factor
+        if own is None or not self._agrees((own.east_m, own.north_m), covariance, estimate, self.settings.fix_gate):
             return NoFix("no-match")
-        covariance = own.covariance * self.settings.covariance_factor
         protection_m = self._grid.protection_m(own.east_m, own.north_m, share)
         point = lattice.point(own.east_m, own.north_m)
         return Fix(point, covariance, sigma_of(covariance), "retrieved", protection_m)
+
+    def _agrees(
+        self, place: tuple[float, float], covariance: NDArray[np.float64], estimate: Estimate, gate: float
+    ) -> bool:
+        error = np.array(place) - (estimate.east_m, estimate.north_m)
+        both = covariance + estimate.covariance * self.settings.track_factor
+        return bool(error @ np.linalg.solve(both, error) <= gate)
 
     def _own_place(self, rows: NDArray[np.int32], estimate: Estimate) -> Estimate | None:
         """Of the tiles within a tile side of the filter's mean, weighted by this frame's gains alone; None where none
@@ -290,5 +300,5 @@ class Flight:
     def _track(self, estimate: Estimate | None) -> Track | None:
         if estimate is None or estimate.mass < self.settings.track_mass:
             return None
-        covariance = estimate.covariance * self.settings.covariance_factor
+        covariance = estimate.covariance * self.settings.track_factor
         return Track(self.lattice.point(estimate.east_m, estimate.north_m), covariance, estimate.mass)

@@ -1,7 +1,7 @@
 """The saved state of a flight: one safetensors file, bound to its gallery by the digest of the places.
 
 cells       int64 (K,), mass float64 (K,)     the cells that are kept
-vectors     float64 (4, 2)                    offset; ground since the last weighed ranks, registration; start
+vectors     float64 (5, 2)                    offset; metres since ranks, registration, leak; since the start
 noise       float64 (2, 2)                    collected motion noise, cells²
 __metadata__    {"flight": JSON}: format, version, digest, settings, and the numbers of `FlightState`
 """
@@ -39,14 +39,16 @@ class FlightState:
         time_s: of the last frame; None before the first.
         since_ranks, since_registration: float64 (2,), net metres east and north since ranks, a registration were last
             weighed.
+        since_leak: float64 (2,), net metres since mass last leaked to and from `off`.
         from_start: float64 (2,), net metres since the start.
         ground: new ground weighed since the start, in tile sides.
-        registered: whether a registration was ever weighed.
+        weighed, registered: whether ranks, a registration were ever weighed.
     """
 
     time_s: float | None = None
     since_ranks: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros(2))
     since_registration: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros(2))
+    since_leak: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros(2))
     from_start: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros(2))
     ground: float = 0.0
     weighed: bool = False
@@ -59,7 +61,7 @@ def save_state(path: Path, state: FlightState, grid: GridFilter) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    vectors = np.stack([grid.offset, state.since_ranks, state.since_registration, state.from_start])
+    vectors = np.stack([grid.offset, state.since_ranks, state.since_registration, state.since_leak, state.from_start])
     tensors = {"cells": grid.cells.astype(np.int64), "mass": grid.mass, "vectors": vectors, "noise": grid.noise}
     numbers = {"time_s": state.time_s, "ground": state.ground, "off": grid.off, "rest": grid.rest}
     text = json.dumps(
@@ -103,8 +105,11 @@ def load_state(path: Path, lattice: Lattice) -> tuple[FlightState, GridFilter]:
         grid.offset, grid.noise = vectors[0], tensors["noise"]
         grid.off, grid.rest = float(raw["off"]), float(raw["rest"])
         time_s = None if raw["time_s"] is None else float(raw["time_s"])
-        state = FlightState(
-            time_s, vectors[1], vectors[2], vectors[3], float(raw["ground"]), raw["weighed"], raw["registered"]
+        state = FlightState(time_s, vectors[1], vectors[2], vectors[3], vectors[4])
+        state.ground, state.weighed, state.registered = (
+            float(raw["ground"]),
+            bool(raw["weighed"]),
+            bool(raw["registered"]),
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, ConfigError) as error:
         raise FlightError(f"{path} is missing, damaged, or not the state of a flight ({error}).") from error
