@@ -45,13 +45,13 @@ def test_a_cell_within_a_radius_is_found_by_its_true_place() -> None:
 
 
 def test_a_map_of_a_projection_far_from_its_middle_is_a_turned_and_bent_lattice() -> None:
-    # 24 km of UTM 3.2° east of its meridian at 60° north: grid north lies 3.2°·sin 60° east of north, and bends.
-    column, row = np.meshgrid(np.arange(240), np.arange(240))
-    east, north = 667_000 + 100.0 * column.ravel(), 6_655_000 + 100.0 * row.ravel()
+    # 48 km of UTM 3.2° east of its meridian at 60° north: turned by 3.2°·sin 60°, and bent by a cell.
+    column, row = np.meshgrid(np.arange(480), np.arange(480))
+    east, north = 655_000 + 100.0 * column.ravel(), 6_643_000 + 100.0 * row.ravel()
     longitude, latitude = (np.array(values) for values in transform("EPSG:32632", "EPSG:4326", east, north))
     gallery, order = hilbert_gallery(gallery_of(latitude, longitude, 400.0, 100.0))
     lattice = gallery_lattice(gallery)
-    assert lattice.table.shape == (240, 240) and len(lattice) == 240 * 240
+    assert lattice.table.shape == (480, 480) and len(lattice) == 480 * 480
     np.testing.assert_array_equal(lattice.column[lattice.cell_of_row], column.ravel()[order])
     np.testing.assert_array_equal(lattice.row[lattice.cell_of_row], row.ravel()[order])
     turn = np.degrees(np.arctan2(lattice.axes[0, 1], lattice.axes[0, 0]))
