@@ -114,8 +114,8 @@ class Flight:
             registration: where it was found on the map's pixels; None where it was not.
 
         Returns:
-            A frame more than `max_back_s` before the last, or so long after it that the aircraft may be anywhere,
-            starts the flight anew and says so in `note`.
+            A frame more than `max_back_s` before the last, or without odometry so long after it that the aircraft may
+            be anywhere, starts the flight anew and says so in `note`.
 
         Raises:
             FlightError: the time is not finite, the frame is a duplicate or out of order, the odometry is faster than
@@ -123,7 +123,7 @@ class Flight:
                 give it again without that odometry.
         """
         rows = self._rows(found)
-        seconds, note = self._check_time(time_s)
+        seconds, note = self._check_time(time_s, odometry is not None)
         if odometry is not None and seconds is not None:
             self._check_speed(odometry, seconds)
         if note:
@@ -161,7 +161,7 @@ class Flight:
             _log.warning("A frame has %d matches; with `top_k` %d the filter loses nothing.", len(rows), enough)
         return rows
 
-    def _check_time(self, time_s: float) -> tuple[float | None, str]:
+    def _check_time(self, time_s: float, motion_known: bool) -> tuple[float | None, str]:
         """Seconds since the last frame, None where there is none to go on from, and why a flight starts anew."""
         last = self._state.time_s
         if not math.isfinite(time_s):
@@ -179,10 +179,10 @@ class Flight:
             return None, f"The clock jumped from {last:.3f} to {time_s:.3f} s: the flight starts anew."
         height, width = self.lattice.table.shape
         across_m = math.hypot(height, width) * self.lattice.stride_m
-        if (time_s - last) * self.settings.max_speed_mps > 2 * across_m:
+        if not motion_known and (time_s - last) * self.settings.max_speed_mps > 2 * across_m:
             return None, (
-                f"{time_s - last:.0f} s without a frame at up to {self.settings.max_speed_mps:g} m/s lead twice across "
-                f"the map of {across_m:.0f} m: the flight starts anew."
+                f"{time_s - last:.0f} s of unknown motion at up to {self.settings.max_speed_mps:g} m/s lead twice "
+                f"across the map of {across_m:.0f} m: the flight starts anew."
             )
         return time_s - last, ""
 

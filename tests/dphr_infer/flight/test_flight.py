@@ -236,15 +236,15 @@ def test_over_a_gap_the_aircraft_may_have_gone_anywhere_within_its_speed() -> No
     assert after.mass < 0.9
     known = Flight(GALLERY)
     fly(known, FLOWN)
-    assert known.step(123.0, None, Odometry(0.0, 0.0, np.eye(2))).mass > 0.95
+    assert known.step(5000.0, None, Odometry(0.0, 0.0, np.eye(2))).mass > 0.95
 
 
-@pytest.mark.parametrize(("time_s", "words"), [(-500.0, "clock jumped"), (1e7, "without a frame")])
+@pytest.mark.parametrize(("time_s", "words"), [(-500.0, "clock jumped"), (1e7, "s of unknown motion")])
 def test_a_clock_that_jumps_starts_the_flight_anew(time_s: float, words: str, caplog: pytest.LogCaptureFixture) -> None:
     flight = Flight(GALLERY)
     fly(flight, FLOWN)
     with caplog.at_level(logging.WARNING):
-        step = flight.step(time_s, FLOWN[0].matches, motion(FLOWN[1]))
+        step = flight.step(time_s, FLOWN[0].matches, None)
     assert step.fix == NoFix("starting") and words in step.note and words in caplog.text
     assert step.weight == 0.3
     assert_same([step], [Flight(GALLERY).step(0.0, FLOWN[0].matches, None)])
