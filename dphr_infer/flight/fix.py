@@ -38,7 +38,7 @@ def sigma_of(covariance: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Odometry:
-    """How far the ground point below the camera moved since the frame before, and how sure that is.
+    """How far the ground point below the frame's centre moved since the last frame, and how sure that is.
 
     Attributes:
         east_m, north_m: the displacement in metres.
@@ -91,7 +91,8 @@ class Fix:
     """This frame's own measurement of the ground point below its centre, given while the filter knows where it is.
 
     It holds no earlier frame's measurement, so an autopilot's filter may fuse it. The filter decides only that it is
-    given, and which of the frame's matches it may come from.
+    given, and which of the frame's matches it may come from. Frames that share their ground share part of a retrieved
+    fix's error: take one per tile side, or weigh them less.
 
     Attributes:
         point: the position.

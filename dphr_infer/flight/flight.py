@@ -109,8 +109,8 @@ class Flight:
             time_s: when it was taken, by any clock that runs forward.
             found: its matches, of a search over the whole gallery; at least (tile/stride)² of them lose nothing against
                 all. None where it has none.
-            odometry: motion since the frame before; None where it is not known, also over a gap: the aircraft may then
-                have gone `max_speed_mps` anywhere. Ignored at the first frame.
+            odometry: motion since the last frame that was taken; None where it is not known, also over a gap: the
+                aircraft may then have gone `max_speed_mps` anywhere. Ignored at the first frame.
             registration: where it was found on the map's pixels; None where it was not.
 
         Returns:
