@@ -31,15 +31,20 @@ coverage: $(READY)
 test-kernels: $(READY)
 	$(BIN)/python tests/under_kernels.py
 
-# The runtime's tests with the lowest versions that pyproject.toml allows, on Python 3.10 where there is one; and with
-# the newest that the package index has. Each in an environment of its own.
-RUNTIME := '.[cpu,map,video,sign,dev]' onnx
+# The runtime's tests with the lowest versions that pyproject.toml allows, on Python 3.10, which uv downloads where none
+# is found; and with the newest that the package index has, on the newest Python found. Each in an environment of its own.
+RUNTIME := '.[cpu,map,video,sign,dev]' 'onnx>=1.17'
 RUNTIME_TESTS := -m pytest tests/dphr_infer -n auto --dist worksteal
-OLDEST_PYTHON ?= $(shell for p in python3.10 python3.11 python3.12; do $$p -c "" 2>/dev/null && command -v $$p && break; done)
+# The first of these versions that runs: on PATH, where a pyenv shim may not, or among pyenv's.
+PYENVS := $${PYENV_ROOT:-$$HOME/.pyenv}/versions
+running = $(shell for p in $(foreach v,$(1),python$(v) $(PYENVS)/$(v).*/bin/python); do \
+    $$p -c "" 2>/dev/null && command -v $$p && break; done)
+OLDEST_PYTHON ?= $(or $(call running,3.10),3.10 --managed-python)
+NEWEST_PYTHON ?= $(or $(call running,3.14 3.13 3.12 3.11),$(PYTHON))
 test-oldest test-newest:
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/pip install --quiet --disable-pip-version-check uv
-	build/uv/bin/uv venv --quiet --clear --python $(if $(filter test-oldest,$@),$(OLDEST_PYTHON),$(PYTHON)) build/$@
+	build/uv/bin/uv venv --quiet --clear --python $(if $(filter test-oldest,$@),$(OLDEST_PYTHON),$(NEWEST_PYTHON)) build/$@
 	build/uv/bin/uv pip install --quiet --python build/$@/bin/python \
 	    --resolution $(if $(filter test-oldest,$@),lowest-direct,highest) -e $(RUNTIME)
 	build/$@/bin/python --version

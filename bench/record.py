@@ -30,7 +30,6 @@ CONDITIONS = (
     "on, p99 from 662 and p99.9 from 6636. Warm: engine, matcher and files have been used before, except where a "
     "figure is called cold. Samples of scenarios taken while the machine was throttled are discarded and counted."
 )
-SCENARIOS = (SINGLE_STREAM, MULTI_STREAM, OFFLINE, CAMERA, ENDURANCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ class ScenarioRecord:
     """One scenario.
 
     Attributes:
-        name: of SCENARIOS.
+        name: one of those above.
         settings: what it was asked for.
         latency: of `samples_ms`; None where nothing was left.
         samples_ms: in the order of the calls. single-stream, endurance: a photo from file to position; multi-stream,

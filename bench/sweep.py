@@ -19,8 +19,8 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from bench.cases.batches import BatchCase
+from bench.cases.galleries import CENTRE, default_cache, generate_rows, generated_gallery
 from bench.cases.matching import MatchLimits, time_search
-from bench.galleries import CENTRE, default_cache, generate_rows, generated_gallery
 from bench.machine.program import identity, say
 from bench.machine.roofline import Ceiling, measure_ceiling
 from bench.machine.state import MachineState, read_state

@@ -5,13 +5,13 @@ The list of commands answers at once: tyro, NumPy and torch are imported for the
 
 from __future__ import annotations
 
-import difflib
 import logging
 import sys
 
-from dphr_infer.cli.terminal import run_command
+from dphr_infer.cli.terminal import choose_command, run_command
 from dphr_infer.errors import ConfigError
 
+PROGRAM = "dphr-train"
 COMMANDS = {
     "cities": "render the generated benchmark, or a flight over its unseen city",
     "tiles": "cut two maps of the same ground into a data set",
@@ -49,12 +49,6 @@ def take_preset(arguments: list[str]) -> tuple[str | None, list[str]]:
     return None, arguments
 
 
-def _overview() -> str:
-    lines = ["usage: dphr-train COMMAND [OPTIONS]", "", *(__doc__ or "").splitlines()[:1], "", "commands:"]
-    lines += [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
-    return "\n".join([*lines, "", "dphr-train COMMAND --help lists what a command takes."])
-
-
 def _log_to_stderr() -> None:
     """Show what the training logs, a line each, without a level: it is meant for people."""
     logger = logging.getLogger("dphr_train")
@@ -70,19 +64,15 @@ def _run() -> None:
     if preset_name is not None:
         _run_preset(preset_name, arguments)
         return
-    name = arguments[0] if arguments else "--help"
-    if name in ("-h", "--help"):
-        print(_overview())
+    name = choose_command(PROGRAM, (__doc__ or "").splitlines()[0], COMMANDS, arguments)
+    if name is None:
         return
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS) or list(COMMANDS)
-        raise ConfigError(f"There is no command {name!r}: choose one of {', '.join(near)}.")
     import tyro
 
     from dphr_train.commands import COMMANDS as CLASSES
 
     _log_to_stderr()
-    tyro.cli(CLASSES[name], prog=f"dphr-train {name}", args=arguments[1:]).run()
+    tyro.cli(CLASSES[name], prog=f"{PROGRAM} {name}", args=arguments[1:]).run()
 
 
 def _run_preset(name: str, arguments: list[str]) -> None:
@@ -92,11 +82,11 @@ def _run_preset(name: str, arguments: list[str]) -> None:
     from dphr_train.presets.catalogue import preset, require_weights
 
     _log_to_stderr()
-    command = tyro.cli(Fit, prog="dphr-train fit", args=arguments, default=Fit(preset(name)))
+    command = tyro.cli(Fit, prog=f"{PROGRAM} fit", args=arguments, default=Fit(preset(name)))
     require_weights(command.config, name)
     command.run()
 
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run_command("dphr-train", _run))
+    sys.exit(run_command(PROGRAM, _run))

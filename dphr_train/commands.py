@@ -48,13 +48,15 @@ class Cities:
 
 @dataclass(frozen=True)
 class Check:
-    """Verify a download: images and places against the official counts, missing and unreadable files by name."""
+    """Verify a data set: images and places against the official counts, missing and unreadable files by name."""
 
     dataset: tyro.conf.Positional[DatasetName]
     root: tyro.conf.Positional[Path]
     """The benchmark's folder."""
     decode: bool = True
     """Decode every image; without it only names and counts are looked at."""
+    own: bool = False
+    """It is a set of your own in this layout: no count is official, and only missing and unreadable files are wrong."""
 
     def run(self) -> None:
         """Print what was found; an incomplete set is an error."""
@@ -62,13 +64,19 @@ class Check:
         from dphr_train.datasets.open import open_dataset
 
         report = open_dataset(self.dataset, self.root).check(self.decode)
-        print(format_report(report))
-        if not report.complete:
+        print(format_report(report, self.own))
+        if self.own and (report.missing or report.unreadable):
+            raise DatasetError(
+                f"{self.root} is not whole: {len(report.missing)} files missing, {len(report.unreadable)} unreadable, "
+                "see the table. Complete or remove them before training."
+            )
+        if not self.own and not report.complete:
             differ = sum(count.found != count.official for count in report.counts)
             raise DatasetError(
                 f"{self.root} is not the official {self.dataset}: {differ} of {len(report.counts)} counts differ, "
                 f"{len(report.missing)} files missing, {len(report.unreadable)} unreadable, see the table. Complete "
-                "the download; a part of it can be trained on, but its figures compare with nobody's."
+                "the download; a part of it can be trained on, but its figures compare with nobody's. For a set of "
+                "your own give --own."
             )
 
 

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any, Literal
 import torch
 
 from dphr_infer.errors import ConfigError, TrainingError
+from dphr_infer.measure.clock import now_s
+from dphr_infer.measure.memory import peak_bytes
 from dphr_train.config import TrainConfig
 from dphr_train.config_json import config_from_json, config_to_json
 from dphr_train.datasets.pairs import PairBatch
@@ -162,15 +163,15 @@ def _time_block(
     coming = iter(batches)
     take_step(next(coming))
     _synchronise(config.device)
-    started = asked = time.perf_counter()
+    started = asked = now_s()
     waited, steps = 0.0, 0
     for batch in coming:
-        waited += time.perf_counter() - asked
+        waited += now_s() - asked
         take_step(batch)
         steps += 1
-        asked = time.perf_counter()
+        asked = now_s()
     _synchronise(config.device)
-    seconds = time.perf_counter() - started
+    seconds = now_s() - started
     return 2 * config.optim.batch_size * steps / seconds, waited / seconds
 
 
@@ -231,17 +232,15 @@ def peak_of_steps(config: TrainConfig, way: Way, batch_size: int, chunk_size: in
 def _peak_bytes(device: str) -> int:
     """Peak memory of this process so far.
 
-    Linux hands a parent's ru_maxrss on to its children, so there the process's own high-water mark is read.
+    Raises:
+        TrainingError: the system does not tell it.
     """
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return 1024 * int(line.split()[1])
-    import resource  # Windows has none
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
+    peak = peak_bytes()
+    if peak is None:
+        raise TrainingError("This system does not tell how much memory a process took: Linux does.")
+    return peak
 
 
 def to_json(report: ThroughputReport) -> dict[str, Any]:

@@ -6,16 +6,12 @@ This file answers which verbs there are without loading anything else; a verb's 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import make_dataclass
-from typing import Any
+from collections.abc import Sequence
 
-import tyro
-
-from dphr_infer.cli.terminal import run_command
+from dphr_infer.cli.terminal import choose_command, run_command
 
 PROGRAM = "dphr-export"
-VERBS = {
+COMMANDS = {
     "bundle": "Export a checkpoint or a timm network as a bundle; a model that differs from torch is not written.",
     "add-int8": "Give a bundle an int8 model, calibrated and judged on images of your own.",
     "build": "Build TensorRT engines of a bundle's models into this machine's cache.",
@@ -28,19 +24,20 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command line."""
+    """Run dphr-export; see `terminal.run_command` for the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    name = words[0].replace("_", "-") if words else ""  # as tyro reads it
-    if name not in VERBS:
-        listed: dict[str, Callable[..., Any]] = {
-            verb: make_dataclass(verb, (), namespace={"__doc__": text}) for verb, text in VERBS.items()
-        }
-        description = "Export a trained model as a bundle, and what is done with bundles before they fly."
-        tyro.extras.subcommand_cli_from_dict(listed, prog=PROGRAM, description=description, args=words)
-    from export.verbs import VERB_TYPES
 
-    verb = tyro.cli(VERB_TYPES[name], prog=f"{PROGRAM} {name}", description=VERBS[name], args=words[1:])
-    return run_command(PROGRAM, verb.run)
+    def run() -> None:
+        name = choose_command(PROGRAM, (__doc__ or "").splitlines()[0], COMMANDS, words)
+        if name is None:
+            return
+        import tyro
+
+        from export.verbs import VERB_TYPES
+
+        tyro.cli(VERB_TYPES[name], prog=f"{PROGRAM} {name}", description=COMMANDS[name], args=words[1:]).run()
+
+    return run_command(PROGRAM, run)
 
 
 if __name__ == "__main__":

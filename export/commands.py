@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ from typing import TYPE_CHECKING
 from dphr_infer.errors import ConfigError, printable
 from dphr_infer.files.atomic import atomic_file, atomic_folder, check_target
 from dphr_infer.files.bundle import PRECISIONS, Manifest, Precision, model_name, open_bundle
+from dphr_infer.measure.clock import now_s
+from dphr_infer.measure.memory import peak_bytes
 from dphr_infer.measure.progress import format_duration
 
 if TYPE_CHECKING:
@@ -51,11 +51,9 @@ class Engines:
 @contextmanager
 def _stated_cost() -> Iterator[None]:
     """Say at the end what the command took."""
-    start = time.monotonic()
+    start = now_s()
     yield
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
-    took = format_duration(time.monotonic() - start)
-    print(f"took {took}, at most {peak / 1e6:.0f} MB of memory", file=sys.stderr)
+    print(f"took {format_duration(now_s() - start)}, at most {_megabytes(peak_bytes())} of memory", file=sys.stderr)
 
 
 def bundle(request: ExportRequest) -> None:
@@ -74,6 +72,10 @@ def add_int8(request: ExportRequest) -> None:
     with _stated_cost():
         manifest = add(request)
     _say_bundle(request.out, manifest)
+
+
+def _megabytes(peak: int | None) -> str:
+    return "-" if peak is None else f"{peak / 1e6:.0f} MB"
 
 
 def _say_bundle(out: Path, manifest: Manifest) -> None:
@@ -120,10 +122,18 @@ def build(bundle: Path, engines: Engines, json_file: Path | None) -> None:
 def _engine_row(report: EngineReport) -> tuple[str, ...]:
     layers = ", ".join(f"{count} {precision}" for precision, count in report.layers.items())
     seconds = "in the cache" if report.seconds is None else f"{report.seconds:.1f} s"
-    peak = "-" if report.peak_bytes is None else f"{report.peak_bytes / 1e6:.0f} MB"
     library = f"{report.flavour} {report.version}"
     batches = "1" if report.max_batch == 1 else f"to {report.max_batch}"
-    return (report.precision, batches, library, report.gpu, seconds, f"{report.plan_bytes / 1e6:.1f} MB", peak, layers)
+    return (
+        report.precision,
+        batches,
+        library,
+        report.gpu,
+        seconds,
+        f"{report.plan_bytes / 1e6:.1f} MB",
+        _megabytes(report.peak_bytes),
+        layers,
+    )
 
 
 def make_key(key: Path) -> None:

@@ -33,8 +33,8 @@ ROOMS = {
         *("throughput", "compare", "ablation", "commands", "cli"),
     ),
     "bench": (
-        *("machine", "sampling", "record", "request", "galleries", "cases", "validity", "peers", "report", "compare"),
-        *("steps", "run", "sweep", "gpu", "cli", "__main__"),
+        *("machine", "sampling", "record", "request", "cases", "validity", "peers", "report", "compare"),
+        *("steps", "run", "sweep", "gpu", "commands", "cli", "__main__"),
     ),
 }
 MAX_FILES = 9

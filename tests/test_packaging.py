@@ -44,6 +44,23 @@ def test_every_command_points_at_a_function(project: dict[str, Any]) -> None:
         assert callable(getattr(importlib.import_module(module), name)), target
 
 
+@pytest.mark.parametrize("program", ["dphr-train", "dphr-export", "dphr-infer", "dphr-bench"])
+def test_the_first_answer_of_a_program_names_every_command_and_loads_no_package(
+    program: str, project: dict[str, Any]
+) -> None:
+    module = project["scripts"][program].split(":")[0]
+    code = (
+        f"import sys, {module} as cli; sys.argv = ['x']\n"
+        "try: stop = cli.main()\n"
+        "except SystemExit as end: stop = end.code\n"
+    )
+    done = run_python("-c", code + "print(stop or 0, {'torch', 'tyro', 'numpy', 'PIL'} & {*sys.modules})")
+    *lines, end = done.stdout.splitlines()
+    assert end == "0 set()", done.stderr
+    named = importlib.import_module(module).COMMANDS
+    assert [line.split()[0] for line in lines[lines.index("commands:") + 1 : -2]] == list(named)
+
+
 def test_what_flies_needs_four_small_packages_only(project: dict[str, Any]) -> None:
     names = {Requirement(line).name for line in project["dependencies"]}
     assert names == {"numpy", "pillow", "safetensors", "tyro"}

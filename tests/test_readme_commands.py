@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 import subprocess
@@ -94,9 +93,6 @@ def parse(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", list(words))
         patch.setattr(tyro, "cli", stopping(tyro.cli))
-        patch.setattr(tyro.extras, "subcommand_cli_from_dict", stopping(tyro.extras.subcommand_cli_from_dict))
-        if words[0] == "dphr-bench":
-            patch.setattr(argparse.ArgumentParser, "parse_args", stopping(argparse.ArgumentParser.parse_args))
         code = import_module(PROGRAMS[words[0]]).main()
     raise SystemExit(code)
 

@@ -21,7 +21,7 @@ from bench.cases.photo import Raw, warm_up
 from bench.cases.rig import Rig
 from bench.record import CAMERA
 from dphr_infer.errors import ConfigError
-from dphr_infer.images.photo import Photo, to_photo
+from dphr_infer.images.photo import Photo, read_photo
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.measure.clock import collection_off, now_s
 from dphr_infer.measure.stats import summarise
@@ -58,7 +58,7 @@ class PhotoCamera:
             wait_until(due_s, stop)
             if stop.is_set():
                 return
-            photo = to_photo(self._paths[number % len(self._paths)])
+            photo = read_photo(self._paths[number % len(self._paths)])
             notices.given += 1
             self.due_s[name], self.ready_s[name] = due_s, now_s()
             yield Frame(number + 1, name, photo.image, due_s, None, None, True, photo.metadata)

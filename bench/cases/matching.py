@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.galleries import CENTRE, generate_rows
+from bench.cases.galleries import CENTRE, generate_rows
 from bench.machine.roofline import limit_ms
 from bench.record import MatchRecord
 from bench.sampling import StopRule, rounded, sample_whole

@@ -17,8 +17,9 @@ from pathlib import Path
 from dphr_infer.engines.base import Engine
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.images.photo import to_photo
-from dphr_infer.locate.devices import Device, FramePipeline, Rows
+from dphr_infer.images.photo import read_photo
+from dphr_infer.locate.devices import Device, Rows
+from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.locate.settings import DeviceSettings, LocateSettings
 from dphr_infer.matchers.base import Matcher
@@ -37,7 +38,7 @@ class _NotedRow(Device):
         self.name, self._row, self._apart = row.name, row, apart
         self.engine: Engine | None = None
         self.matcher: Matcher | None = None
-        self.pipeline: FramePipeline | None = None
+        self.pipeline: GpuPipeline | None = None
 
     def is_present(self) -> bool:
         return self._row.is_present()
@@ -50,7 +51,7 @@ class _NotedRow(Device):
         self.matcher = self._row.open_matcher(embeddings, on, max_k)
         return self.matcher
 
-    def open_pipeline(self, bundle: Bundle, embeddings: Rows, on: DeviceSettings, max_k: int) -> FramePipeline | None:
+    def open_pipeline(self, bundle: Bundle, embeddings: Rows, on: DeviceSettings, max_k: int) -> GpuPipeline | None:
         if not self._apart:
             self.pipeline = self._row.open_pipeline(bundle, embeddings, on, max_k)
         return self.pipeline
@@ -98,7 +99,7 @@ class Rig:
     def locate_in_stages(self, path: Path) -> tuple[LocationEstimate, list[float]]:
         """The same photo by the same calls one by one, and the milliseconds of each of `stages`."""
         apart, times_ms = self.apart, [now_ms()]
-        photo = to_photo(path)
+        photo = read_photo(path)
         times_ms.append(now_ms())
         views = apart.prepare(photo.rgb, photo.metadata.yaw_deg)
         times_ms.append(now_ms())

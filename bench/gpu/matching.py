@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.cases.galleries import generate_rows
 from bench.cases.matching import MatchLimits, match_record
-from bench.galleries import generate_rows
 from bench.machine.program import identity, say
 from bench.machine.roofline import Ceiling
 from bench.machine.state import read_state

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.galleries import generate_rows
+from bench.cases.galleries import generate_rows
 from bench.gpu.matching import make_gallery
 from bench.peers.turns import take_turns
 from dphr_infer.cuda.build import load_fatbin

@@ -35,7 +35,7 @@ _PRODUCT_SECONDS = 0.25
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
-def buffer_bytes(cache_bytes: int, available_bytes: int) -> int:
+def buffer_bytes(cache_bytes: int, available_bytes: int | None) -> int:
     """Size of the buffer: 1 GiB or three times the last-level cache, but at most a quarter of the free memory."""
     wanted = max(_BUFFER_BYTES, _CACHES * cache_bytes)
     return min(wanted, available_bytes // 4) if available_bytes else wanted

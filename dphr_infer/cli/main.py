@@ -5,28 +5,34 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-import tyro
-from tyro.conf import OmitArgPrefixes
-
-from dphr_infer.cli.requests import Doctor, Index, Inspect, Locate, Watch
-from dphr_infer.cli.terminal import run_command, with_homes
+from dphr_infer.cli.terminal import choose_command, run_command, with_homes
 
 PROGRAM = "dphr-infer"
-
-# Each command's work lies in the file of its name, which is loaded when it runs.
-_COMMANDS: dict[str, Any] = {"index": Index, "locate": Locate, "watch": Watch, "inspect": Inspect, "doctor": Doctor}
+COMMANDS = {
+    "index": "embed the tiles of a georeferenced map into a gallery",
+    "locate": "locate photos on a gallery",
+    "watch": "locate frames as a folder, a film or a camera gives them",
+    "inspect": "say what a bundle or a gallery holds",
+    "doctor": "say what is installed, and run a bundle's self-test",
+}
+"""Each command in one line; its options are a class of requests.py, its work lies in the file of its name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dphr-infer; see `terminal.run_command` for the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
 
     def run() -> None:
-        request = tyro.extras.subcommand_cli_from_dict(
-            _COMMANDS, prog=PROGRAM, description=__doc__, args=argv, config=(OmitArgPrefixes,)
-        )
-        name = type(request).__name__.lower()
+        name = choose_command(PROGRAM, __doc__ or "", COMMANDS, words)
+        if name is None:
+            return
+        import tyro
+
+        from dphr_infer.cli import requests
+
+        kind = getattr(requests, name.capitalize())
+        request = tyro.cli(kind, prog=f"{PROGRAM} {name}", args=words[1:], config=(tyro.conf.OmitArgPrefixes,))
         importlib.import_module(f"dphr_infer.cli.{name}").run(with_homes(request))
 
     return run_command(PROGRAM, run)

@@ -1,21 +1,22 @@
-"""What every command shares: an error of the user's as one line, exit code 2, and progress shown on stderr."""
+"""What every program shares: the list of its commands, an error as one line and exit code 2, progress on stderr."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import errno
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from dphr_infer.errors import DphrError, printable
+from dphr_infer.errors import ConfigError, DphrError, printable
 from dphr_infer.files.outputs import path_of
 from dphr_infer.measure.progress import progress_shown
 
@@ -79,6 +80,32 @@ def with_homes(request: T) -> T:
         elif dataclasses.is_dataclass(value):
             changed[field.name] = with_homes(value)
     return dataclasses.replace(request, **changed)  # type: ignore[type-var]
+
+
+def choose_command(program: str, about: str, commands: Mapping[str, str], words: Sequence[str]) -> str | None:
+    """The command that the first word names; None where the list of them was asked for, which is printed.
+
+    It is answered without the parser of options, so that the first answer waits for no package.
+
+    Args:
+        about: one line on the program.
+        commands: {name: what it does, in one line}.
+        words: of the command line, behind the program.
+
+    Raises:
+        ConfigError: there is no such command.
+    """
+    name = words[0].replace("_", "-") if words else "--help"
+    if name in ("-h", "--help"):
+        width = max(map(len, commands)) + 2
+        lines = [f"usage: {program} COMMAND [OPTIONS]", "", about, "", "commands:"]
+        lines += [f"  {name:<{width}}{text}" for name, text in commands.items()]
+        print("\n".join([*lines, "", f"{program} COMMAND --help lists what a command takes."]))
+        return None
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands) or list(commands)
+        raise ConfigError(f"There is no command {words[0]!r}: choose one of {', '.join(near)}.")
+    return name
 
 
 def run_command(program: str, main: Callable[[], None]) -> int:

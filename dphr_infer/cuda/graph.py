@@ -14,6 +14,8 @@ from typing import Any
 from dphr_infer.cuda.driver import Cuda
 from dphr_infer.errors import EngineError
 
+# Beyond so many kept graphs all are dropped, and made again as they come.
+_MOST_GRAPHS = 64
 # Only what this thread does may fail the capture.
 _THREAD_LOCAL = 1
 
@@ -80,11 +82,10 @@ class GraphCache:
 
     Args:
         cuda: an open GPU.
-        most: graphs that are kept; beyond, all are dropped and made again as they come.
     """
 
-    def __init__(self, cuda: Cuda, most: int = 64) -> None:
-        self._cuda, self._most = cuda, most
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
         self._graphs: dict[object, CudaGraph | None] = {}
 
     def __enter__(self) -> GraphCache:
@@ -106,7 +107,7 @@ class GraphCache:
             work: see `CudaGraph`.
         """
         if sizes not in self._graphs:
-            if len(self._graphs) == self._most:
+            if len(self._graphs) == _MOST_GRAPHS:
                 self.__exit__(None, None, None)
             self._graphs[sizes] = None
             work()

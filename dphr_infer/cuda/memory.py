@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dphr_infer.cuda.driver import Cuda, open_cuda
 from dphr_infer.cuda.topk.operands import VECTOR_BYTES, ScanDtype, vectors_a_row
-from dphr_infer.measure.available import available_memory_bytes
+from dphr_infer.measure.memory import available_bytes
 
 # Left free for buffers, kernels and other programs: an eighth of the GPU's memory, at most this much.
 MOST_MARGIN_BYTES = 512 << 20
@@ -66,19 +66,17 @@ def room_on(cuda: Cuda, n_rows: int, dim: int, scan: ScanDtype, beside_bytes: in
     """
     properties, free = cuda.properties, cuda.free_bytes()
     if properties.integrated:  # there the driver counts the file cache, which gives way, as taken
-        free = max(free, available_memory_bytes() or 0)
+        free = max(free, available_bytes() or 0)
     needed = gallery_bytes(n_rows, dim, scan) + beside_bytes
     return DeviceRoom(needed, free, properties.memory_bytes, properties.name)
 
 
-def room_on_device(
-    n_rows: int, dim: int, scan: ScanDtype = "fp16", beside_bytes: int = 0, device: int = 0
-) -> DeviceRoom:
-    """`room_on` of the GPU with CUDA's number `device`, which is opened for this question alone.
+def room_on_device(n_rows: int, dim: int, scan: ScanDtype, beside_bytes: int = 0) -> DeviceRoom:
+    """`room_on` of the first GPU, which is opened for this question alone.
 
     Raises:
         EngineError: no driver, or no such GPU.
         MissingPackageError: PyCUDA is not installed.
     """
-    with open_cuda(device) as cuda, cuda.active():
+    with open_cuda() as cuda, cuda.active():
         return room_on(cuda, n_rows, dim, scan, beside_bytes)

@@ -1,16 +1,23 @@
-"""What a drone wrote into its photo: where the camera was, how high, and where it looked.
+"""What a drone wrote into its photo: where the camera was, how high, and how it looked.
 
-Sources, in this order: the XMP packet of DJI cameras (attributes or elements drone-dji:GimbalYawDegree,
-drone-dji:GimbalPitchDegree, drone-dji:RelativeAltitude), and EXIF (the GPS position, and GPSImgDirection where it
-refers to true north). Metadata is a stranger's input: the XMP is searched for plain numbers and never parsed as XML,
-and whatever is missing, garbled or out of range is None.
+Metadata is a stranger's input: the XMP is searched for plain numbers and never parsed as XML, and whatever is missing,
+garbled or out of range is None. Which source wins, and what is not believed:
+
+    yaw     XMP GimbalYawDegree, but FlightYawDegree within 5 degrees of straight down where the two differ by more
+            than 30 degrees, because a gimbal's yaw can drift there; without a gimbal FlightYawDegree, then EXIF
+            GPSImgDirection where it refers to true north
+    pitch, roll   XMP GimbalPitchDegree, GimbalRollDegree; a gimbal whose three angles are all exactly 0 says nothing
+    height  XMP RelativeAltitude, above the take-off point. Absolute altitudes are not looked at: above the sea or the
+            ellipsoid they say nothing of the ground
+    field of view   XMP CalibratedFocalLength with EXIF PixelXDimension, then EXIF FocalLengthIn35mmFilm
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +30,11 @@ from dphr_infer.types import GeoPoint
 # On flat ground a camera that looks less far down sees its centre too far away to know where.
 MAX_GROUND_PITCH_DEG = -30.0
 _NADIR_TOLERANCE_DEG = 5.0
+_YAW_TOLERANCE_DEG = 30.0
 _MAX_XMP_BYTES = 1 << 20
 _XMP_BLOCK = b"http://ns.adobe.com/xap/1.0/"
+_FILM_DIAGONAL_MM = math.hypot(36, 24)
+_UPRIGHT = (None, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +45,20 @@ class PhotoMetadata:
         camera: position of the camera.
         relative_altitude_m: height above the take-off point.
         yaw_deg: compass direction of the top edge of the photo, clockwise from true north, in [0, 360).
-        pitch_deg: 0 looks at the horizon, -90 straight down.
+        pitch_deg: 0 looks at the horizon, -90 straight down, below it backwards.
+        roll_deg: about the optical axis, in [-90, 90]; positive where the right side points below the horizon. A camera
+            that hangs upside down is described by the yaw and pitch of the same view the right way up.
+        fov_deg: field of view across the picture's width.
+        sources: for people, by attribute: where each value comes from, and what was not believed.
     """
 
     camera: GeoPoint | None = None
     relative_altitude_m: float | None = None
     yaw_deg: float | None = None
     pitch_deg: float | None = None
+    roll_deg: float | None = None
+    fov_deg: float | None = None
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def ground_point(self) -> GeoPoint | None:
         """Where the centre of the photo hits the ground, if that is as flat as and level with the take-off point.
@@ -75,22 +92,80 @@ def read_photo_metadata(path: str | Path) -> PhotoMetadata:
 
 def metadata_of(image: Image.Image) -> PhotoMetadata:
     """What an opened picture says about its camera; garbage in the metadata counts as absent."""
-    gps, xmp = _read_gps(image), _xmp_text(image)
-    yaw = _xmp_number(xmp, "GimbalYawDegree", 360.0)
-    yaw = _image_direction(gps) if yaw is None else yaw
-    return PhotoMetadata(
-        camera=_gps_point(gps),
-        relative_altitude_m=_xmp_number(xmp, "RelativeAltitude", 20_000.0),
-        yaw_deg=None if yaw is None else yaw % 360.0,
-        pitch_deg=_xmp_number(xmp, "GimbalPitchDegree", 180.0),
+    exif, gps = _read_exif(image)
+    xmp = _xmp_text(image)
+    values: dict[str, float | None] = {"relative_altitude_m": _xmp_number(xmp, "RelativeAltitude", 20_000.0)}
+    sources = {"relative_altitude_m": "XMP RelativeAltitude, above take-off"}
+    _read_attitude(xmp, gps, values, sources)
+    values["fov_deg"], sources["fov_deg"] = _field_of_view(image, exif, xmp)
+    camera = _gps_point(gps)
+    sources["camera"] = "EXIF GPS"
+    known = {name: text for name, text in sources.items() if values.get(name, camera) is not None or "not" in text}
+    return PhotoMetadata(camera=camera, **values, sources=known)
+
+
+def _read_attitude(xmp: str, gps: dict[int, Any], values: dict[str, float | None], sources: dict[str, str]) -> None:
+    """Fill in yaw, pitch and roll."""
+    yaw, pitch, roll = (
+        _xmp_number(xmp, f"Gimbal{name}Degree", limit)
+        for name, limit in (("Yaw", 360.0), ("Pitch", 180.0), ("Roll", 180.0))
     )
+    flight_yaw = _xmp_number(xmp, "FlightYawDegree", 360.0)
+    if yaw == pitch == roll == 0:
+        yaw = pitch = roll = None
+        sources["pitch_deg"] = "the gimbal's angles are all 0: not believed"
+    if roll is not None and abs(roll) > 90:  # upside down: the same view as this one, half a turn further
+        roll = math.copysign(180 - abs(roll), -roll)
+        yaw = None if yaw is None else yaw + 180
+        pitch = None if pitch is None else -180 - pitch
+    if pitch is not None:
+        sources["pitch_deg"] = "XMP GimbalPitchDegree"
+    if roll is not None:
+        sources["roll_deg"] = "XMP GimbalRollDegree"
+    sources["yaw_deg"] = "XMP GimbalYawDegree"
+    if flight_yaw is not None:
+        astray = yaw is not None and abs((yaw - flight_yaw + 180) % 360 - 180) > _YAW_TOLERANCE_DEG
+        down = pitch is not None and abs(pitch + 90) <= _NADIR_TOLERANCE_DEG
+        if yaw is None or (astray and down):
+            sources["yaw_deg"] = "XMP FlightYawDegree" + (
+                f" (gimbal's {yaw:g} not believed)" if yaw is not None else ""
+            )
+            yaw = flight_yaw
+    elif yaw is None:
+        yaw = _image_direction(gps)
+        sources["yaw_deg"] = "EXIF GPSImgDirection"
+    values.update(yaw_deg=None if yaw is None else yaw % 360.0, pitch_deg=pitch, roll_deg=roll)
 
 
-def _read_gps(image: Image.Image) -> dict[int, Any]:
+def _field_of_view(image: Image.Image, exif: dict[int, Any], xmp: str) -> tuple[float | None, str]:
+    """Across the width, in degrees, and where it comes from."""
+    if exif.get(ExifTags.Base.Orientation) not in _UPRIGHT:
+        return None, "the picture is stored turned: its field of view is not read"
+    calibrated_px = _xmp_number(xmp, "CalibratedFocalLength", 1e6)
+    full_width_px = _number(exif.get(ExifTags.Base.ExifImageWidth))
+    if calibrated_px is not None and calibrated_px > 0 and full_width_px > 0:
+        return _fov_deg(full_width_px / calibrated_px), "XMP CalibratedFocalLength"
+    focal_mm = _number(exif.get(ExifTags.Base.FocalLengthIn35mmFilm))
+    if not 5 <= focal_mm <= 1000:
+        return None, "EXIF FocalLengthIn35mmFilm"
+    # It refers to the sensor's diagonal. A sensor is 4:3 or 3:2; a flatter picture keeps the width of a 4:3 one.
+    long, short = max(image.size), min(image.size)
+    sensor = long / short if long / short < 1.6 else 4 / 3
+    width_mm = _FILM_DIAGONAL_MM * sensor / math.hypot(sensor, 1)
+    return _fov_deg(width_mm * image.width / long / focal_mm), "EXIF FocalLengthIn35mmFilm"
+
+
+def _fov_deg(width_by_focal: float) -> float:
+    return 2 * math.degrees(math.atan(width_by_focal / 2))
+
+
+def _read_exif(image: Image.Image) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The tags of the picture and of its camera, and those of the GPS receiver."""
     try:
-        return dict(image.getexif().get_ifd(ExifTags.IFD.GPSInfo))
+        exif = image.getexif()
+        return {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}, dict(exif.get_ifd(ExifTags.IFD.GPSInfo))
     except Exception:  # Pillow raises whatever a garbled block leads it to; the picture itself may be fine.
-        return {}
+        return {}, {}
 
 
 def _xmp_text(image: Image.Image) -> str:

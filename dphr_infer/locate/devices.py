@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from importlib.util import find_spec
-from types import TracebackType
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,52 +21,17 @@ from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine, Shape, offers
 from dphr_infer.engines.tensorrt.engine import TensorRtEngine
 from dphr_infer.errors import ConfigError
 from dphr_infer.files.bundle import Bundle
-from dphr_infer.images.frame_format import FrameFormat
 from dphr_infer.locate.gpu_pipeline import VECTOR_VALUES, GpuPipeline
 from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.base import Matcher, check_gallery
 from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.matchers.int8 import NumpyInt8Matcher
 from dphr_infer.matchers.scan import choose_scan
-from dphr_infer.measure.available import available_memory_bytes
-from dphr_infer.types import Matches
+from dphr_infer.measure.memory import available_bytes
 
 Rows = NDArray[np.float16] | NDArray[np.float32]
 
 _log = logging.getLogger(__name__)
-
-
-class FramePipeline(Protocol):
-    """Prepare, embed and match a frame in one piece; a context manager. See `gpu_pipeline.GpuPipeline`."""
-
-    def __enter__(self) -> FramePipeline: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def submit(
-        self,
-        image: NDArray[np.uint8],
-        k: int,
-        clockwise_deg: float | None = None,
-        row_ranges: Iterable[tuple[int, int]] | None = None,
-        frame: FrameFormat | None = None,
-    ) -> None:
-        """Start a frame and do not wait."""
-        ...
-
-    def frame_memory(self, frame: FrameFormat, turned: bool = False) -> NDArray[np.uint8]:
-        """Memory for the next frame."""
-        ...
-
-    def collect(self) -> Matches:
-        """The matches of the frame that was submitted first."""
-        ...
-
-    def drop(self) -> None:
-        """Forget the frames that nobody collected."""
-        ...
 
 
 class Device(ABC):
@@ -88,7 +51,7 @@ class Device(ABC):
     def open_matcher(self, embeddings: Rows, on: DeviceSettings, max_k: int) -> Matcher:
         """The exact matcher over gallery rows."""
 
-    def open_pipeline(self, bundle: Bundle, embeddings: Rows, on: DeviceSettings, max_k: int) -> FramePipeline | None:
+    def open_pipeline(self, bundle: Bundle, embeddings: Rows, on: DeviceSettings, max_k: int) -> GpuPipeline | None:
         """What goes from a frame to its matches in one piece; None where engine and matcher work apart."""
         return None
 
@@ -111,7 +74,7 @@ class Cpu(Device):
         check_gallery(embeddings)
         scan = on.scan
         if scan == "auto":
-            choice = choose_scan(len(embeddings), embeddings.shape[1], embeddings.dtype, available_memory_bytes())
+            choice = choose_scan(len(embeddings), embeddings.shape[1], embeddings.dtype, available_bytes())
             _log.info("%s", choice.why)
             scan = choice.scan
         if scan == "int8":
@@ -139,7 +102,7 @@ class Cuda(_FirstGpu):
         """TensorRT."""
         return TensorRtEngine(bundle.model_path(on.precision), f"TensorRT {on.precision}", _shape(bundle))
 
-    def open_pipeline(self, bundle: Bundle, embeddings: Rows, on: DeviceSettings, max_k: int) -> FramePipeline | None:
+    def open_pipeline(self, bundle: Bundle, embeddings: Rows, on: DeviceSettings, max_k: int) -> GpuPipeline | None:
         """One launch per frame; None for int8 codes, embeddings whose length is no multiple of 8, a gallery too large.
 
         A gallery that does not fit in the GPU's memory is streamed by the matcher, which says so.

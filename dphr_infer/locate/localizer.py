@@ -26,9 +26,10 @@ from dphr_infer.images.frame_format import FrameFormat
 from dphr_infer.images.photo import Photo, PhotoLike, to_photo
 from dphr_infer.images.preprocess import check_image_size
 from dphr_infer.images.rotation import rotate_square
-from dphr_infer.locate.devices import FramePipeline, device_of
+from dphr_infer.locate.devices import device_of
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.estimate import estimate
+from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.settings import DeviceSettings, LocateSettings
 from dphr_infer.locate.stream import OnError, located
 from dphr_infer.matchers.base import Matcher
@@ -69,7 +70,7 @@ class Localizer:
         self._stack: ExitStack | None = None
         self._embedder: Embedder | None = None
         self._matcher: Matcher | None = None
-        self._pipeline: FramePipeline | None = None
+        self._pipeline: GpuPipeline | None = None
         self._prior: tuple[Prior, RowRanges] | None = None
         self._waiting: deque[tuple[Photo, RowRanges | None]] = deque()
 

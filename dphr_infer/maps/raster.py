@@ -272,7 +272,8 @@ class MapRaster:
         try:
             pixels = self._dataset.read(list(self._bands), window=window, out_shape=shape, resampling=average)
             mask = self._dataset.dataset_mask(window=window, out_shape=mask_shape)
-        except rasterio.errors.RasterioError as error:
+        # Before rasterio 1.4 a RasterioIOError is no RasterioError.
+        except (rasterio.errors.RasterioError, rasterio.errors.RasterioIOError) as error:
             raise MapError(
                 f"{self.path} is damaged: {error.__cause__ or error}. Copy it again from its source."
             ) from error

@@ -27,24 +27,6 @@ _GATHER_BYTES = 64 << 20
 _BYTES_A_RANGE = 256 << 10
 
 
-def match_by_sorting(
-    gallery: NDArray[np.float16] | NDArray[np.float32],
-    queries: NDArray[np.float32],
-    k: int,
-    row_ranges: Iterable[tuple[int, int]] | None = None,
-) -> Matches:
-    """The plain reference: the whole (Q, N) matrix and a stable sort. For tests and small galleries only.
-
-    Args and errors as in `Matcher.match`; gallery is float16 or float32 (N, D).
-    """
-    check_queries(queries, gallery.shape[1])
-    ranges = check_ranges(row_ranges, len(gallery), k)
-    allowed = np.concatenate([np.arange(start, stop) for start, stop in ranges])
-    similarity = queries @ gallery[allowed].astype(np.float32).T
-    order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    return Matches(allowed[order].astype(np.int32), np.take_along_axis(similarity, order, axis=1))
-
-
 class NumpyExactMatcher:
     """Exact top k over a gallery in memory or memory-mapped.
 

@@ -36,7 +36,7 @@ def choose_scan(n_rows: int, dim: int, dtype: np.dtype[Any], memory_bytes: int |
 
     Args:
         n_rows, dim, dtype: of the gallery, float16 or float32.
-        memory_bytes: available, see `available_memory_bytes`; None where nothing tells.
+        memory_bytes: available, see `measure.memory.available_bytes`; None where nothing tells.
     """
     if dtype == np.float32:
         return ScanChoice("rows", "The gallery's rows are float32, which are read as they are.")

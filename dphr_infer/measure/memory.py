@@ -1,6 +1,6 @@
 """How much memory a process took at most, since it was last asked to forget; and what the machine has left.
 
-Linux tells; other systems give None or 0. The peak that `getrusage` and `wait4` tell of a child holds its parent's,
+Linux tells; other systems give None. The peak that `getrusage` and `wait4` tell of a child holds its parent's,
 which it shared before its program began.
 """
 
@@ -34,12 +34,12 @@ def peak_bytes(process: int | str = "self") -> int | None:
         return None
 
 
-def available_bytes() -> int:
-    """Memory that a new process could take; 0 where unknown."""
+def available_bytes() -> int | None:
+    """Bytes that programs could take without swapping, what caches hold of files included; None where nothing tells."""
     try:
-        return kilobytes(_MEMORY_INFO.read_text(), "MemAvailable") or 0
+        return kilobytes(_MEMORY_INFO.read_text(), "MemAvailable")
     except OSError:
-        return 0
+        return None
 
 
 def kilobytes(text: str, field: str) -> int | None:

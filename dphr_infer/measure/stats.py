@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 MIN_SAMPLES_P90 = 64
 MIN_SAMPLES_P99 = 662
 MIN_SAMPLES_P999 = 6636
-_DOUBT = 0.01
 # Of the standard normal distribution: 95 % lie within.
 _Z_95 = 1.96
 
@@ -39,15 +38,6 @@ class LatencySummary:
     p99_ms: float | None
     p999_ms: float | None
     max_ms: float
-
-
-def least_samples(percent: float) -> int:
-    """The least number of samples for a percentile, 0 < percent < 100; see the head of this file."""
-    p = percent / 100
-    n = 1
-    while p**n + n * (1 - p) * p ** (n - 1) > _DOUBT:
-        n += 1
-    return n
 
 
 def percentile(samples: NDArray[np.float64] | Sequence[float], percent: float) -> float:

@@ -45,19 +45,26 @@ def check_sides(
     return CheckReport(counts, gone, _unreadable(present, root) if read_images else [])
 
 
-def format_report(report: CheckReport) -> str:
-    """The report as a table for people: what, found, official, ok; then what is missing and what cannot be read."""
+def format_report(report: CheckReport, own: bool = False) -> str:
+    """The report as a table for people: what, found, official, ok; then what is missing and what cannot be read.
+
+    Args:
+        own: a set without official counts, which are left out.
+    """
     width = max([len("what"), *(len(count.what) for count in report.counts)])
-    lines = [f"{'what':{width}}  {'found':>9}  {'official':>9}  ok"]
+    lines = [f"{'what':{width}}  {'found':>9}" + ("" if own else f"  {'official':>9}  ok")]
     for count in report.counts:
-        ok = "yes" if count.found == count.official else "no"
-        lines.append(f"{count.what:{width}}  {count.found:9,}  {count.official:9,}  {ok}")
+        official = f"  {count.official:9,}  {'yes' if count.found == count.official else 'no'}"
+        lines.append(f"{count.what:{width}}  {count.found:9,}" + ("" if own else official))
     for title, names in (("missing", report.missing), ("unreadable", report.unreadable)):
         if names:
             lines += [f"{title}: {len(names):,}", *(f"  {printable(name)}" for name in names[:SHOWN])]
         if len(names) > SHOWN:
             lines.append(f"  and {len(names) - SHOWN:,} more")
     differ = sum(count.found != count.official for count in report.counts)
+    if own:
+        lines.append(f"{len(report.missing):,} missing, {len(report.unreadable):,} unreadable.")
+        return "\n".join(lines) + "\n"
     lines.append(
         "As the official release."
         if report.complete

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dphr_infer.measure.stats import format_ms
 from export.report.measure import BATCHES, BundleReport, Spread
 from export.report.page import Page, Picture, Section, page_to_markdown, to_html
 from export.report.plots import Bar, BarGroup, bars_to_svg, plot_sensitivity, spoken
@@ -50,21 +51,16 @@ def to_json(report: BundleReport) -> str:
     return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def _megabytes(value: float, sign: str = "") -> str:
-    return f"{value / 1e6:{sign}.2f}"
+def _megabytes(value: float) -> str:
+    return f"{value / 1e6:.2f}"
 
 
-def _milliseconds(value: float) -> str:
-    digits = 2 if value <= 0 else min(4, max(0, 2 - math.floor(math.log10(value))))
-    return f"{value:.{digits}f}"
-
-
-def _points(fraction: float, sign: str = "") -> str:
-    return f"{round(100 * fraction, 2) + 0.0:{sign}.2f}"  # + 0.0 turns a rounded -0.0 into 0.0
+def _points(fraction: float) -> str:
+    return f"{round(100 * fraction, 2) + 0.0:.2f}"  # + 0.0 turns a rounded -0.0 into 0.0
 
 
 def _range(value: Spread, unit: str = "") -> str:
-    return f"{_milliseconds(value.median)}{unit} ({_milliseconds(value.p10)}–{_milliseconds(value.p90)})"
+    return f"{format_ms(value.median)}{unit} ({format_ms(value.p10)}–{format_ms(value.p90)})"
 
 
 def _nines(cosine: float) -> float:
@@ -193,7 +189,7 @@ def latency_groups(report: BundleReport) -> list[BarGroup]:
     for batch in BATCHES:
         times = [(entry.precision, entry.at(batch).ms) for entry in report.precisions]
         bars = tuple(
-            Bar(p, ms.median / batch, f"{_milliseconds(ms.median / batch)} ms", (ms.p10 / batch, ms.p90 / batch))
+            Bar(p, ms.median / batch, f"{format_ms(ms.median / batch)} ms", (ms.p10 / batch, ms.p90 / batch))
             for p, ms in times
         )
         groups.append(BarGroup(f"batch {batch}", bars))

@@ -8,11 +8,6 @@ flies alone does not suffer. Percentiles are nearest-rank: each was really measu
 from __future__ import annotations
 
 import contextlib
-import gc
-import math
-import platform
-import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,16 +21,15 @@ from dphr_infer.errors import ExportError
 from dphr_infer.files.bundle import PRECISIONS, Bundle, Parity, Precision, Quantisation, model_name, open_bundle
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.settings import DeviceSettings
-from dphr_infer.measure.machine import usable_cores
+from dphr_infer.measure.clock import collection_off, now_ms, now_s
+from dphr_infer.measure.machine import read_machine
 from dphr_infer.measure.progress import Progress
+from dphr_infer.measure.stats import percentile
 from export.to_tensorrt import EngineReport
 
 BATCHES = (1, 4, 16)
 WARM_UP_ROUNDS = 3
 MIN_ROUNDS = 15
-DEFAULT_SECONDS = 5.0
-UNKNOWN = "unknown"
-_CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +115,7 @@ class BundleReport:
 
 def spread(samples: NDArray[np.float64]) -> Spread:
     """Summarise float64 (n,), n >= 1, in any order."""
-    ordered = np.sort(samples)
-    ranks = (max(1, math.ceil(percent / 100 * len(ordered))) for percent in (50, 10, 90))
-    return Spread(*(float(ordered[rank - 1]) for rank in ranks))
+    return Spread(*(percentile(samples, percent) for percent in (50, 10, 90)))
 
 
 def time_in_turn(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, NDArray[np.float64]]:
@@ -139,21 +131,14 @@ def time_in_turn(calls: Mapping[str, Callable[[], object]], seconds: float) -> d
     for _ in range(WARM_UP_ROUNDS):
         for call in calls.values():
             call()
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        end_s = time.perf_counter() + seconds
-        rounds = 0
-        while rounds < MIN_ROUNDS or time.perf_counter() < end_s:
+    with collection_off():
+        end_s, rounds = now_s() + seconds, 0
+        while rounds < MIN_ROUNDS or now_s() < end_s:
             for name, call in calls.items():
-                start_ns = time.perf_counter_ns()
+                start_ms = now_ms()
                 call()
-                samples[name].append((time.perf_counter_ns() - start_ns) / 1e6)
+                samples[name].append(now_ms() - start_ms)
             rounds += 1
-    finally:
-        if was_on:
-            gc.enable()
     return {name: np.array(values) for name, values in samples.items()}
 
 
@@ -183,19 +168,10 @@ def _time_models(
     return found
 
 
-def cpu_name(info: str) -> str:
-    """The processor's name in the text of /proc/cpuinfo, or of its architecture where that names none (ARM)."""
-    found = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", info, re.MULTILINE)
-    return found.group(1).strip() if found else platform.machine() or UNKNOWN
-
-
 def _read_machine(threads: int) -> Machine:
-    try:
-        info = _CPU_INFO.read_text(errors="replace")
-    except OSError:
-        info = ""
-    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return Machine(cpu_name(info), usable_cores(), system, onnxruntime_version()[0], threads)
+    machine = read_machine()
+    system = f"{machine.system}, Python {machine.python}"
+    return Machine(machine.cpu, machine.cores, system, onnxruntime_version()[0], threads)
 
 
 def measure_bundle(
@@ -203,8 +179,8 @@ def measure_bundle(
     images: NDArray[np.uint8] | None = None,
     engine_reports: Sequence[EngineReport] = (),
     *,
-    seconds: float = DEFAULT_SECONDS,
-    threads: int = 0,
+    seconds: float,
+    threads: int,
 ) -> BundleReport:
     """Check a bundle, read what its manifest says and measure its models with ONNX Runtime on this CPU.
 

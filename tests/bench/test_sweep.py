@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import galleries as generated
 from bench import sweep
+from bench.cases import galleries as generated
+from bench.cases.galleries import CENTRE, STRIDE_M, generated_gallery
 from bench.cli import main
-from bench.galleries import CENTRE, STRIDE_M, generated_gallery
 from bench.peers import cpu as peers
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.geo import distance_m

@@ -15,6 +15,7 @@ import fake_tensorrt
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import save_file
@@ -28,6 +29,10 @@ from dphr_infer.engines.tensorrt.cached import CachedPlan
 from dphr_infer.files.bundle import Bundle, Manifest, Parity, digest_files, open_bundle
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.matchers import block_scan
+
+# How fast examples are drawn says how busy the machine is; Hypothesis 6.100 draws bytes one by one.
+settings.register_profile("dphr", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dphr")
 
 SIDE_PX = 32
 GRID = 4

@@ -29,8 +29,6 @@ from dphr_train.metrics import report_retrieval
 from dphr_train.rank_model import _device_of_bundle, rank_model
 from dphr_train.types import Direction, PlaceImage
 
-pytestmark = pytest.mark.kernels
-
 
 def unit(*degrees):
     angles = np.radians(degrees)
@@ -148,6 +146,7 @@ def image_and_mirror(tiny_root, tmp_path):
     return [tmp_path / "image.png", tmp_path / "mirror.png"]
 
 
+@pytest.mark.kernels
 def test_flip_adds_the_mirror_image_and_normalises_again(image_and_mirror):
     encoder = Encoder(ModelConfig(name="test_resnet", weights="random"), 32)
     one_by_one = network_embedder(encoder, DataConfig(image_px=32).preprocess, "cpu")(image_and_mirror, "drone", "")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain_matching import match_by_sorting
 
 from dphr_infer.cuda import memory
 from dphr_infer.cuda.build import load_fatbin
@@ -18,7 +19,7 @@ from dphr_infer.cuda.graph import CudaGraph
 from dphr_infer.cuda.topk import matcher as cuda_exact
 from dphr_infer.cuda.topk.launch import DeviceScan, Limits
 from dphr_infer.cuda.topk.matcher import CudaExactMatcher
-from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
+from dphr_infer.matchers.exact import NumpyExactMatcher
 
 
 def random_units(seed: int, n: int, dim: int) -> np.ndarray:

@@ -21,6 +21,12 @@ POISON = 0xA5
 _PAIRS = ("ranges", "row_bounds")
 
 
+def pad_queries(queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Layout "float32": float32 (Q, D padded as fp16 rows are)."""
+    padding = -queries.shape[1] % (operands.VECTOR_BYTES // 2)
+    return np.ascontiguousarray(np.pad(queries, ((0, 0), (0, padding))))
+
+
 @dataclass(frozen=True)
 class Found:
     """What a launch wrote, and what it read of the gallery."""
@@ -70,7 +76,7 @@ class TopkOnCpu:
                 "query_bounds": np.stack([split.first_scale, split.second_scale, split.length, slack], axis=1),
             }
         else:
-            values |= {"queries": operands.pad_queries(queries), "query_bounds": None}
+            values |= {"queries": pad_queries(queries), "query_bounds": None}
         return self._launch(plan, topk.SCAN_ARGUMENTS, rows, queries, k, values, schedule)
 
     def rerank(
@@ -79,7 +85,7 @@ class TopkOnCpu:
         """`plan_rerank`'s launch over what an int8 scan kept."""
         plan = topk.plan_rerank(kept.rows.shape[1], gallery.shape[1], len(queries), k, self.sm_count, self.shared_limit)
         values = {
-            "queries": operands.pad_queries(queries),
+            "queries": pad_queries(queries),
             "candidates": kept.rows,
             "candidate_bounds": kept.similarity,
             "n_candidates": kept.rows.shape[1],

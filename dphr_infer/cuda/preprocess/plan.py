@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from dphr_infer.cuda.preprocess.resampling import Windows, resize_windows, rows_come_first
 from dphr_infer.errors import ImageError
 from dphr_infer.images.frame_format import FrameFormat
 from dphr_infer.images.preprocess import MIN_SIDE_PX, Preprocess
-from dphr_infer.images.resampling import Windows, resize_windows, rows_come_first
 
 ARGUMENTS = (
     "pixels",

@@ -18,9 +18,9 @@ from dphr_infer.cuda.preprocess.plan import (
     picture_windows,
     raw_pitch,
 )
+from dphr_infer.cuda.preprocess.resampling import Windows, mean_multiplier, rotation_matrix, rows_come_first
 from dphr_infer.errors import EngineError
 from dphr_infer.images.frame_format import colour_coefficients
-from dphr_infer.images.resampling import Windows, mean_multiplier, rotation_matrix, rows_come_first
 from dphr_infer.images.rotation import inscribed_side_px
 
 _MATRIX_AT = 18

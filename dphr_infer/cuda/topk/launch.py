@@ -18,6 +18,7 @@ from dphr_infer.cuda.topk.operands import (
     Found,
     ScanDtype,
     pad_rows,
+    pair_levels,
     prepare_ranges,
     range_table_bytes,
     similarity_offset,
@@ -35,7 +36,7 @@ from dphr_infer.cuda.topk.plan import (
     workspace,
 )
 from dphr_infer.errors import EngineError, GalleryError
-from dphr_infer.matchers.quantise import QuantisedRows, SplitQueries, bound_slack, quantise_rows, split_queries
+from dphr_infer.matchers.quantise import QuantisedRows, bound_slack, quantise_rows, split_queries
 
 FIRST_RANGES = 4096  # room for ranges at first; a prior of more makes more room, once
 _STAGING_BYTES = 16 << 20
@@ -243,20 +244,17 @@ class DeviceScan:
         second = self._rerank_launch(len(queries), k, n_candidates)
         split = split_queries(queries)
         self._put_queries(queries)
-        self._put("levels", np.stack([pad_rows(split.first), pad_rows(split.second)], axis=1))
-        self._put("query_bounds", self._query_bounds(split))
+        self._put("levels", pair_levels(split.first, split.second))
+        slack = bound_slack(self._longest, self._largest_error, split)  # of upper bounds over all rows on the device
+        scales = (split.first_scale, split.second_scale, split.length, slack)
+        self._put("query_bounds", np.stack(scales, axis=1))  # float32 (Q, 4)
         self._put_ranges(ranges)
         self._start(first)
         self.enqueue(second)
         return second
 
-    def _query_bounds(self, split: SplitQueries) -> NDArray[np.float32]:
-        """float32 (Q, 4): both scales, length and slack, for upper bounds over all rows on the device."""
-        slack = bound_slack(self._longest, self._largest_error, split)
-        return np.stack([split.first_scale, split.second_scale, split.length, slack], axis=1)
-
     def _put_queries(self, queries: NDArray[np.float32]) -> None:
-        """Layout "float32", written in place: what `operands.pad_queries` makes."""
+        """Layout "float32": float32 (Q, D padded as fp16 rows are), zeros behind each query, written in place."""
         width = self._row_bytes // 2
         staged = self._host["queries"][: len(queries) * width * 4]
         view = staged.view(np.float32).reshape(len(queries), width)

@@ -31,15 +31,9 @@ def pad_rows(rows: NDArray[Any]) -> NDArray[Any]:
     return np.pad(rows, ((0, 0), (0, padding)))
 
 
-def pad_queries(queries: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Layout "float32": float32 (Q, D padded as fp16 rows are)."""
-    padding = -queries.shape[1] % (VECTOR_BYTES // 2)
-    return np.ascontiguousarray(np.pad(queries, ((0, 0), (0, padding))))
-
-
 def pair_levels(first: NDArray[np.int8], second: NDArray[np.int8]) -> NDArray[np.int8]:
     """Layout "int8 pair": int8 (Q, 2, D padded) of two levels (Q, D), see matchers/quantise.py."""
-    return _pad_pair(first, second)
+    return np.ascontiguousarray(np.stack([pad_rows(first), pad_rows(second)], axis=1))
 
 
 def prepare_ranges(row_ranges: Sequence[tuple[int, int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -53,10 +47,6 @@ def prepare_ranges(row_ranges: Sequence[tuple[int, int]]) -> tuple[NDArray[np.in
 def range_table_bytes(n_ranges: int) -> dict[str, int]:
     """Sizes of what `prepare_ranges` makes, by the name of the kernel's argument."""
     return {"ranges": n_ranges * 8, "range_prefix": (n_ranges + 1) * 4}
-
-
-def _pad_pair(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(np.stack([pad_rows(first), pad_rows(second)], axis=1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

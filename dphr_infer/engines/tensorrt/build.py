@@ -9,9 +9,7 @@ what the library says becomes the words of an error, or the plan's warnings.
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -19,6 +17,8 @@ from dphr_infer.engines.onnxruntime import EXTERNAL_DATA_MARK, INPUT_NAME, OUTPU
 from dphr_infer.engines.tensorrt.api import Api, Messages, open_tensorrt, precision_name
 from dphr_infer.engines.tensorrt.progress import PERCENT, BuildProgress, held_interrupts
 from dphr_infer.errors import ConfigError, EngineError
+from dphr_infer.measure.clock import now_s
+from dphr_infer.measure.memory import peak_bytes, reset_peak
 from dphr_infer.measure.progress import Progress
 
 # The last of them is what TensorRT-RTX 1.7 says of an allocation that gave a null pointer.
@@ -150,8 +150,8 @@ def build_plan(model: bytes, options: BuildOptions, name: str, api: Api | None =
         raise EngineError(f"{name} keeps weights in other files, which no digest covers. Export it with dphr-export.")
     messages = Messages()
     logger = api.logger(messages)
-    before, reset = _memory_bytes("VmRSS"), _reset_peak()
-    started = time.monotonic()
+    before = peak_bytes() if reset_peak() else None  # what is resident now
+    started = now_s()
     with held_interrupts() as stop:
         try:
             builder = _open_builder(api, logger, messages)
@@ -163,8 +163,7 @@ def build_plan(model: bytes, options: BuildOptions, name: str, api: Api | None =
             content = None
         if content is None:
             raise _refusal(api, messages, options, name)
-    seconds = time.monotonic() - started
-    peak = _memory_bytes("VmHWM") if reset else None
+    seconds, peak = now_s() - started, peak_bytes()
     timing = bytes(config.get_timing_cache().serialize()) if api.capabilities.timing_cache else None
     grown = None if peak is None or before is None else max(peak - before, 0)
     return Plan(content, _list_layers(parsed.network), seconds, grown, timing, tuple(messages.warnings))
@@ -313,21 +312,3 @@ def _refusal(api: Api, messages: Messages, options: BuildOptions, name: str) -> 
             "Give more; 1 GiB is usual."
         )
     return EngineError(f"{what}: {first}. Choose another encoder or precision, or install a newer TensorRT.")
-
-
-def _memory_bytes(entry: str) -> int | None:
-    """An entry of Linux' /proc/self/status; None elsewhere."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(f"{entry}:")), None)
-
-
-def _reset_peak() -> bool:
-    """Let the high-water mark of this process begin anew, as Linux allows."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bench import galleries
+from bench.cases import galleries
 from bench.cases.batches import BatchCase, embed_limit
+from bench.cases.galleries import generate_rows
 from bench.cases.matching import MatchLimits, time_generated_matching
-from bench.galleries import generate_rows
 from bench.machine.roofline import Ceiling
 from bench.sampling import StopRule
 from dphr_infer.errors import ConfigError

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from photo_files import xmp_option
 from PIL import ExifTags, Image
 
 from dphr_infer.cli.main import main
@@ -164,17 +165,15 @@ def test_north_without_yaw_names_the_photo(site, locate, capsys) -> None:
 def test_truth_falls_back_on_the_photos_own_metadata(site, locate, tmp_path: Path, capsys) -> None:
     point = open_gallery(site / "g").point(2)
     exif = Image.Exif()
-    exif.get_ifd(ExifTags.IFD.GPSInfo).update(
-        {
-            ExifTags.GPS.GPSLatitudeRef: "N",
-            ExifTags.GPS.GPSLatitude: (point.latitude_deg, 0.0, 0.0),
-            ExifTags.GPS.GPSLongitudeRef: "E",
-            ExifTags.GPS.GPSLongitude: (point.longitude_deg, 0.0, 0.0),
-        }
-    )
-    xmp = b'<x drone-dji:GimbalPitchDegree="-90.0"/>'
+    exif[ExifTags.IFD.GPSInfo] = {
+        ExifTags.GPS.GPSLatitudeRef: "N",
+        ExifTags.GPS.GPSLatitude: (point.latitude_deg, 0.0, 0.0),
+        ExifTags.GPS.GPSLongitudeRef: "E",
+        ExifTags.GPS.GPSLongitude: (point.longitude_deg, 0.0, 0.0),
+    }
+    xmp = xmp_option(tmp_path / "2.jpg", b'<x drone-dji:GimbalPitchDegree="-90.0"/>')
     with Image.open(site / "photos/2.png") as image:
-        image.convert("RGB").save(tmp_path / "2.jpg", quality=95, exif=exif, xmp=xmp)
+        image.convert("RGB").save(tmp_path / "2.jpg", quality=95, exif=exif, **xmp)
     assert locate(tmp_path / "2.jpg", "--format", "csv") == 0
     (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
     assert row["truth_source"] == "metadata" and float(row["error_m"]) < 1.0
@@ -374,10 +373,10 @@ def test_a_full_disk_while_indexing_is_one_line_and_leaves_nothing(bundle, site,
     assert list((tmp_path / "o").iterdir()) == []
 
 
-IMPORTS = "import sys, dphr_infer.cli.main; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+IMPORTS = "import sys, tyro, dphr_infer.cli.requests; print(*sorted({name.split('.')[0] for name in sys.modules}))"
 
 
-def test_the_first_answer_waits_for_no_package_but_the_command_lines() -> None:
+def test_the_options_of_a_command_wait_for_no_package_but_the_parsers() -> None:
     # Start-up time hangs on this; `bench` measures it.
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
     # An editable installation's finder and an interpreter's configuration begin with an underscore.

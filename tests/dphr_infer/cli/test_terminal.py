@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dphr_infer.cli.terminal import Terminated, raised_termination, run_command
+from dphr_infer.cli.terminal import Terminated, choose_command, raised_termination, run_command
 from dphr_infer.errors import ConfigError, MissingPackageError, printable
 from dphr_infer.measure.progress import Progress, format_duration, progress_shown, track
 
@@ -25,6 +25,27 @@ def test_an_error_of_ours_is_one_line_and_exit_code_2(capsys) -> None:
     assert capsys.readouterr().err == "prog: both numbers\n"
     assert run_command("prog", fail(MissingPackageError("x", "map", "Reading"))) == 2
     assert "pip install 'dphr[map]'" in capsys.readouterr().err
+
+
+COMMANDS = {"evaluate": "measure recall", "make-key": "make a key"}
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h", "evaluate"]])
+def test_the_commands_are_listed_each_on_a_line(words: list[str], capsys) -> None:
+    assert choose_command("prog", "What it is for.", COMMANDS, words) is None
+    usage, _, about, _, _, first, second, _, last = capsys.readouterr().out.splitlines()
+    assert (usage, about) == ("usage: prog COMMAND [OPTIONS]", "What it is for.")
+    assert (first, second) == ("  evaluate  measure recall", "  make-key  make a key")
+    assert last == "prog COMMAND --help lists what a command takes."
+
+
+def test_a_command_is_chosen_by_its_name_and_an_unknown_one_is_refused_with_a_near_one() -> None:
+    assert choose_command("prog", "", COMMANDS, ["evaluate", "--help"]) == "evaluate"
+    assert choose_command("prog", "", COMMANDS, ["make_key"]) == "make-key"
+    with pytest.raises(ConfigError, match="no command 'evalute': choose one of evaluate\\."):
+        choose_command("prog", "", COMMANDS, ["evalute", "x"])
+    with pytest.raises(ConfigError, match="no command 'x': choose one of evaluate, make-key\\."):
+        choose_command("prog", "", COMMANDS, ["x"])
 
 
 def test_an_interrupt_is_130_and_success_is_0() -> None:

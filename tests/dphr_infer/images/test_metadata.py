@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from photo_files import xmp_option
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
@@ -28,8 +29,8 @@ DJI = (
 def save(path: Path, gps: dict | None = None, xmp: bytes | None = None) -> Path:
     exif = Image.Exif()
     if gps:
-        exif.get_ifd(ExifTags.IFD.GPSInfo).update(gps)
-    options = {} if xmp is None else {"xmp": xmp}
+        exif[ExifTags.IFD.GPSInfo] = gps
+    options = {} if xmp is None else xmp_option(path, xmp)
     Image.new("RGB", (32, 32)).save(path, exif=exif, **options)
     return path
 
@@ -78,7 +79,8 @@ def test_an_xmp_number_that_is_none_counts_as_absent(tmp_path: Path, value: byte
 @given(st.binary(max_size=300), st.binary(max_size=200))
 def test_garbage_in_the_metadata_never_raises(tmp_path_factory, exif: bytes, xmp: bytes) -> None:
     path = tmp_path_factory.mktemp("garbage") / "p.jpg"
-    Image.new("RGB", (16, 16)).save(path, exif=b"Exif\0\0MM\0*" + struct.pack(">I", 8) + exif, xmp=xmp)
+    block = b"Exif\0\0MM\0*" + struct.pack(">I", 8) + exif
+    Image.new("RGB", (16, 16)).save(path, exif=block, **xmp_option(path, xmp))
     read_photo_metadata(path)
 
 

@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from photo_files import xmp_option
 from PIL import ExifTags, Image
 
 from dphr_infer.errors import ImageError
@@ -18,8 +19,8 @@ def save(path: Path, image: np.ndarray) -> Path:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     place = {1: "N", 2: (46.0, 30.0, 0.0), 3: "E", 4: (8.0, 0.0, 0.0), 16: "T", 17: 90.0}
-    exif.get_ifd(ExifTags.IFD.GPSInfo).update(place)
-    options: dict[str, Any] = {"xmp": XMP} if path.suffix in (".jpg", ".webp") else {}
+    exif[ExifTags.IFD.GPSInfo] = place
+    options = xmp_option(path, XMP) if path.suffix in (".jpg", ".webp") else {}
     Image.fromarray(image).save(path, exif=exif.tobytes(), **options)
     return path
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_matching import match_by_sorting
 
 from dphr_infer.errors import ConfigError, GalleryError
 from dphr_infer.locate.devices import open_matcher
 from dphr_infer.locate.settings import DeviceSettings, Scan
 from dphr_infer.matchers import block_scan
 from dphr_infer.matchers import exact as numpy_exact
-from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
+from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.matchers.int8 import NumpyInt8Matcher
 
 # Half of four entries is a unit vector, and inner products of such are exact in float32 in whatever order they are

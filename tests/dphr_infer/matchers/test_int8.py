@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_matching import match_by_sorting
 
 from dphr_infer.errors import ConfigError, EngineError, GalleryError
 from dphr_infer.locate.devices import open_matcher
 from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers import int8 as numpy_int8
-from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
+from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.matchers.int8 import NumpyInt8Matcher
 from dphr_infer.types import Matches
 

@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_matching import match_by_sorting, match_int8_certified, upper_bounds
 
 from dphr_infer.errors import GalleryError
-from dphr_infer.matchers.exact import match_by_sorting
 from dphr_infer.matchers.quantise import (
     bound_slack,
     float_slack,
-    match_int8_certified,
     quantise_rows,
     round_up,
     split_queries,
-    upper_bounds,
 )
 
 pytestmark = pytest.mark.kernels

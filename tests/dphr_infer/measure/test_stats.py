@@ -13,7 +13,6 @@ from dphr_infer.measure.stats import (
     format_percentile,
     format_summary,
     half_width_share,
-    least_samples,
     percentile,
     summarise,
 )
@@ -26,9 +25,13 @@ def test_percentiles_are_nearest_rank() -> None:
     assert [percentile(values, p) for p in (50, 90, 20, 21, 100, 0)] == [3.0, 5.0, 1.0, 2.0, 5.0, 1.0]
 
 
-def test_the_rule_for_least_samples_gives_mlperfs_counts() -> None:
-    assert [least_samples(p) for p in (90, 99, 99.9)] == [64, 662, 6636]
-    assert (MIN_SAMPLES_P90, MIN_SAMPLES_P99, MIN_SAMPLES_P999) == (64, 662, 6636)
+@pytest.mark.parametrize(("percent", "n"), [(90, MIN_SAMPLES_P90), (99, MIN_SAMPLES_P99), (99.9, MIN_SAMPLES_P999)])
+def test_the_least_numbers_of_samples_are_those_of_the_stated_rule(percent: float, n: int) -> None:
+    def doubt(count: int) -> float:
+        p = percent / 100
+        return p**count + count * (1 - p) * p ** (count - 1)
+
+    assert doubt(n) <= 0.01 < doubt(n - 1)
 
 
 def test_at_the_least_number_two_samples_lie_above_a_p90_in_99_of_100_runs() -> None:

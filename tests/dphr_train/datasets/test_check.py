@@ -46,6 +46,13 @@ def test_the_table_shows_found_beside_official():
     )
 
 
+def test_the_table_of_a_set_of_ones_own_has_no_official_counts():
+    report = CheckReport([Count("train/drone", 12, 37_854)], ["a.jpg"])
+    assert format_report(report, own=True) == (
+        "what             found\ntrain/drone         12\nmissing: 1\n  a.jpg\n1 missing, 0 unreadable.\n"
+    )
+
+
 def test_a_complete_report_says_so():
     assert format_report(CheckReport([Count("x", 3, 3)])).endswith("yes\nAs the official release.\n")
 

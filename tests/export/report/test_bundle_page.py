@@ -35,7 +35,6 @@ from export.report.measure import (
     Machine,
     PrecisionReport,
     Spread,
-    cpu_name,
     measure_bundle,
     spread,
     summarise,
@@ -185,17 +184,17 @@ def test_a_bundle_without_fp32_has_no_shares_and_no_ratios(tmp_path: Path, image
 
 def test_what_cannot_be_measured_is_said_in_one_line(tmp_path: Path, images: np.ndarray, folder: Path) -> None:
     with pytest.raises(BundleError, match="names no model"):
-        measure_bundle(write_bundle(tmp_path / "empty"), images)
+        measure_bundle(write_bundle(tmp_path / "empty"), images, seconds=0, threads=0)
     with pytest.raises(ExportError, match="no image"):
-        measure_bundle(folder, images[:0])
+        measure_bundle(folder, images[:0], seconds=0, threads=0)
     with pytest.raises(EngineError, match=r"takes uint8 \(B, 16, 16, 3\)"):
-        measure_bundle(folder, images[:, :4], seconds=0)
+        measure_bundle(folder, images[:, :4], seconds=0, threads=0)
     with pytest.raises(BundleError, match="holds no picture in selftest"):
-        measure_bundle(folder)
+        measure_bundle(folder, seconds=0, threads=0)
     damaged = write_bundle(tmp_path / "damaged", "fp32")
     (damaged / "model.fp32.onnx").write_bytes(b"")
     with pytest.raises(BundleError, match="is damaged"):
-        measure_bundle(damaged, images)
+        measure_bundle(damaged, images, seconds=0, threads=0)
 
 
 @pytest.mark.parametrize("value", ["NaN", '"<b>"', "null", "-Infinity"])
@@ -204,7 +203,7 @@ def test_a_manifest_whose_parity_is_no_number_is_refused(value: str, tmp_path: P
     text = (folder / "manifest.json").read_text().replace('"min_cosine": 1.0', f'"min_cosine": {value}')
     (folder / "manifest.json").write_text(text)
     with pytest.raises(BundleError):
-        measure_bundle(folder, images, seconds=0)
+        measure_bundle(folder, images, seconds=0, threads=0)
 
 
 def test_a_picture_is_inside_the_page_and_named_by_the_markdown(tmp_path: Path) -> None:
@@ -361,9 +360,3 @@ def test_what_does_not_compare_is_refused() -> None:
         require_same_images([("city", {})])
     with pytest.raises(ExportError, match="city was timed on Abacus and farm on Abacus, or with other threads"):
         compare_bundles([PLACED, replaced("farm", machine=dataclasses.replace(PLACED.machine, threads=1))])
-
-
-def test_a_processor_is_named_where_the_system_names_it() -> None:
-    assert cpu_name("processor: 0\nmodel name\t: Abacus 3000\n") == "Abacus 3000"
-    assert cpu_name("processor\t: 0\nBogoMIPS\t: 62.50\nHardware\t: Orin\n") == "Orin"
-    assert cpu_name("") != ""

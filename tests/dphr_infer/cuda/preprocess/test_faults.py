@@ -13,6 +13,7 @@ from preprocess_launches import SOURCE, launch, reference
 
 from dphr_infer.images.frame_format import FrameFormat, nv12_frames, rgb_frames
 from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.images.resampling import rows_come_first
 
 SEEDS = (0, 1, 2, 3, 4, 5)
 UPRIGHT, UPRIGHT_NV12 = "preprocess_upright_rgb", "preprocess_upright_nv12"
@@ -23,12 +24,16 @@ SHARED = "extern __shared__ __align__(16) unsigned char shared_bytes[];"
 
 @dataclass(frozen=True)
 class Fault:
-    """Replaces `old`, which stands in the source once, and builds one kernel of it: all would take too long."""
+    """Replaces `old`, which stands in the source once, and builds one kernel of it: all would take too long.
+
+    One that lies where rows come first is run by no plan where the installed Pillow always begins with columns.
+    """
 
     name: str
     old: str
     new: str
     kernel: str = UPRIGHT
+    rows_first: bool = False
 
 
 FAULTS = (
@@ -52,6 +57,7 @@ FAULTS = (
         "no barrier before the second pass over sums",
         "      __syncthreads();\n    }\n    for (int i",
         "    }\n    for (int i",
+        rows_first=True,
     ),
     Fault(
         "a window begins one pixel late",
@@ -64,7 +70,12 @@ FAULTS = (
         "kept_ + (y.first(row) - y.start) * kept_pitch_",
         "kept_ + (y.first(row) - y.start + 1) * kept_pitch_",
     ),
-    Fault("a sum leaves out its first row", "ahead = y.first(row) - y.start;", "ahead = y.first(row) - y.start + 1;"),
+    Fault(
+        "a sum leaves out its first row",
+        "ahead = y.first(row) - y.start;",
+        "ahead = y.first(row) - y.start + 1;",
+        rows_first=True,
+    ),
     Fault(
         "channels in the other order",
         "out[0] = red(pixel), out[1] = green(pixel), out[2] = blue(pixel);",
@@ -237,6 +248,8 @@ def test_the_source_as_it_is_passes_every_case(variants: Any, variant: int, seed
     ("variant", "fault"), list(enumerate(FAULTS, len(KERNELS))), ids=lambda value: getattr(value, "name", "")
 )
 def test_a_planted_fault_is_seen(variants: Any, variant: int, fault: Fault) -> None:
+    if fault.rows_first and not rows_come_first((1, 64), (1, 32)):
+        pytest.skip("this Pillow always begins with columns")
     with pytest.raises((AssertionError, KernelError)):
         for seed in SEEDS:
             run_cases(variants, fault.kernel, variant, seed)

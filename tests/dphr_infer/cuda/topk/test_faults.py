@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from cuda_on_cpu_runner import KernelError
 from kernel_sources import inlined
+from plain_matching import match_by_sorting
 from topk_launches import SOURCE, Found, TopkOnCpu, exact_units, random_units
 
 from dphr_infer.cuda.topk.operands import ScanDtype
 from dphr_infer.cuda.topk.plan import TopkPlan
-from dphr_infer.matchers.exact import match_by_sorting
 
 SEEDS = (0, 1, 2, 3, 4, 5, 6, 7)
 DOT, MMA = "topk_dot_f16_q4", "topk_mma_f16_q16"

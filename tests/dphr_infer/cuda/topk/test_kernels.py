@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plain_matching import match_by_sorting, upper_bounds
 from topk_launches import Found, TopkOnCpu, best_rows, exact_units, random_units
 
-from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
-from dphr_infer.matchers.quantise import QuantisedRows, bound_slack, quantise_rows, split_queries, upper_bounds
+from dphr_infer.matchers.exact import NumpyExactMatcher
+from dphr_infer.matchers.quantise import QuantisedRows, bound_slack, quantise_rows, split_queries
 
 PROPERTY = settings(
     max_examples=150,

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plain_matching import match_by_sorting
+from topk_launches import pad_queries
 
 from dphr_infer.cuda import build as fatbin
 from dphr_infer.cuda import driver as cuda
@@ -18,12 +20,11 @@ from dphr_infer.cuda.memory import room_on_device
 from dphr_infer.cuda.topk import launch as topk_launch
 from dphr_infer.cuda.topk import matcher as cuda_exact
 from dphr_infer.cuda.topk.matcher import CudaExactMatcher, cut_ranges, merge
-from dphr_infer.cuda.topk.operands import pad_queries
 from dphr_infer.cuda.topk.plan import SCAN_ARGUMENTS, pack_arguments, plan_topk
 from dphr_infer.errors import DphrError, EngineError, GalleryError, MissingPackageError
 from dphr_infer.locate.devices import open_matcher
 from dphr_infer.locate.settings import DeviceSettings
-from dphr_infer.matchers.exact import NumpyExactMatcher, match_by_sorting
+from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.types import Matches
 
 pytestmark = pytest.mark.kernels
@@ -311,10 +312,10 @@ def test_a_gpu_that_shares_the_hosts_memory_may_take_what_the_file_cache_holds(
 ) -> None:
     crowd(driver)
     driver.integrated = True
-    monkeypatch.setattr(memory, "available_memory_bytes", lambda: 1 << 27)
-    assert room_on_device(1000, 32).fits
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 27)
+    assert room_on_device(1000, 32, "fp16").fits
     driver.integrated = False
-    assert not room_on_device(1000, 32).fits
+    assert not room_on_device(1000, 32, "fp16").fits
 
 
 QUERY = np.array([[1, 0, 0, 0]], np.float32)

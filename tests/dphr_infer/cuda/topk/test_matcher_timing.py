@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain_matching import match_by_sorting
 
 from dphr_infer.cuda.topk import matcher as cuda_exact
 from dphr_infer.cuda.topk.matcher import CudaExactMatcher
 from dphr_infer.errors import EngineError, GalleryError
-from dphr_infer.matchers.exact import match_by_sorting
 
 ROWS = np.eye(48, dtype=np.float16)
 QUERIES = np.eye(48, dtype=np.float32)[:3]

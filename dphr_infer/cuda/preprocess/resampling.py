@@ -1,7 +1,6 @@
 """Pillow's arithmetic as tables: which source pixels make an output pixel and with which integer weights.
 
-Found by reading and trying Pillow 10.1, 11.3 and 13.0; tests/dphr_infer/images/test_resampling.py compares with the
-installed one.
+Found by reading and trying Pillow 10.1, 11.3 and 13.0; test_resampling.py compares with the installed one.
 
 resize   two passes, columns first (from Pillow 13 on rows first where the height shrinks by more than twice as many
          pixels as the width). A pass sums uint8 * weight in int32, adds 2^21, shifts right by 22 and clips to

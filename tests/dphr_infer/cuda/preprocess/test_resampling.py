@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dphr_infer.cuda.preprocess.plan import picture_windows
-from dphr_infer.cuda.preprocess.table import turn_of
-from dphr_infer.images.preprocess import Preprocess
-from dphr_infer.images.resampling import (
+from dphr_infer.cuda.preprocess.resampling import (
     PRECISION_BITS,
     Windows,
     mean_multiplier,
@@ -19,6 +17,8 @@ from dphr_infer.images.resampling import (
     rotation_matrix,
     rows_come_first,
 )
+from dphr_infer.cuda.preprocess.table import turn_of
+from dphr_infer.images.preprocess import Preprocess
 
 HALF = 1 << 21
 

@@ -1,0 +1,1 @@
+"""A photo laid on the map's pixels: local features, a vote over where it lies, and its false alarms."""

@@ -1,0 +1,280 @@
+"""Where a photo lies on the map around the places that retrieval names, and whether to believe it.
+
+ground picture   the photo from straight above, at a resolution that the map has too     rectify
+features         of the picture, and of the map's blocks around the places               features, map_features
+vote             matched points name a translation, or a bounded similarity              vote
+false alarms     how many votes as good chance would give                                false_alarms
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dphr_infer.errors import ConfigError
+from dphr_infer.geo import distance_m, offset
+from dphr_infer.images.attitude import Attitude
+from dphr_infer.images.rectify import GroundPicture, rectify
+from dphr_infer.maps.view import MapPixels
+from dphr_infer.register.false_alarms import log10_false_alarms
+from dphr_infer.register.features import FeatureExtractor, Features, SiftFeatures
+from dphr_infer.register.map_features import DENSITY, MapFeatures
+from dphr_infer.register.vote import (
+    Points,
+    Vote,
+    best_matches,
+    distinct_cells,
+    fit,
+    vote_similarity,
+    vote_translation,
+)
+from dphr_infer.types import GeoPoint
+
+# Errors of the view that a vote allows: scale as a factor, turn in degrees.
+_KNOWN = (1.25, 15.0)
+_ASSUMED_SCALE = 2.0
+_ANY_TURN_DEG = 180.0
+# Features are described alike within this factor of size.
+_SIZE_FACTOR = 1.5
+# A vote's tolerance: pixels, or shares of the picture's side. A translation must bear the view's errors.
+_TOLERANCE_PX, _TRANSLATION_SHARE, _SIMILARITY_SHARE = 3.0, 0.02, 0.01
+# Matches closer to each other are one.
+_APART_PX = 2.0
+# How uneven a map's features lie, as a factor on the chance that one match agrees.
+_UNEVEN = 2.0
+_FEWEST = 4
+# Matches that agree count once for each cell of the picture, of so many to its side: one crossing or roof that looks
+# like another holds a dozen features, and they are no dozen witnesses.
+_CELLS = 12
+# What is fitted to how many matches: an affine map, a similarity, else a translation.
+_PARAMETERS = ((6, 12), (4, 5))
+# In pixels: how exactly a feature is found, and what no number of matches betters. What stands up from the ground errs
+# alike for neighbours: so many matches count as one.
+_POINT_PX, _FLOOR_PX, _ALIKE = 0.5, 0.4, 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterSettings:
+    """How a photo is laid on the map, and when that is believed."""
+
+    max_log10_nfa: float = -8.0
+    """Believe a vote where chance gives at most 10 to this power as good ones."""
+    candidates: int = 5
+    """Places that are looked at."""
+    side_tiles: float = 1.5
+    """Side of the ground picture that is registered, in tiles."""
+    max_side_px: int = 512
+    """And its most pixels; the resolution follows."""
+    ratio: float = 0.9
+    """Keep a match whose distance is at most this share of the next one's."""
+    rivals: float = 0.7
+    """Refuse a vote of whose matches another place has at least this share."""
+    cache_mb: int = 64
+    """Memory for features of the map."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("max_log10_nfa", -300, 0),
+            ("candidates", 1, 1000),
+            ("side_tiles", 0.25, 8),
+            ("max_side_px", 64, 4096),
+            ("ratio", 0.1, 1),
+            ("rivals", 0.1, 1),
+            ("cache_mb", 1, 1 << 20),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"`{name}` is {getattr(self, name)}; expected a number in [{low}, {high}].")
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A photo on the map's pixels.
+
+    Attributes:
+        point: the ground in the middle of the photo.
+        covariance_m2: of that point, (east², east·north, north²) in square metres.
+        log10_nfa: of the vote.
+        inliers, matches: how many matches agree, of how many.
+        scale: metres on the map to a metre of the view: 1.02 where the camera was 2 % higher than it says.
+        turn_deg: by how much the true yaw exceeds the view's.
+        refused: why the vote is not believed; empty where it is.
+    """
+
+    point: GeoPoint
+    covariance_m2: tuple[float, float, float]
+    log10_nfa: float
+    inliers: int
+    matches: int
+    scale: float
+    turn_deg: float
+    refused: str = ""
+
+    @property
+    def verified(self) -> bool:
+        """Whether the vote is believed."""
+        return not self.refused
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """How a photo is searched for around a place: resolution, sizes in metres, and what may differ from the view."""
+
+    gsd_m: float
+    side_m: float
+    radius_m: float
+    scale: float
+    turn_deg: float
+    upright: bool
+    translation: bool
+
+
+class Registrar:
+    """Lays photos on a map.
+
+    Args:
+        pixels: the map, opened by the caller.
+        tile_m: side of the gallery's tiles.
+        settings: None takes `RegisterSettings()`.
+        extractor: None takes SIFT.
+
+    Raises:
+        MissingPackageError: OpenCV is not installed.
+    """
+
+    def __init__(
+        self,
+        pixels: MapPixels,
+        tile_m: float,
+        settings: RegisterSettings | None = None,
+        extractor: FeatureExtractor | None = None,
+    ) -> None:
+        self.settings = settings or RegisterSettings()
+        self._pixels, self._tile_m = pixels, tile_m
+        self._extractor = extractor or SiftFeatures()
+        self._map = MapFeatures(pixels, self._extractor, self.settings.cache_mb << 20)
+
+    def ground_picture(self, image: NDArray[np.uint8], attitude: Attitude) -> GroundPicture:
+        """The photo as it is registered, at the map's resolution or coarser by steps of a square root of two.
+
+        Raises:
+            ImageError: the photo shows nothing of the ground around its middle.
+        """
+        finest_m, view = self._pixels.gsd_m, attitude.view
+        side_m = self.settings.side_tiles * self._tile_m
+        wanted_m = max(finest_m, view.gsd_m(image.shape[1]), side_m / self.settings.max_side_px)
+        gsd_m = finest_m * 2 ** (math.ceil(2 * math.log2(wanted_m / finest_m) - 1e-9) / 2)
+        return rectify(image, view, round(side_m / gsd_m), gsd_m)
+
+    def register(self, image: NDArray[np.uint8], attitude: Attitude, places: Sequence[GeoPoint]) -> Registration | None:
+        """Lay a photo on the map around places, most likely first.
+
+        Args:
+            image: uint8 (H, W, 3).
+            attitude: of its camera.
+            places: where retrieval has it; those within half a tile of an earlier one count once.
+
+        Returns:
+            The place whose vote chance explains least, verified or not; None where nowhere enough matches vote.
+
+        Raises:
+            ImageError: as of `ground_picture`.
+            MapError: the map is damaged.
+        """
+        ground = self.ground_picture(image, attitude)
+        places = self._apart(places)
+        found = self._best(ground, attitude, places, attitude.yaw_known)
+        if attitude.yaw_known and (found is None or not found.verified):
+            # Cameras do write a yaw that is half a turn off: what its north does not place is tried under any turn.
+            turned = self._best(ground, attitude, places, upright=False)
+            if turned is not None and (found is None or turned.log10_nfa < found.log10_nfa):
+                return turned
+        return found
+
+    def _best(
+        self, ground: GroundPicture, attitude: Attitude, places: Sequence[GeoPoint], upright: bool
+    ) -> Registration | None:
+        most = math.ceil(DENSITY * float(ground.seen.sum()) / 1e6)
+        found = self._extractor.extract(ground.image, ground.seen, most, upright)
+        points = (found.points - ground.image.shape[0] / 2) * np.array([ground.gsd_m, -ground.gsd_m], np.float32)
+        photo = Features(points, found.sizes * np.float32(ground.gsd_m), found.descriptors)
+        search = _Search(
+            ground.gsd_m,
+            side_m=self.settings.side_tiles * self._tile_m,
+            radius_m=(self.settings.side_tiles + 1) / 2 * self._tile_m,
+            scale=_KNOWN[0] if attitude.known else _ASSUMED_SCALE,
+            turn_deg=_KNOWN[1] if upright else _ANY_TURN_DEG,
+            upright=upright,
+            translation=attitude.known and upright,
+        )
+        tried = [self._at(place, photo, search) for place in places]
+        return min((one for one in tried if one is not None), key=lambda one: one.log10_nfa, default=None)
+
+    def _apart(self, places: Sequence[GeoPoint]) -> list[GeoPoint]:
+        kept: list[GeoPoint] = []
+        for place in places:
+            if len(kept) == self.settings.candidates:
+                break
+            if all(distance_m(place, other) > self._tile_m / 2 for other in kept):
+                kept.append(place)
+        return kept
+
+    def _at(self, place: GeoPoint, photo: Features, search: _Search) -> Registration | None:
+        target = self._map.around(place, search.radius_m, search.gsd_m, search.upright)
+        sizes = _SIZE_FACTOR * search.scale / _KNOWN[0]
+        from_photo, from_map = best_matches(photo, target, self.settings.ratio, sizes, _APART_PX * search.gsd_m)
+        if len(from_photo) < _FEWEST:
+            return None
+        here, there = _complex(photo, from_photo), _complex(target, from_map)
+        vote, log10_nfa = self._vote(here, there, search)
+        return self._judged(place, here, there, vote, search.gsd_m, log10_nfa) if vote.inliers.sum() > 1 else None
+
+    def _vote(self, here: Points, there: Points, search: _Search) -> tuple[Vote, float]:
+        """The vote that chance explains least, and its log10 NFA."""
+        pixels_m = _TOLERANCE_PX * search.gsd_m
+        tight_m = max(pixels_m, _SIMILARITY_SHARE * search.side_m)
+        votes = [(vote_similarity(here, there, tight_m, 4 * tight_m, search.scale, search.turn_deg), tight_m)]
+        if search.translation:
+            loose_m = max(pixels_m, _TRANSLATION_SHARE * search.side_m)
+            votes.append((vote_translation(here, there, loose_m, 4 * loose_m), loose_m))
+        judged = []
+        for vote, tolerance_m in votes:
+            chance = min(0.5, _UNEVEN * math.pi * tolerance_m**2 / (2 * search.radius_m) ** 2)
+            # Each place is tried with its north, and may be tried under any turn.
+            hypotheses = vote.hypotheses * 3 * self.settings.candidates
+            supports = distinct_cells(here[vote.inliers], search.side_m / _CELLS)
+            nfa = log10_false_alarms(supports, len(here), vote.used, chance, hypotheses)
+            judged.append((vote, nfa))
+        return min(judged, key=lambda one: one[1])
+
+    def _judged(
+        self, place: GeoPoint, here: Points, there: Points, vote: Vote, gsd_m: float, log10_nfa: float
+    ) -> Registration:
+        count = int(vote.inliers.sum())
+        refused = ""
+        if log10_nfa > self.settings.max_log10_nfa:
+            refused = f"unverified: chance gives 10^{log10_nfa:.1f} votes as good"
+        elif vote.rivals >= self.settings.rivals * count:
+            refused = f"ambiguous: {count} matches agree here and {vote.rivals} elsewhere"
+        # An affine map takes up what errors of pitch and roll do to a picture of this size.
+        parameters = next((p for p, fewest in _PARAMETERS if count >= fewest), 2)
+        found = fit(here[vote.inliers], there[vote.inliers], parameters)
+        variance_m2 = (found.variance_m2 + (_POINT_PX * gsd_m) ** 2) * _ALIKE * found.lever + (_FLOOR_PX * gsd_m) ** 2
+        return Registration(
+            offset(place, found.shift.real, found.shift.imag),
+            (variance_m2, 0.0, variance_m2),
+            log10_nfa,
+            count,
+            len(here),
+            abs(found.turn),
+            -math.degrees(np.angle(found.turn)),
+            refused,
+        )
+
+
+def _complex(features: Features, rows: NDArray[np.intp]) -> Points:
+    points: Points = features.points[rows].astype(np.float64) @ np.array([1, 1j])
+    return points
