@@ -1,4 +1,4 @@
-"""What `dphr-infer inspect` says of a bundle or a gallery."""
+"""What `dphr-infer inspect` says of a bundle, a gallery or a map pack."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ from dphr_infer.cli.requests import Inspect
 from dphr_infer.errors import printable
 from dphr_infer.files.bundle import MANIFEST_NAME, Bundle, open_bundle
 from dphr_infer.files.gallery import Gallery, open_gallery
+from dphr_infer.maps.pack import MapPack, is_map_pack, open_map_pack
 
 
 def run(request: Inspect) -> None:
-    """Say what a bundle (a folder) or a gallery (a file) holds."""
+    """Say what a bundle (a folder), a gallery or a map pack (files) holds."""
     path = request.path
-    lines = _bundle_lines(open_bundle(path)) if path.is_dir() else _gallery_lines(open_gallery(path))
+    if path.is_dir():
+        lines = _bundle_lines(open_bundle(path))
+    elif is_map_pack(path):
+        with open_map_pack(path) as pack:
+            lines = _pack_lines(pack)
+    else:
+        lines = _gallery_lines(open_gallery(path))
     print("\n".join(printable(line) for line in lines))
 
 
@@ -49,4 +56,15 @@ def _gallery_lines(gallery: Gallery) -> list[str]:
         f"map         {origin.map_name}, {origin.crs}, sha256 {origin.map_sha256}",
         f"latitude    WGS84, {gallery.latitude_deg.min():.6f} to {gallery.latitude_deg.max():.6f}",
         f"longitude   WGS84, {gallery.longitude_deg.min():.6f} to {gallery.longitude_deg.max():.6f}",
+    ]
+
+
+def _pack_lines(pack: MapPack) -> list[str]:
+    origin, levels = pack.origin, sorted(pack.tile_counts().items(), reverse=True)
+    return [
+        f"map pack    {pack.path}, {pack.path.stat().st_size} bytes, WebP of quality {origin.quality}",
+        f"pixels      {pack.gsd_m:.4g} m at {origin.latitude_deg:.6f},{origin.longitude_deg:.6f}",
+        *(f"level       zoom {zoom}: {count} tiles, {size} bytes" for zoom, (count, size) in levels),
+        f"map         {origin.map_name}, {origin.map_gsd_m:.4g} m a pixel, {origin.crs}, sha256 {origin.map_sha256}",
+        f"made by     dphr {origin.made_by}",
     ]

@@ -31,6 +31,8 @@ class Index:
     out: Path
     """The gallery file to write."""
     tiles: IndexSettings
+    with_map: Annotated[Path | None, arg(metavar="PACK")] = None
+    """Write the map's pixels there too, for registration on the drone: an MBTiles file."""
     on: DeviceSettings = field(default_factory=DeviceSettings)
     signer: Signer = None
     """Refuse a bundle that this Ed25519 key has not signed."""
@@ -124,10 +126,10 @@ class Watch:
 
 @dataclass(frozen=True)
 class Inspect:
-    """Say what a bundle or a gallery holds."""
+    """Say what a bundle, a gallery or a map pack holds."""
 
-    path: Annotated[Positional[Path], arg(metavar="BUNDLE|GALLERY")]
-    """A bundle's folder, or a gallery file."""
+    path: Annotated[Positional[Path], arg(metavar="BUNDLE|GALLERY|PACK")]
+    """A bundle's folder, a gallery file, or a map pack."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dphr_infer.errors import MapError
+from dphr_infer.errors import ConfigError, MapError
 from dphr_infer.files.bundle import Bundle, file_digest, open_bundle
 from dphr_infer.files.gallery import GalleryOrigin, GalleryWriter
 from dphr_infer.files.outputs import check_outputs
@@ -18,6 +18,7 @@ from dphr_infer.indexing.settings import IndexSettings
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.settings import DeviceSettings, settings_of
+from dphr_infer.maps.pack_writer import PackReport, plan_pack, write_map_pack
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.maps.tiling import TileSpot
 from dphr_infer.measure.progress import Progress
@@ -27,43 +28,64 @@ PLACE_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """What became of a map's tiles: how many were indexed, and how many skipped because too much of them was empty."""
+    """What became of a map's tiles: how many were indexed, and how many skipped because too much of them was empty.
+
+    `pack` tells the map pack, where one was written.
+    """
 
     indexed: int
     skipped: int
+    pack: PackReport | None = None
 
 
-def index(map: str | Path, *, bundle: Bundle | str | Path, out: str | Path, **settings: Any) -> IndexReport:
+def index(
+    map: str | Path,
+    *,
+    bundle: Bundle | str | Path,
+    out: str | Path,
+    with_map: str | Path | None = None,
+    **settings: Any,
+) -> IndexReport:
     """Embed every tile of a map into a gallery file.
 
     Args:
         map: a georeferenced raster, 8 bits, 3 bands or more.
         bundle: whose model embeds the tiles, and later the photos.
         out: the gallery file.
+        with_map: a map pack to write, the map's pixels for the drone; see `maps.pack`.
         settings: fields of `IndexSettings`, of which `tile_m` and `stride_m` are needed, and of `DeviceSettings`.
 
     Raises:
         ConfigError: an unknown setting or one out of range; the gallery would replace the map or a part of the bundle.
-        MapError: see `MapRaster` and `plan_rows`; or every tile was skipped.
+        MapError: see `MapRaster`, `plan_rows` and `plan_pack`; or every tile was skipped.
         BundleError, EngineError, StorageError: the bundle is damaged; the engine or the disk refused.
     """
     what, on = settings_of(settings, IndexSettings, DeviceSettings)
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    return index_map(Path(map), opened, Path(out), what, on)
+    return index_map(Path(map), opened, Path(out), what, on, None if with_map is None else Path(with_map))
 
 
 def index_map(
-    map_path: Path, bundle: Bundle, out: Path, settings: IndexSettings, on: DeviceSettings | None = None
+    map_path: Path,
+    bundle: Bundle,
+    out: Path,
+    settings: IndexSettings,
+    on: DeviceSettings | None = None,
+    with_map: Path | None = None,
 ) -> IndexReport:
     """As `index`, with settings as values. Memory does not grow with the map, but for 16 bytes a tile."""
+    if with_map is None and settings.map_gsd_m is not None:
+        raise ConfigError("`map_gsd_m` says how fine a map pack is, but none is written: name its file by `with_map`.")
     on = on or DeviceSettings()
     tile_m = settings.tile_m
-    check_outputs({"`out`": out}, {"the map": map_path}, bundle.folder)
+    packs = {} if with_map is None else {"`with_map`": with_map}
+    check_outputs({"`out`": out, **packs}, {"the map": map_path}, bundle.folder)
     engine = open_engine(bundle, on)
     row_bytes = bundle.manifest.dim * (2 if settings.dtype == "fp16" else 4) + PLACE_BYTES
     with contextlib.ExitStack() as stack:
         raster = stack.enter_context(MapRaster(map_path))
         rows = raster.plan_rows(tile_m, settings.stride_m, row_bytes)
+        plan = None if with_map is None else plan_pack(raster, settings.map_gsd_m)
         stack.enter_context(engine)
         origin = GalleryOrigin(
             bundle.digest, tile_m, settings.stride_m, map_path.name, file_digest(map_path), raster.crs, on.precision
@@ -82,7 +104,10 @@ def index_map(
                 f"Each of the {total} tiles of {map_path} has more than {settings.max_nodata:.0%} of its pixels "
                 "without data. Raise that share, or choose a smaller tile."
             )
-    return IndexReport(indexed, total - indexed)
+    if plan is None or with_map is None:
+        return IndexReport(indexed, total - indexed)
+    with MapRaster(map_path) as raster:
+        return IndexReport(indexed, total - indexed, write_map_pack(raster, plan, origin.map_sha256, with_map))
 
 
 def _index_chunk(

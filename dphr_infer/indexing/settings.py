@@ -23,6 +23,8 @@ class IndexSettings:
     """Skip a tile with a larger share of pixels without data; below that they get its mean colour."""
     batch: int = EMBED_BATCH
     """Tiles embedded at once."""
+    map_gsd_m: float | None = None
+    """Metres a pixel that the map pack keeps at least; the map's own by default."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_nodata < 1:

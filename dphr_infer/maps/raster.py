@@ -18,15 +18,19 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import MapError, MissingPackageError
 from dphr_infer.geo import metres_per_degree
+from dphr_infer.maps.mercator import MERCATOR_TURN_M
+from dphr_infer.maps.raster_checks import check_georeference, colour_bands
 from dphr_infer.maps.tiling import GridRow, PixelBox, Tile, TileSpot, compose_tile, pixel_box, plan_rows
+from dphr_infer.maps.view import MAX_LATITUDE_DEG, MapView, view_of
 from dphr_infer.types import GeoPoint
 
 MAX_ROTATION_DEG = 2.0
-MAX_LATITUDE_DEG = 89.9
 
 # In bytes: unlike GDAL's own option, rasterio does not read small numbers as megabytes.
 _CACHE_BYTES = 64 << 20
 _PROBE_PX = 0.5
+# A place that its projection does not bring back to this lies where the projection has lost its way: 1 cm.
+_RETURN_DEG = 1e-7
 _BLANK = 230
 
 
@@ -74,8 +78,8 @@ class MapRaster:
         """Open the map.
 
         Raises:
-            MapError: missing, damaged, without a georeference that leads to WGS84, turned, with fewer than three
-                bands, or not of 8 bits.
+            MapError: missing, damaged, without a georeference that leads to WGS84, with fewer than three bands, or not
+                of 8 bits.
         """
         rasterio = self._rasterio
         if self.path.is_dir():
@@ -88,8 +92,8 @@ class MapRaster:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
                 self._dataset = rasterio.open(self.path)
-            self._check_georeference()
-            self._check_bands()
+            check_georeference(self.path, self._dataset)
+            self._bands = colour_bands(self.path, self._dataset)
             self.to_points(np.array([self.width_px / 2]), np.array([self.height_px / 2]))
         except rasterio.errors.RasterioIOError as error:
             self.close()
@@ -128,38 +132,6 @@ class MapRaster:
         """The coordinate reference system, for people."""
         return str(self._dataset.crs.to_string())
 
-    def _check_georeference(self) -> None:
-        dataset = self._dataset
-        if dataset.crs is None or dataset.transform.is_identity:
-            lacks = "coordinate reference system" if dataset.crs is None else "geotransform"
-            raise MapError(
-                f"{self.path} has no georeference (no {lacks}), so its pixels have no place on the ground. Assign one, "
-                "e.g. gdal_translate -a_srs EPSG:… -a_ullr WEST NORTH EAST SOUTH"
-            )
-        t = dataset.transform
-        turn_deg = max(abs(math.degrees(math.atan2(t.d, t.a))), abs(math.degrees(math.atan2(t.b, -t.e))))
-        if turn_deg > MAX_ROTATION_DEG:
-            raise MapError(
-                f"{self.path} is turned or mirrored by {turn_deg:.1f} degrees against its axes; at most "
-                f"{MAX_ROTATION_DEG:.0f} are taken as north up. Straighten it: gdalwarp {self.path.name} north_up.tif"
-            )
-
-    def _check_bands(self) -> None:
-        dataset = self._dataset
-        if dataset.count < 3:
-            raise MapError(
-                f"{self.path} has {dataset.count} band(s); red, green and blue are needed. A palette becomes "
-                f"three bands with: gdal_translate -expand rgb {self.path.name} rgb.tif"
-            )
-        named = {interpretation.name: index + 1 for index, interpretation in enumerate(dataset.colorinterp)}
-        self._bands = tuple(named.get(name, i + 1) for i, name in enumerate(("red", "green", "blue")))
-        kinds = {dataset.dtypes[band - 1] for band in self._bands}
-        if kinds != {"uint8"}:
-            raise MapError(
-                f"{self.path} has {', '.join(sorted(kinds))} pixels; 8 bits are needed. Convert it with a scale that "
-                f"suits its contrast: gdal_translate -ot Byte -scale {self.path.name} bytes.tif"
-            )
-
     def to_points(self, x_px: NDArray[np.float64], y_px: NDArray[np.float64]) -> NDArray[np.float64]:
         """Pixel positions (0 is the outer edge of the first pixel) -> float64 (n, 2), latitude and longitude.
 
@@ -176,6 +148,42 @@ class MapRaster:
             raise MapError(f"{self.path} covers places that its projection {self.crs} cannot bring to WGS84.")
         return points
 
+    def locate(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Latitude and longitude, float64 (n, 2) -> pixel positions x and y; see `warp.Source.locate`."""
+        at = np.full(points.shape, np.nan)
+        known = np.isfinite(points).all(axis=1)
+        places = points[known]
+        xs, ys = self._project("EPSG:4326", self._dataset.crs, places[:, 1], places[:, 0])
+        back = np.stack(self._project(self._dataset.crs, "EPSG:4326", xs, ys)[::-1], axis=1) - places
+        back[:, 1] = (back[:, 1] + 180.0) % 360.0 - 180.0
+        lost = ~(np.abs(back) < _RETURN_DEG).all(axis=1)
+        if (turn := self._turn()) and len(xs):
+            bounds = self._dataset.bounds
+            near = xs[0] + turn * round(((bounds.left + bounds.right) / 2 - xs[0]) / turn)
+            xs = xs + turn * np.round((near - xs) / turn)
+        t = ~self._dataset.transform
+        found = np.stack([t.c + t.a * xs + t.b * ys, t.f + t.d * xs + t.e * ys], axis=1)
+        found[lost] = np.nan
+        at[known] = found
+        return at
+
+    def _turn(self) -> float:
+        """What a turn round the earth adds to the map's first coordinate; 0 where no turn leads back."""
+        crs = self._dataset.crs
+        return 360.0 if crs.is_geographic else MERCATOR_TURN_M if crs.to_epsg() == 3857 else 0.0
+
+    def _project(self, source: Any, target: Any, xs: Any, ys: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """As `_transform`, with NaN for each position that the projection refuses."""
+        rasterio = self._rasterio
+        errors = (rasterio.errors.RasterioError, rasterio.errors.RasterioIOError, rasterio._err.CPLE_BaseError)
+        try:
+            return tuple(np.asarray(values) for values in rasterio.warp.transform(source, target, xs, ys))  # type: ignore
+        except errors:
+            if len(xs) == 1:
+                return np.array([np.nan]), np.array([np.nan])
+        each = [self._project(source, target, xs[i : i + 1], ys[i : i + 1]) for i in range(len(xs))]
+        return np.concatenate([x for x, _ in each]), np.concatenate([y for _, y in each])
+
     def _transform(self, source: Any, target: Any, xs: Any, ys: Any) -> Any:
         rasterio = self._rasterio
         try:
@@ -190,9 +198,9 @@ class MapRaster:
         """A place -> pixel position (x, y); it may lie outside the raster."""
         xs, ys = self._transform("EPSG:4326", self._dataset.crs, [point.longitude_deg], [point.latitude_deg])
         t = ~self._dataset.transform
-        if self._dataset.crs.is_geographic:  # the turn of 360 degrees that lies nearest to the map's middle
-            middle_deg = (self._dataset.bounds.left + self._dataset.bounds.right) / 2
-            xs = [xs[0] + 360.0 * round((middle_deg - xs[0]) / 360.0)]
+        if turn := self._turn():  # that which lies nearest to the map's middle
+            bounds = self._dataset.bounds
+            xs = [xs[0] + turn * round(((bounds.left + bounds.right) / 2 - xs[0]) / turn)]
         return float(t.c + t.a * xs[0] + t.b * ys[0]), float(t.f + t.d * xs[0] + t.e * ys[0])
 
     def metres_per_px(self, x_px: NDArray[np.float64], y_px: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -201,6 +209,11 @@ class MapRaster:
         Raises:
             MapError: beyond 89.9 degrees of latitude.
         """
+        metres: NDArray[np.float64] = np.hypot(*self._steps_m(x_px, y_px).transpose(2, 0, 1)).T
+        return metres
+
+    def _steps_m(self, x_px: NDArray[np.float64], y_px: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Metres north and east of a step of one pixel to the right, and of one down: float64 (2, n, 2)."""
         n = len(x_px)
         near = self.to_points(
             np.concatenate([x_px - _PROBE_PX, x_px + _PROBE_PX, x_px, x_px]),
@@ -213,9 +226,8 @@ class MapRaster:
                 f"{self.path} reaches latitude {np.abs(near[..., 0]).max():.3f}; beyond {MAX_LATITUDE_DEG} there is no "
                 "north to lay tiles by. Cut the map off before the pole: gdalwarp -te …"
             )
-        per_degree = np.array([metres_per_degree(latitude) for latitude in near[0, 0, :, 0]])
-        metres: NDArray[np.float64] = np.hypot(*(steps_deg * per_degree).transpose(2, 0, 1)).T
-        return metres
+        steps: NDArray[np.float64] = steps_deg * [metres_per_degree(latitude) for latitude in near[0, 0, :, 0]]
+        return steps
 
     def plan_rows(self, tile_m: float, stride_m: float, row_bytes: int = 0) -> list[GridRow]:
         """The grid of tiles that lie wholly within the map; see `tiling.plan_rows`.
@@ -243,38 +255,85 @@ class MapRaster:
         ]
 
     def read_tile(self, spot: TileSpot) -> Tile:
-        """Read a tile at the map's own resolution, its edges at the nearest whole pixels; see `compose_tile`.
+        """Read a tile at the map's own resolution, north up.
+
+        Where the map is north up within 2 degrees, the tile's edges are the nearest whole pixels (`compose_tile`);
+        elsewhere, also where it is mirrored, the tile is a view.
 
         Raises:
             MapError: the file is damaged.
         """
+        right, down = self._steps_m(np.array([spot.x_px]), np.array([spot.y_px]))[:, 0]
+        turn_rad = max(abs(math.atan2(right[0], right[1])), abs(math.atan2(down[1], -down[0])))
+        if math.degrees(turn_rad) > MAX_ROTATION_DEG:
+            side_m, side_px = spot.width_px * math.hypot(*right), round(max(spot.width_px, spot.height_px, 1.0))
+            seen = self.view(spot.point, side_px, side_px, side_m / side_px)
+            whole = PixelBox(0, 0, side_px, side_px)
+            return compose_tile(whole, whole, seen.image, seen.covered)
         box = pixel_box(spot)
         inside = box.clipped(self.width_px, self.height_px)
         pixels, has_data = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), bool)
         if not inside.empty:
-            pixels, has_data = self._read(inside, None)
+            pixels, mask = self._read(inside, None)
+            has_data = mask > 0
         return compose_tile(box, inside, pixels, has_data)
+
+    @property
+    def centre(self) -> GeoPoint:
+        """The middle of the map."""
+        latitude_deg, longitude_deg = self.to_points(np.array([self.width_px / 2]), np.array([self.height_px / 2]))[0]
+        return GeoPoint(float(latitude_deg), float(longitude_deg))
+
+    @property
+    def gsd_m(self) -> float:
+        """True metres a pixel at the middle of the map, the smaller of both directions."""
+        return float(self.metres_per_px(np.array([self.width_px / 2]), np.array([self.height_px / 2])).min())
+
+    def view(self, centre: GeoPoint, width_px: int, height_px: int, gsd_m: float) -> MapView:
+        """The map around a place, north up, whichever way the raster is turned; see `view.view_of`."""
+        return view_of(self, centre, width_px, height_px, gsd_m)
+
+    def block_of(self, x_px: float, y_px: float) -> tuple[int, int]:
+        """The nearest whole numbers of pixels; see `warp.Source.block_of`."""
+        return (
+            min(max(1, round(x_px)), self.width_px),
+            min(max(1, round(y_px)), self.height_px),
+        )
+
+    def extent(self, block: tuple[int, int]) -> PixelBox:
+        """The whole blocks of the raster; see `warp.Source.extent`."""
+        return PixelBox(0, 0, self.width_px // block[0], self.height_px // block[1])
+
+    def read_blocks(self, box: PixelBox, block: tuple[int, int]) -> NDArray[np.uint8]:
+        """See `warp.Source.read_blocks`; what is transparent in part has no data here.
+
+        Where absence is a value of the pixels, a block's mean leaves it out.
+        """
+        x, y = block
+        pixels = PixelBox(box.left * x, box.top * y, box.right * x, box.bottom * y)
+        image, mask = self._read(pixels, None if block == (1, 1) else (box.bottom - box.top, box.right - box.left))
+        return np.dstack([image, np.where(mask == 255, np.uint8(255), np.uint8(0))])
 
     def read_overview(self, max_side_px: int) -> tuple[NDArray[np.uint8], float]:
         """The whole map, its longer side at most `max_side_px`, and the factor from map pixels to its pixels."""
         factor = min(1.0, max_side_px / max(self.width_px, self.height_px))
         size = (max(1, round(self.height_px * factor)), max(1, round(self.width_px * factor)))
-        image, has_data = self._read(PixelBox(0, 0, self.width_px, self.height_px), size)
-        image[~has_data] = _BLANK
+        image, mask = self._read(PixelBox(0, 0, self.width_px, self.height_px), size)
+        image[mask == 0] = _BLANK
         return image, factor
 
-    def _read(self, box: PixelBox, size: tuple[int, int] | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Pixels uint8 (H, W, 3) and where they have data, bool (H, W); `size` is (H, W) to reduce to by averaging."""
+    def _read(self, box: PixelBox, size: tuple[int, int] | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Pixels uint8 (H, W, 3) and what part of each has data, uint8 (H, W); `size` to reduce to by averaging."""
         rasterio = self._rasterio
         window = rasterio.windows.Window(box.left, box.top, box.right - box.left, box.bottom - box.top)
         shape, mask_shape = (None, None) if size is None else ((3, *size), size)
         average = rasterio.enums.Resampling.average
         try:
             pixels = self._dataset.read(list(self._bands), window=window, out_shape=shape, resampling=average)
-            mask = self._dataset.dataset_mask(window=window, out_shape=mask_shape)
+            mask = self._dataset.dataset_mask(window=window, out_shape=mask_shape, resampling=average)
         # Before rasterio 1.4 a RasterioIOError is no RasterioError.
         except (rasterio.errors.RasterioError, rasterio.errors.RasterioIOError) as error:
             raise MapError(
                 f"{self.path} is damaged: {error.__cause__ or error}. Copy it again from its source."
             ) from error
-        return np.ascontiguousarray(np.moveaxis(pixels, 0, 2)), mask > 0
+        return np.ascontiguousarray(np.moveaxis(pixels, 0, 2)), mask

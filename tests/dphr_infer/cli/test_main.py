@@ -339,6 +339,27 @@ def test_inspect_says_what_a_bundle_and_a_gallery_hold(bundle, site, capsys) -> 
     assert "tiles       35 of 50 x 50 m, every 25 m" in capsys.readouterr().out
 
 
+def test_index_writes_the_maps_pixels_too_and_inspect_says_what_they_are(bundle, site, tmp_path: Path, capsys) -> None:
+    words = ["index", bundle.folder, site / "map.tif", "--tile-m", 50, "--stride-m", 25, "--out", tmp_path / "g"]
+    assert main([*map(str, words), "--with-map", str(tmp_path / "p"), "--map-gsd-m", "1"]) == 0
+    assert f"{tmp_path / 'p'}: the map at 0.81" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "p")]) == 0
+    out = capsys.readouterr().out
+    assert "bytes, WebP of quality 80" in out and "pixels      0.81" in out and "level       zoom 17: " in out
+    digest = open_gallery(tmp_path / "g").origin.map_sha256
+    assert f"map         map.tif, 0.5002 m a pixel, EPSG:32632, sha256 {digest}" in out
+    for more, message in (
+        (["--map-gsd-m", "1"], "--map-gsd-m says how fine a map pack is"),
+        (["--with-map", tmp_path / "q", "--map-gsd-m", "0"], "--map-gsd-m is 0.0"),
+        (["--with-map", site / "map.tif"], "which is the map too"),
+        (["--with-map", tmp_path / "g"], "which is --out too"),
+    ):
+        assert main([*map(str, words), *map(str, more)]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "none")]) == 2
+    assert "is not a file" in capsys.readouterr().err
+
+
 def test_doctor_runs_the_selftest_and_names_what_is_missing(bundle, monkeypatch, capsys) -> None:
     assert main(["doctor", str(bundle.folder)]) == 0
     assert "self-test    onnxruntime CPU fp32: min cosine 1.000000 over 3 images, good" in capsys.readouterr().out
