@@ -64,7 +64,7 @@ class Odometry:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Registration:
+class RegisteredPoint:
     """Where a frame's picture was found on the map's pixels.
 
     Attributes:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import FlightError
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.flight.fix import Fix, NoFix, Odometry, Reason, Registration, Track, sigma_of
+from dphr_infer.flight.fix import Fix, NoFix, Odometry, Reason, RegisteredPoint, Track, sigma_of
 from dphr_infer.flight.grid_filter import Estimate, GridFilter
 from dphr_infer.flight.lattice import gallery_lattice
 from dphr_infer.flight.settings import FilterSettings
@@ -101,7 +101,7 @@ class Flight:
         time_s: float,
         found: Matches | LocationEstimate | None,
         odometry: Odometry | None,
-        registration: Registration | None = None,
+        registration: RegisteredPoint | None = None,
     ) -> FlightStep:
         """Take one frame.
 
@@ -227,7 +227,7 @@ class Flight:
         state.weighed, state.since_ranks = True, np.zeros(2)
         return weight
 
-    def _register(self, registration: Registration) -> float:
+    def _register(self, registration: RegisteredPoint) -> float:
         """Weigh a registration; one that shares its ground with the last less, and one of the same ground not at all.
 
         Wrong registrations repeat while the picture stays the same, so they are not independent either.
@@ -250,7 +250,7 @@ class Flight:
         return "off-map" if self._grid.off >= 0.5 else "ambiguous"
 
     def _fix(
-        self, rows: NDArray[np.int32], registration: Registration | None, good: float, estimate: Estimate
+        self, rows: NDArray[np.int32], registration: RegisteredPoint | None, good: float, estimate: Estimate
     ) -> Fix | NoFix:
         lattice, share = self.lattice, self.settings.protection_mass
         if registration is not None:

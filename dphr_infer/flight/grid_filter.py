@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import FlightError
-from dphr_infer.flight.fix import Odometry, Registration
+from dphr_infer.flight.fix import Odometry, RegisteredPoint
 from dphr_infer.flight.lattice import Lattice
 from dphr_infer.flight.settings import FilterSettings
 from dphr_infer.flight.spread import Cells, Kernel, Mass, gaussian_kernel, spread
@@ -169,7 +169,7 @@ class GridFilter:
         self._keep()
         self._normalise()
 
-    def weigh_registration(self, registration: Registration, weight: float) -> float:
+    def weigh_registration(self, registration: RegisteredPoint, weight: float) -> float:
         """Multiply by a registered position's likelihood: a Gaussian mixed with its uniform outlier share.
 
         A cell stands for its whole square, and a Gaussian narrower than half a stride would fall between the cells, so

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.flight.fix import Odometry, Registration
+from dphr_infer.flight.fix import Odometry, RegisteredPoint
 from dphr_infer.flight.lattice import Lattice
 from dphr_infer.flight.settings import FilterSettings
 
@@ -90,7 +90,7 @@ class PlainFilter:
         likelihood = np.array(gain) ** weight
         self._bayes(likelihood, float(likelihood.mean()))
 
-    def weigh_registration(self, registration: Registration, weight: float) -> None:
+    def weigh_registration(self, registration: RegisteredPoint, weight: float) -> None:
         """Bayes' rule with a Gaussian and a uniform part, in units of the uniform density over the map."""
         lattice, share = self.lattice, registration.outlier_share
         covariance = registration.covariance + np.eye(2) * lattice.stride_m**2 / 4

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from dphr_infer.errors import FlightError
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.flight.fix import Fix, NoFix, Odometry, Registration
+from dphr_infer.flight.fix import Fix, NoFix, Odometry, RegisteredPoint
 from dphr_infer.flight.flight import Flight, FlightStep
 from dphr_infer.flight.settings import FilterSettings
 from dphr_infer.geo import distance_m
@@ -143,7 +143,7 @@ def test_the_weight_is_the_new_ground_however_many_frames_it_takes() -> None:
 def test_a_registration_is_the_fix_with_its_own_covariance() -> None:
     flight, covariance = Flight(GALLERY), np.array([[4.0, 1.0], [1.0, 2.0]])
     for frame in FLOWN[:30]:
-        step = flight.step(frame.time_s, frame.matches, motion(frame), Registration(frame.truth, covariance, 0.05))
+        step = flight.step(frame.time_s, frame.matches, motion(frame), RegisteredPoint(frame.truth, covariance, 0.05))
     assert isinstance(step.fix, Fix) and step.fix.source == "registered"
     assert step.fix.point == FLOWN[29].truth and step.fix.covariance.tolist() == covariance.tolist()
     assert step.fix.protection_m < 10
@@ -155,14 +155,14 @@ def test_a_wrong_registration_is_never_the_fix() -> None:
     fly(flight, FLOWN[:40])
     far = flight.lattice.point(-400.0, -400.0)
     for frame in FLOWN[40:43]:
-        step = flight.step(frame.time_s, frame.matches, motion(frame), Registration(far, np.eye(2), 0.05))
+        step = flight.step(frame.time_s, frame.matches, motion(frame), RegisteredPoint(far, np.eye(2), 0.05))
         assert isinstance(step.fix, NoFix) or step.fix.source == "retrieved"
         assert errors_m([step], [frame]) == [] or errors_m([step], [frame])[0] < TILE_M
 
 
 def test_registrations_of_the_same_ground_count_once() -> None:
     flight = Flight(GALLERY)
-    wrong = Registration(flight.lattice.point(300.0, 300.0), np.eye(2), 0.05)
+    wrong = RegisteredPoint(flight.lattice.point(300.0, 300.0), np.eye(2), 0.05)
     first = flight.step(0.0, None, None, wrong)
     steps = [flight.step(0.1 * (i + 1), None, Odometry(0, 0, np.eye(2) * 1e-4), wrong) for i in range(50)]
     assert steps[-1].mass <= first.mass + 1e-9 and not any(isinstance(step.fix, Fix) for step in steps)

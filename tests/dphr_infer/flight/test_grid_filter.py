@@ -9,7 +9,7 @@ from flight_hmm import PlainFilter
 from made_galleries import CENTRE, STRIDE_M, TILE_M, gallery_of, grid_gallery, places
 
 from dphr_infer.errors import ConfigError, FlightError
-from dphr_infer.flight.fix import Odometry, Registration
+from dphr_infer.flight.fix import Odometry, RegisteredPoint
 from dphr_infer.flight.grid_filter import GridFilter
 from dphr_infer.flight.lattice import Lattice, gallery_lattice
 from dphr_infer.flight.settings import FilterSettings
@@ -101,7 +101,7 @@ def test_the_filter_is_the_plain_hidden_markov_model(settings: FilterSettings) -
     lattice = turned_lattice()
     grid, plain = GridFilter(lattice, settings), PlainFilter(lattice, settings)
     rng = np.random.default_rng(3)
-    registration = Registration(lattice.point(30.0, 5.0), np.diag([9.0, 25.0]), 0.05)
+    registration = RegisteredPoint(lattice.point(30.0, 5.0), np.diag([9.0, 25.0]), 0.05)
     for frame in range(10):
         rows = rng.choice(len(lattice), 16, replace=False).astype(np.int32)
         if frame > 2:  # the matches agree on a place
@@ -156,14 +156,14 @@ def test_a_registration_raises_its_place_and_off_the_map_it_is_an_outlier() -> N
     lattice = gallery_lattice(grid_gallery(20, 20))
     grid = GridFilter(lattice, FilterSettings())
     at = lattice.point(float(lattice.east_m[210]), float(lattice.north_m[210]))
-    good = grid.weigh_registration(Registration(at, np.eye(2), 0.05), 1.0)
+    good = grid.weigh_registration(RegisteredPoint(at, np.eye(2), 0.05), 1.0)
     # Half of all probability on the map, whose mean density is 1: 0.5 · 0.95 against 0.05.
     assert good == pytest.approx(0.475 / 0.525, rel=2e-2)
     assert grid.off == pytest.approx(0.025 / 0.525, rel=3e-2)
     found = grid.estimate()
     assert found is not None and found.mass > 0.85
     elsewhere = GridFilter(lattice, FilterSettings())
-    assert elsewhere.weigh_registration(Registration(GeoPoint(48, 8), np.eye(2), 0.05), 1.0) == 0
+    assert elsewhere.weigh_registration(RegisteredPoint(GeoPoint(48, 8), np.eye(2), 0.05), 1.0) == 0
     assert elsewhere.off == pytest.approx(0.5)
 
 
