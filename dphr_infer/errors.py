@@ -10,6 +10,7 @@
     ├── ExportError          a model that cannot be exported or fails its parity gate
     ├── BundleError          a bundle that is incomplete, damaged or of another format
     ├── GalleryError         a gallery that is damaged or does not belong to the bundle or the query
+    ├── FlightError          a frame, an odometry or a saved state that a flight cannot take
     ├── EngineError          an inference engine that cannot run as asked
     ├── StorageError         an output that cannot be written (no space, no permission, exists already)
     └── MissingPackageError  an optional package that the command needs; names the pip line
@@ -59,6 +60,10 @@ class BundleError(DphrError):
 
 class GalleryError(DphrError):
     """A gallery that is damaged, or does not belong to the bundle or the query."""
+
+
+class FlightError(DphrError):
+    """A frame, an odometry or a saved state that a flight cannot take."""
 
 
 class EngineError(DphrError):
