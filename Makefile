@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,map,video,cities,train,export,sign,rtx,bench,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,map,video,register,cities,train,export,sign,rtx,bench,dev]'
 	touch $(READY)
 
 demo: $(READY)
@@ -33,7 +33,7 @@ test-kernels: $(READY)
 
 # The runtime's tests with the lowest versions that pyproject.toml allows, on Python 3.10, which uv downloads where none
 # is found; and with the newest that the package index has, on the newest Python found. Each in an environment of its own.
-RUNTIME := '.[cpu,map,video,sign,dev]' 'onnx>=1.17'
+RUNTIME := '.[cpu,map,video,register,sign,dev]' 'onnx>=1.17'
 RUNTIME_TESTS := -m pytest tests/dphr_infer -n auto --dist worksteal
 # The first of these versions that runs: on PATH, where a pyenv shim may not, or among pyenv's.
 PYENVS := $${PYENV_ROOT:-$$HOME/.pyenv}/versions

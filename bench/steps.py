@@ -42,13 +42,13 @@ from bench.request import MATCH_TOP_K, BenchRequest
 from bench.sampling import GiveWay, StopRule
 from bench.validity import RecallGate, check_recall, check_selftest
 from dphr_infer.engines.base import Engine
+from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import DphrError
 from dphr_infer.evaluate.truth import read_truth
 from dphr_infer.files.bundle import MANIFEST_NAME, Bundle
 from dphr_infer.files.gallery import Gallery
 from dphr_infer.images.photo import to_photo
 from dphr_infer.images.preprocess import read_image
-from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.base import Matcher
@@ -203,7 +203,7 @@ def _batches(setup: Setup, parts: Parts) -> None:
 
 def _queries(rig: Rig, count: int) -> NDArray[np.float32]:
     photos = [to_photo(path) for path in (rig.paths * count)[:count]]
-    views = [rig.apart.prepare(photo.rgb, photo.metadata.yaw_deg)[:1] for photo in photos]
+    views = [rig.apart.prepare(photo)[:1] for photo in photos]
     return rig.apart.embed(np.concatenate(views))
 
 

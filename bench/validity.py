@@ -15,11 +15,11 @@ import numpy as np
 from bench.cases.rig import Rig
 from bench.record import Accuracy
 from dphr_infer.engines.base import Engine
+from dphr_infer.engines.embedder import Embedder
 from dphr_infer.evaluate.scoring import LocatedPhoto
 from dphr_infer.evaluate.truth import Truth
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.images.metadata import read_photo_metadata
-from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.self_test import MIN_COSINE
 from dphr_infer.types import Precision
 

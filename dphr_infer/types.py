@@ -19,9 +19,18 @@ GalleryDtype = Literal["fp16", "fp32"]
 GALLERY_DTYPES: tuple[GalleryDtype, ...] = ("fp16", "fp32")
 Format = Literal["table", "csv", "geojson"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "geojson")
+Verdict = Literal["verified", "retrieved", "none"]
+VERDICTS: tuple[Verdict, ...] = ("verified", "retrieved", "none")
 PixelFormat = Literal["rgb", "nv12"]
 ColourMatrix = Literal["bt601", "bt709"]
 ColourRange = Literal["limited", "full"]
+# Images that an engine gets at once where nobody says how many.
+EMBED_BATCH = 16
+
+# A camera that looks less far down sees most of its picture too far away, and a degree of error moves it too much.
+_MAX_PITCH_DEG = -25.0
+_MIN_FOV_DEG, _MAX_FOV_DEG = 2.0, 150.0
+_MAX_HEIGHT_M = 20_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,59 @@ class Prior:
     def centre(self) -> GeoPoint:
         """The middle of the circle."""
         return GeoPoint(self.latitude_deg, self.longitude_deg)
+
+
+@dataclass(frozen=True, slots=True)
+class CameraView:
+    """How a pinhole camera looked at flat ground.
+
+    Attributes:
+        height_m: of the camera above the ground.
+        pitch_deg: of the optical axis: -90 straight down, 0 at the horizon; below -90 it looks backwards.
+        fov_deg: field of view across the picture's width.
+        yaw_deg: compass direction of the optical axis, clockwise from true north; straight down, of the top edge.
+        roll_deg: turn about the optical axis; positive where the picture's right side points below the horizon.
+
+    Raises:
+        ConfigError: not finite; a pitch outside [-155, -25], a roll outside [-90, 90], a height that is not in
+            (0, 20000], or a field of view outside [2, 150].
+    """
+
+    height_m: float
+    pitch_deg: float
+    fov_deg: float
+    yaw_deg: float = 0.0
+    roll_deg: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_view("height", self.height_m, 0.0, _MAX_HEIGHT_M, "metres above the ground", open_below=True)
+        _check_view("pitch", self.pitch_deg, -180 - _MAX_PITCH_DEG, _MAX_PITCH_DEG, "degrees, -90 straight down")
+        _check_view("field of view", self.fov_deg, _MIN_FOV_DEG, _MAX_FOV_DEG, "degrees across the picture's width")
+        _check_view("roll", self.roll_deg, -90.0, 90.0, "degrees")
+        _check_view("yaw", self.yaw_deg, -360.0, 360.0, "degrees clockwise from north")
+
+    def focal_px(self, width_px: int) -> float:
+        """Focal length in pixels of a picture of that width."""
+        return width_px / 2 / math.tan(math.radians(self.fov_deg) / 2)
+
+    def gsd_m(self, width_px: int) -> float:
+        """Metres of ground to a pixel in the middle of a picture of that width; the mean over both directions."""
+        slant = math.sin(math.radians(-self.pitch_deg))  # in (0, 1]
+        return self.height_m / slant / self.focal_px(width_px) / math.sqrt(slant)
+
+    def camera_east_north_m(self) -> tuple[float, float]:
+        """Where the camera hangs, in metres east and north of the ground in the middle of its picture."""
+        back = self.height_m / math.tan(math.radians(self.pitch_deg))
+        yaw = math.radians(self.yaw_deg)
+        return back * math.sin(yaw), back * math.cos(yaw)
+
+
+def _check_view(name: str, value: float, low: float, high: float, unit: str, open_below: bool = False) -> None:
+    if not low <= value <= high or (open_below and value == low):
+        raise ConfigError(
+            f"The camera's {name} is {value:g}; expected {unit}, {'above' if open_below else 'from'} {low:g} to "
+            f"{high:g}. Check its unit and sign, or locate the photo as it is: `rectify` off."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +196,32 @@ class LocationEstimate:
     Attributes:
         point:      the estimated ground position of the photo's centre.
         similarity: inner product with the best match, in [-1, 1].
-        accepted:   True when the matches agree with each other by the localizer's rule; an integrator drops the rest.
-        radius_m:   spread of the matches that back the estimate, in metres; an indication, not a guarantee.
+        verdict:    "verified": the photo lies on the map's pixels so that chance does not explain it; "retrieved": its
+            matches agree by the localizer's rule, which tells a place from no place but not this ground from ground
+            like it; "none": not to be used.
+        radius_m:   of a verified one the circle that holds the place at 95 %, if the errors are as `covariance_m2`
+            says; else the spread of the matches that back it, an indication and no guarantee.
         places:     the k best matches, best first.
         rotation_deg: clockwise rotation that was applied to the photo before it was embedded.
         source:     what was located, for people: the photo's path, or empty.
+        reason:     why the verdict is "none", in words; else empty.
+        covariance_m2: of a verified `point`: east², east·north, north² in square metres; else None.
     """
 
     point: GeoPoint
     similarity: float
-    accepted: bool
+    verdict: Verdict
     radius_m: float
     places: tuple[Place, ...]
     rotation_deg: float
     source: str = ""
+    reason: str = ""
+    covariance_m2: tuple[float, float, float] | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the verdict is another than "none"; an integrator drops the rest."""
+        return self.verdict != "none"
 
     @property
     def latitude_deg(self) -> float:
@@ -160,7 +234,7 @@ class LocationEstimate:
         return self.point.longitude_deg
 
     def __repr__(self) -> str:
-        state = "accepted" if self.accepted else "not accepted"
+        state = self.verdict if self.accepted else f"none: {self.reason}"
         return (
             f"<LocationEstimate {self.source or 'photo'}: {self.latitude_deg:.6f}, {self.longitude_deg:.6f} "
             f"±{self.radius_m:.0f} m, similarity {self.similarity:.4f}, {state}>"
@@ -184,6 +258,8 @@ class LocationEstimate:
                 "photo": self.source,
                 "similarity": round(self.similarity, 4),
                 "accepted": self.accepted,
+                "verdict": self.verdict,
+                "reason": self.reason,
                 "radius_m": round(self.radius_m, 1),
                 "rotation_deg": round(self.rotation_deg, 1),
                 "places": places,

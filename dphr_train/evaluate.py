@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dphr_infer.engines.embedder import Embedder
 from dphr_infer.images.preprocess import Preprocess, read_image
-from dphr_infer.locate.embedder import Embedder
 from dphr_infer.measure.progress import Progress
 from dphr_train.encoder import Encoder, normalise
 from dphr_train.metrics import GroundPositions, report_retrieval

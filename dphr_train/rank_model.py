@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import ConfigError, DatasetError
 from dphr_infer.files.bundle import MANIFEST_NAME, open_bundle
 from dphr_infer.locate.devices import open_engine
-from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.settings import DeviceSettings
 from dphr_train.checkpoint import last_checkpoint, load_encoder, read_checkpoint
 from dphr_train.config import DataConfig, DatasetName, ModelConfig

@@ -53,7 +53,7 @@ OWNERS = {
     "cryptography": ("dphr_infer/files/signature.py", "export/signing.py"),
     "tensorrt": ("dphr_infer/engines/tensorrt/api.py",),
     "tensorrt_rtx": ("dphr_infer/engines/tensorrt/api.py",),
-    "cv2": ("dphr_infer/watch/video.py",),
+    "cv2": ("dphr_infer/watch/video.py", "dphr_infer/register/features.py"),
     "rasterio": ("dphr_infer/maps/raster.py", "dphr_train/cities/geotiff.py"),
     "timm": ("dphr_train/encoder.py",),
     "torchvision": ("dphr_train/encoder.py",),

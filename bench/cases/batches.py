@@ -15,10 +15,10 @@ from bench.machine.roofline import Ceiling, limit_ms
 from bench.record import BatchRecord, EmbedLimit
 from bench.sampling import StopRule, rounded, sample_whole
 from dphr_infer.engines.base import Engine
+from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import DphrError
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.images.photo import Photo
-from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.measure.memory import peak_bytes, reset_peak
 from dphr_infer.measure.stats import percentile, summarise

@@ -101,7 +101,7 @@ class Rig:
         apart, times_ms = self.apart, [now_ms()]
         photo = read_photo(path)
         times_ms.append(now_ms())
-        views = apart.prepare(photo.rgb, photo.metadata.yaw_deg)
+        views = apart.prepare(photo)
         times_ms.append(now_ms())
         embeddings = apart.embed(views)
         times_ms.append(now_ms())
@@ -111,7 +111,7 @@ class Rig:
             times_ms.append(now_ms())
         matches = apart.match(embeddings, rows)
         times_ms.append(now_ms())
-        estimate = apart.estimate(matches, photo.metadata.yaw_deg, photo.source)
+        estimate = apart.estimate(matches, photo)
         times_ms.append(now_ms())
         return estimate, [later - before for before, later in itertools.pairwise(times_ms)]
 

@@ -15,20 +15,26 @@ from dphr_infer.errors import ConfigError, ImageError, printable
 from dphr_infer.evaluate.listing import summary_lines, to_text
 from dphr_infer.evaluate.scoring import LocatedPhoto, LocateSummary, summarise
 from dphr_infer.evaluate.truth import Truth, check_truths, read_truth, truth_of
-from dphr_infer.files.bundle import file_digest, open_bundle
-from dphr_infer.files.gallery import Gallery, open_gallery
+from dphr_infer.files.bundle import open_bundle
+from dphr_infer.files.gallery import open_gallery
 from dphr_infer.files.outputs import MAP_PICTURE, Output, check_outputs, output_of, picture_names
 from dphr_infer.images.photo import PhotoLike, each_photo
 from dphr_infer.images.preprocess import read_image
 from dphr_infer.locate.localizer import Localizer
+from dphr_infer.maps.open_map import check_raster, open_map
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.measure.progress import Progress
+from dphr_infer.register.registrar import Registrar
 from dphr_infer.types import Prior
 
 
 def open_search(search: Search, bundle: Path, gallery: Path) -> Localizer:
     """Bundle and gallery opened and checked; the localizer is not yet entered."""
-    return Localizer(open_bundle(bundle, search.signer), open_gallery(gallery), search.settings, search.on)
+    opened, tiles = open_bundle(bundle, search.signer), open_gallery(gallery)
+    registrar = None
+    if search.map is not None and search.verify:
+        registrar = Registrar(open_map(search.map, tiles), tiles.origin.tile_m, search.register)
+    return Localizer(opened, tiles, search.settings, search.on, search.camera, registrar)
 
 
 def run(request: Locate) -> None:
@@ -51,8 +57,8 @@ def run(request: Locate) -> None:
     _check_outputs(request, paths)
     if request.truth is not None:
         check_truths(truths, request.truth, paths, gallery)
-    if request.map is not None:
-        _check_map(request.map, gallery)
+    if request.picture is not None and request.search.map is not None:
+        check_raster(request.search.map, gallery)
     if localizer.settings.top_k > len(gallery):
         print(
             f"{gallery.path} has {len(gallery)} tiles, fewer than --top-k {localizer.settings.top_k}: all are looked "
@@ -79,8 +85,8 @@ def _check_outputs(request: Locate, photos: Sequence[Path]) -> None:
     inputs: dict[str, Path | Sequence[Path]] = {"the gallery": request.gallery, "a photo": photos}
     if request.truth is not None:
         inputs["the truth"] = request.truth
-    if request.map is not None:
-        inputs["the map"] = request.map
+    if request.search.map is not None:
+        inputs["the map"] = request.search.map
     check_outputs(outputs, inputs, request.bundle)
 
 
@@ -115,21 +121,8 @@ def _deliver(photos: Sequence[LocatedPhoto], summary: LocateSummary, request: Lo
         texts["summary"].write(json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
 
 
-def _check_map(map_path: Path, gallery: Gallery) -> None:
-    if map_path.is_dir():
-        raise ConfigError(f"{map_path} is a folder. Name the raster file in it.")
-    if not map_path.is_file():
-        raise ConfigError(f"{map_path} {'is not a regular file' if map_path.exists() else 'does not exist'}.")
-    found = file_digest(map_path)
-    if found != gallery.origin.map_sha256:
-        raise ConfigError(
-            f"{map_path} is not the map of {gallery.path}: its sha256 is {found[:12]}…, the gallery was made from "
-            f"{gallery.origin.map_name} with {gallery.origin.map_sha256[:12]}…. Give that map."
-        )
-
-
 def _draw(photos: Sequence[LocatedPhoto], localizer: Localizer, request: Locate, names: dict[Path, str]) -> None:
-    map_path, folder = request.map, request.picture
+    map_path, folder = request.search.map, request.picture
     if map_path is None or folder is None:
         return
     tile_m, heading = localizer.gallery.origin.tile_m, localizer.settings.heading

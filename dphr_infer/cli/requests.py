@@ -13,7 +13,8 @@ from tyro.conf import Positional, arg
 
 from dphr_infer.errors import ConfigError
 from dphr_infer.indexing.settings import IndexSettings
-from dphr_infer.locate.settings import DeviceSettings, LocateSettings
+from dphr_infer.locate.settings import CameraSettings, DeviceSettings, LocateSettings
+from dphr_infer.register.settings import RegisterSettings
 from dphr_infer.types import Format, Prior
 from dphr_infer.watch.settings import SourceSettings
 
@@ -43,6 +44,12 @@ class Search:
     """What `locate` and `watch` ask alike."""
 
     settings: LocateSettings = field(default_factory=LocateSettings)
+    camera: CameraSettings = field(default_factory=CameraSettings)
+    map: Path | None = None
+    """The gallery's map, or a map pack of it: photos are registered on its pixels, and accepted only if verified."""
+    verify: bool = True
+    """With --map; --no-verify leaves retrieval alone and takes the map for the pictures."""
+    register: RegisterSettings = field(default_factory=RegisterSettings)
     near: Annotated[str | None, arg(metavar="LAT,LON")] = None
     """Match only tiles around this place; --near=LAT,LON in the south."""
     within: Annotated[float | None, arg(metavar="M")] = None
@@ -97,13 +104,11 @@ class Locate:
     """Write the summary's numbers there; - prints them."""
     picture: Path | None = None
     """Folder to draw the map and each photo beside its matches into."""
-    map: Path | None = None
-    """The gallery's map, for --picture."""
 
     def __post_init__(self) -> None:
         if not self.photos:
             raise ConfigError("No photo is named: give at least one, or a folder of photos.")
-        if self.picture is not None and self.map is None:
+        if self.picture is not None and self.search.map is None:
             raise ConfigError("--picture needs --map, the map that the gallery was made from.")
 
 

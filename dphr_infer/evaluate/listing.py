@@ -18,6 +18,8 @@ _COLUMNS = (
     "longitude_deg",
     "similarity",
     "accepted",
+    "verdict",
+    "reason",
     "radius_m",
     "rotation_deg",
     "error_m",
@@ -36,6 +38,8 @@ def _properties(photo: LocatedPhoto) -> dict[str, Any]:
         "longitude_deg": round(estimate.point.longitude_deg, 7),
         "similarity": round(estimate.similarity, 4),
         "accepted": estimate.accepted,
+        "verdict": estimate.verdict,
+        "reason": estimate.reason,
         "radius_m": round(estimate.radius_m, 1),
         "rotation_deg": round(estimate.rotation_deg, 1),
         "error_m": None if photo.error_m is None else round(photo.error_m, 1),
@@ -49,14 +53,14 @@ def to_table(photos: Sequence[LocatedPhoto]) -> str:
     """One aligned line for each photo, under a head."""
     names = [printable(photo.path.name) for photo in photos]
     width = max([len("photo"), *map(len, names)])
-    lines = [f"{'photo':{width}}   latitude   longitude  similarity  accepted  radius    error"]
+    lines = [f"{'photo':{width}}   latitude   longitude  similarity    verdict  radius    error"]
     for name, photo in zip(names, photos, strict=True):
         estimate = photo.estimate
         error = "      -" if photo.error_m is None else f"{photo.error_m:5.1f} m"
-        accepted = "yes" if estimate.accepted else "no"
+        radius = f"{estimate.radius_m:.{0 if estimate.radius_m >= 10 else 1}f}"
         lines.append(
             f"{name:{width}}  {estimate.point.latitude_deg:9.6f}  {estimate.point.longitude_deg:10.6f}  "
-            f"{estimate.similarity:10.4f}  {accepted:>8}  {estimate.radius_m:4.0f} m  {error}"
+            f"{estimate.similarity:10.4f}  {estimate.verdict:>9}  {radius:>4} m  {error}"
         )
     return "\n".join(lines) + "\n"
 

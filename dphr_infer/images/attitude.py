@@ -3,47 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from dphr_infer.errors import ConfigError, ImageError
+from dphr_infer.errors import ConfigError
 from dphr_infer.images.metadata import PhotoMetadata
-from dphr_infer.images.rectify import CameraView
-
-Rectify = Literal["auto", "off"]
-RECTIFIES: tuple[Rectify, ...] = ("auto", "off")
+from dphr_infer.types import CameraView
 
 # Of the camera that stands in: any narrow field of view, seen straight down, has nearly the same geometry.
 _ASSUMED_FOV_DEG = 30.0
-_VALUES = ("height_m", "pitch_deg", "fov_deg", "yaw_deg", "roll_deg")
-
-
-@dataclass(frozen=True, slots=True)
-class CameraSettings:
-    """What is known of the camera; each value stands before the photo's metadata."""
-
-    rectify: Rectify = "auto"
-    """Bring photos to a view from straight above, north up, where height, pitch, field of view and yaw are known."""
-    height_m: float | None = None
-    """Of the camera above the ground, in metres; None takes the metadata's height above take-off."""
-    pitch_deg: float | None = None
-    """Of the optical axis: -90 straight down, 0 at the horizon."""
-    fov_deg: float | None = None
-    """Field of view across the picture's width."""
-    yaw_deg: float | None = None
-    """Compass direction of the optical axis; straight down, of the picture's top edge."""
-    roll_deg: float | None = None
-    """About the optical axis; positive where the right side points below the horizon. Unknown, it is taken as 0."""
-
-    def __post_init__(self) -> None:
-        if self.rectify not in RECTIFIES:
-            raise ConfigError(f"`rectify` is {self.rectify!r}; expected one of {', '.join(RECTIFIES)}.")
-        given = {name: getattr(self, name) for name in _VALUES if getattr(self, name) is not None}
-        straight = {"height_m": 100.0, "pitch_deg": -90.0, "fov_deg": 60.0}
-        try:  # its own checks, on what is given alone
-            CameraView(**{**straight, **given})
-        except ImageError as error:
-            raise ConfigError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +40,7 @@ class Attitude:
 
 
 def attitude_of(
-    metadata: PhotoMetadata, settings: CameraSettings, width_px: int, height_px: int, tile_m: float
+    metadata: PhotoMetadata, known: Mapping[str, float], width_px: int, height_px: int, tile_m: float
 ) -> Attitude:
     """The attitude of a photo.
 
@@ -81,7 +49,7 @@ def attitude_of(
 
     Args:
         metadata: of the photo.
-        settings: before it.
+        known: before it, by the names of `CameraView`.
         width_px, height_px: of the picture.
         tile_m: side of the gallery's tiles.
     """
@@ -94,7 +62,7 @@ def attitude_of(
     }
     values, sources = {}, {}
     for name, value in found.items():
-        given = getattr(settings, name)
+        given = known.get(name)
         read = metadata.sources.get("relative_altitude_m" if name == "height_m" else name, "metadata")
         if given is not None:
             values[name], sources[name] = given, "given"
@@ -109,7 +77,7 @@ def attitude_of(
     if not missing:
         try:
             return Attitude(CameraView(**values), sources)
-        except ImageError as error:
+        except ConfigError as error:
             sources["pitch_deg"] += f"; not usable: {error}"
             missing = ("a usable view",)
     ground = tile_m * width_px / min(width_px, height_px)

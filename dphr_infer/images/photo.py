@@ -43,6 +43,13 @@ class Photo:
         """uint8 (H, W, 3), RGB; errors as in `frame_format.to_rgb`."""
         return self.image if self.frame_format is None else to_rgb(self.image, self.frame_format)
 
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Height and width of the picture."""
+        if self.frame_format is not None:
+            return self.frame_format.height_px, self.frame_format.width_px
+        return self.image.shape[0], self.image.shape[1]
+
 
 def read_photo(path: str | Path) -> Photo:
     """A picture's file decoded, with its metadata; errors as of `read_image`. The file is opened once."""

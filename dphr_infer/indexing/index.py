@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import ConfigError, MapError
 from dphr_infer.files.bundle import Bundle, file_digest, open_bundle
 from dphr_infer.files.gallery import GalleryOrigin, GalleryWriter
 from dphr_infer.files.outputs import check_outputs
 from dphr_infer.indexing.settings import IndexSettings
 from dphr_infer.locate.devices import open_engine
-from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.settings import DeviceSettings, settings_of
 from dphr_infer.maps.pack_writer import PackReport, plan_pack, write_map_pack
 from dphr_infer.maps.raster import MapRaster

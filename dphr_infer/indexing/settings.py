@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dphr_infer.errors import ConfigError
-from dphr_infer.locate.settings import EMBED_BATCH
-from dphr_infer.types import GalleryDtype
+from dphr_infer.types import EMBED_BATCH, GalleryDtype
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -19,20 +20,22 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.errors import EngineError, ImageError
+from dphr_infer.cuda.topk.plan import MAX_K
+from dphr_infer.engines.embedder import Embedder
+from dphr_infer.errors import EngineError
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.gallery import Gallery
 from dphr_infer.images.frame_format import FrameFormat
 from dphr_infer.images.photo import Photo, PhotoLike, to_photo
 from dphr_infer.images.preprocess import check_image_size
-from dphr_infer.images.rotation import rotate_square
 from dphr_infer.locate.devices import device_of
-from dphr_infer.locate.embedder import Embedder
-from dphr_infer.locate.estimate import estimate
+from dphr_infer.locate.estimate import candidates, estimate, verified
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
-from dphr_infer.locate.settings import DeviceSettings, LocateSettings
+from dphr_infer.locate.settings import CameraSettings, DeviceSettings, LocateSettings
 from dphr_infer.locate.stream import OnError, located
+from dphr_infer.locate.views import Views
 from dphr_infer.matchers.base import Matcher
+from dphr_infer.register.registrar import Registrar
 from dphr_infer.types import LocationEstimate, Matches, Prior, RowRanges
 
 # On a GPU the next frame is copied while one is computed.
@@ -50,6 +53,9 @@ class Localizer:
         gallery: refused if another bundle made it.
         settings: what to look for, and when to accept it; None takes `LocateSettings()`.
         on: the device, precision and threads; None takes `DeviceSettings()`.
+        camera: what is known of the camera, and whether photos are rectified; None takes `CameraSettings()`.
+        registrar: lays photos on the map; entered and left with the localizer. With one an estimate is either verified
+            or not to be used; None leaves retrieval alone.
 
     Raises:
         GalleryError: another bundle made the gallery.
@@ -62,10 +68,14 @@ class Localizer:
         gallery: Gallery,
         settings: LocateSettings | None = None,
         on: DeviceSettings | None = None,
+        camera: CameraSettings | None = None,
+        registrar: Registrar | None = None,
     ) -> None:
         gallery.check_bundle(bundle)
         self.bundle, self.gallery = bundle, gallery
         self.settings, self.on = settings or LocateSettings(), on or DeviceSettings()
+        self.registrar = registrar
+        self.views = Views(self.settings, camera or CameraSettings(), bundle.manifest.preprocess, gallery.origin.tile_m)
         self._device = device_of(self.on)
         self._stack: ExitStack | None = None
         self._embedder: Embedder | None = None
@@ -90,8 +100,10 @@ class Localizer:
         if self._stack is not None:
             raise EngineError("This localizer is open already: open a second one.")
         embeddings = self.gallery.embeddings
-        max_k = min(self.settings.top_k, len(embeddings))
+        max_k = self._k(None)
         with ExitStack() as stack:
+            if self.registrar is not None:
+                stack.enter_context(self.registrar)
             if self.settings.heading != "search":
                 self._pipeline = self._device.open_pipeline(self.bundle, embeddings, self.on, max_k)
             if self._pipeline is not None:
@@ -123,29 +135,8 @@ class Localizer:
         """Photos that `start` takes before the first `finish`: 2 on a GPU's pipeline, else 1."""
         return 1 if self._pipeline is None else _FRAMES_ON_A_GPU
 
-    def rotations_deg(self, yaw_deg: float | None = None) -> tuple[float, ...]:
-        """The clockwise rotations that a photo is embedded under.
-
-        Raises:
-            ImageError: heading is "north" and the photo has no yaw.
-        """
-        if self.settings.heading == "as-is":
-            return (0.0,)
-        if self.settings.heading == "search":
-            return tuple(360.0 * i / self.settings.rotations for i in range(self.settings.rotations))
-        if yaw_deg is None:
-            raise ImageError(
-                '`heading` "north" needs the photo\'s yaw, but its metadata has none. Use "search", or photos with '
-                "GimbalYawDegree (DJI XMP) or GPSImgDirection (EXIF)."
-            )
-        return (yaw_deg % 360.0,)
-
-    def prepare(self, image: NDArray[np.uint8], yaw_deg: float | None = None) -> NDArray[np.uint8]:
-        """A photo at model size, once for each rotation.
-
-        Args:
-            image: uint8 (H, W, 3), RGB.
-            yaw_deg: compass direction of its top edge; used by heading "north" alone.
+    def prepare(self, photo: PhotoLike) -> NDArray[np.uint8]:
+        """A photo at model size: rectified, or as it is, or once for each rotation.
 
         Returns:
             uint8 (R, height_px, width_px, 3).
@@ -154,16 +145,15 @@ class Localizer:
             ImageError: too small, too large, or without the yaw that heading "north" needs.
             EngineError: not open.
         """
-        embedder, rotations = self._opened_embedder(), self.rotations_deg(yaw_deg)
-        if self.settings.heading == "as-is":
-            return embedder.prepare([image])
-        size = self.bundle.manifest.preprocess
-        side_px = max(size.height_px, size.width_px)
-        return embedder.prepare([rotate_square(image, degrees, side_px) for degrees in rotations])
+        if self._embedder is None:
+            raise self._not_open()
+        return self._embedder.prepare(self.views.images(to_photo(photo)))
 
     def embed(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Views at model size, uint8 (n, height_px, width_px, 3) -> float32 (n, D), unit length."""
-        return self._opened_embedder().embed_prepared(views)
+        if self._embedder is None:
+            raise self._not_open()
+        return self._embedder.embed_prepared(views)
 
     def rows_in(self, prior: Prior | None) -> RowRanges | None:
         """The rows that a prior allows, None for all; the last prior's are kept, so that a constant one is free.
@@ -193,11 +183,26 @@ class Localizer:
         return self._matcher.match(embeddings, self._k(rows), rows)
 
     def _k(self, rows: RowRanges | None) -> int:
-        return min(self.settings.top_k, len(self.gallery) if rows is None else rows.count)
+        wanted = self.settings.top_k
+        if self.registrar is not None:  # enough rows to name that many places, each of which many tiles show
+            origin = self.gallery.origin
+            a_place = math.ceil((origin.tile_m / origin.stride_m) ** 2 / 2)
+            wanted = max(wanted, min(MAX_K, self.registrar.settings.candidates * a_place))
+        return min(wanted, len(self.gallery) if rows is None else rows.count)
 
-    def estimate(self, matches: Matches, yaw_deg: float | None = None, source: str = "") -> LocationEstimate:
-        """Turn the matches of one photo's views, rows (R, k), into an estimate; see `estimate.estimate`."""
-        return estimate(matches, self.gallery, self.settings, self.rotations_deg(yaw_deg), source)
+    def estimate(self, matches: Matches, photo: Photo | None = None) -> LocationEstimate:
+        """Turn the matches of one photo's views, rows (R, k), into an estimate, registered where there is a map.
+
+        Args:
+            matches: of its views.
+            photo: whose; None where only the matches are known, which are then not registered.
+        """
+        rotations = (0.0,) * len(matches.rows) if photo is None else self.views.rotations_deg(photo)
+        found = estimate(matches, self.gallery, self.settings, rotations, "" if photo is None else photo.source)
+        if self.registrar is None or photo is None:
+            return found
+        places = candidates(matches, self.gallery)
+        return verified(found, self.registrar.register(photo.rgb, self.views.attitude(photo), places))
 
     def locate(self, photo: PhotoLike, *, yaw_deg: float | None = None, prior: Prior | None = None) -> LocationEstimate:
         """Where one photo was taken of: prepare, embed, match, estimate.
@@ -226,9 +231,7 @@ class Localizer:
 
     def answer(self, photo: Photo, rows: RowRanges | None) -> LocationEstimate:
         """One photo where the stages are apart; errors as of `locate`."""
-        yaw_deg = photo.metadata.yaw_deg
-        found = self.match(self.embed(self.prepare(photo.rgb, yaw_deg)), rows)
-        return self.estimate(found, yaw_deg, photo.source)
+        return self.estimate(self.match(self.embed(self.prepare(photo)), rows), photo)
 
     def start(self, photo: Photo, rows: RowRanges | None = None) -> None:
         """Hand a photo over; `finish`, in the same thread, gives the answers in the same order.
@@ -245,9 +248,12 @@ class Localizer:
             raise EngineError(f"{len(self._waiting)} photos are on their way: call finish before the next start.")
         if self._pipeline is not None:
             _check_size(photo)
-            (degrees,) = self.rotations_deg(photo.metadata.yaw_deg)
-            clockwise_deg = None if self.settings.heading == "as-is" else degrees
-            self._pipeline.submit(photo.image, self._k(rows), clockwise_deg, rows, photo.frame_format)
+            (degrees,), ground = self.views.rotations_deg(photo), self.views.rectified(photo)
+            if ground is not None:
+                self._pipeline.submit(ground, self._k(rows), None, rows)
+            else:
+                clockwise_deg = None if self.settings.heading == "as-is" else degrees
+                self._pipeline.submit(photo.image, self._k(rows), clockwise_deg, rows, photo.frame_format)
         self._waiting.append((photo, rows))
 
     def finish(self) -> LocationEstimate:
@@ -261,7 +267,7 @@ class Localizer:
         photo, rows = self._waiting.popleft()
         if self._pipeline is None:
             return self.answer(photo, rows)
-        return self.estimate(self._pipeline.collect(), photo.metadata.yaw_deg, photo.source)
+        return self.estimate(self._pipeline.collect(), photo)
 
     def drop(self) -> None:
         """Forget the photos that are on their way; after an error they would be the next call's answers."""
@@ -308,11 +314,6 @@ class Localizer:
     ) -> Iterator[tuple[Photo, LocationEstimate]]:
         """As `locate_each`, with each photo beside its estimate; no tile within the prior is refused at once."""
         return located(self, photos, self.rows_in(prior), on_error)
-
-    def _opened_embedder(self) -> Embedder:
-        if self._embedder is None:
-            raise self._not_open()
-        return self._embedder
 
     def _not_open(self) -> EngineError:
         if self._pipeline is not None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import BundleError, DphrError, EngineError, printable
 from dphr_infer.files.bundle import PRECISIONS, Bundle, Precision, model_name
 from dphr_infer.locate.devices import DEVICES, open_engine, open_matcher, present_devices
-from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.types import Matches
 

@@ -5,22 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from dphr_infer.errors import ConfigError
-from dphr_infer.types import PRECISIONS, Precision
+from dphr_infer.types import PRECISIONS, CameraView, Precision
 
 Heading = Literal["as-is", "north", "search"]
 HEADINGS: tuple[Heading, ...] = ("as-is", "north", "search")
 Scan = Literal["auto", "rows", "int8"]
 SCANS: tuple[Scan, ...] = ("auto", "rows", "int8")
+Rectify = Literal["auto", "off"]
+RECTIFIES: tuple[Rectify, ...] = ("auto", "off")
 
 MAX_ROTATIONS = 360
-# Images that an engine gets at once where nobody says how many.
-EMBED_BATCH = 16
-
-First = TypeVar("First")
-Second = TypeVar("Second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +58,35 @@ class LocateSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CameraSettings:
+    """What is known of the camera; each value stands before the photo's metadata."""
+
+    rectify: Rectify = "auto"
+    """Bring photos to a view from straight above, north up, where height, pitch, field of view and yaw are known."""
+    height_m: float | None = None
+    """Of the camera above the ground, in metres; None takes the metadata's height above take-off."""
+    pitch_deg: float | None = None
+    """Of the optical axis: -90 straight down, 0 at the horizon."""
+    fov_deg: float | None = None
+    """Field of view across the picture's width."""
+    yaw_deg: float | None = None
+    """Compass direction of the optical axis; straight down, of the picture's top edge."""
+    roll_deg: float | None = None
+    """About the optical axis; positive where the right side points below the horizon. Unknown, it is taken as 0."""
+
+    def __post_init__(self) -> None:
+        _check_choice("rectify", self.rectify, RECTIFIES)
+        # A view checks its own values: what is not given is filled in by some that pass.
+        CameraView(**{"height_m": 100.0, "pitch_deg": -90.0, "fov_deg": 60.0, **self.known})
+
+    @property
+    def known(self) -> dict[str, float]:
+        """What is given, by the names of `CameraView`."""
+        values = {name: getattr(self, name) for name in ("height_m", "pitch_deg", "fov_deg", "yaw_deg", "roll_deg")}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceSettings:
     """Where a bundle's model runs and where its embeddings are matched. Nothing falls back to another device."""
 
@@ -80,19 +106,20 @@ class DeviceSettings:
             _check_count("threads", self.threads)
 
 
-def settings_of(given: Mapping[str, Any], first: type[First], second: type[Second]) -> tuple[First, Second]:
-    """Keyword arguments -> a value of each of two settings, by the names of their fields.
+def settings_of(given: Mapping[str, Any], *kinds: type) -> tuple[Any, ...]:
+    """Keyword arguments -> a value of each of several settings, by the names of their fields.
 
     Raises:
-        ConfigError: a name that neither has, or what they refuse.
+        ConfigError: a name that none has, or what they refuse.
     """
-    names = [{field.name for field in dataclasses.fields(kind)} for kind in (first, second)]  # type: ignore[arg-type]
-    unknown = sorted(given.keys() - names[0] - names[1])
+    names = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
+    known = set().union(*names)
+    unknown = sorted(given.keys() - known)
     if unknown:
-        raise ConfigError(f"`{unknown[0]}` is no setting; expected one of {', '.join(sorted(names[0] | names[1]))}.")
-    parts = [{key: given[key] for key in given.keys() & known} for known in names]
+        raise ConfigError(f"`{unknown[0]}` is no setting; expected one of {', '.join(sorted(known))}.")
+    parts = [{key: given[key] for key in given.keys() & own} for own in names]
     try:
-        return first(**parts[0]), second(**parts[1])
+        return tuple(kind(**part) for kind, part in zip(kinds, parts, strict=True))
     except TypeError as error:
         raise ConfigError(f"Settings are incomplete or of another type: {error}.") from error
 

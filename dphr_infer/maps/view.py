@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Protocol
 
 import numpy as np
@@ -42,7 +43,13 @@ class MapView:
 
 
 class MapPixels(Protocol):
-    """A map that gives views."""
+    """A map that gives views; a context manager."""
+
+    def __enter__(self) -> MapPixels: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
     @property
     def gsd_m(self) -> float:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.errors import ConfigError
 from dphr_infer.geo import distance_m, offset
 from dphr_infer.images.attitude import Attitude
 from dphr_infer.images.rectify import GroundPicture, rectify
@@ -23,10 +23,12 @@ from dphr_infer.maps.view import MapPixels
 from dphr_infer.register.false_alarms import log10_false_alarms
 from dphr_infer.register.features import FeatureExtractor, Features, SiftFeatures
 from dphr_infer.register.map_features import DENSITY, MapFeatures
+from dphr_infer.register.settings import RegisterSettings
 from dphr_infer.register.vote import (
     Points,
     Vote,
     best_matches,
+    distinct_cells,
     fit,
     vote_similarity,
     vote_translation,
@@ -46,44 +48,14 @@ _APART_PX = 2.0
 # How uneven a map's features lie, as a factor on the chance that one match agrees.
 _UNEVEN = 2.0
 _FEWEST = 4
+# Matches that agree count once for each cell of the picture, of so many to its side: one crossing or roof that looks
+# like another holds a dozen features, and they are no dozen witnesses.
+_CELLS = 12
 # What is fitted to how many matches: an affine map, a similarity, else a translation.
 _PARAMETERS = ((6, 12), (4, 5))
 # In pixels: how exactly a feature is found, and what no number of matches betters. What stands up from the ground errs
 # alike for neighbours: so many matches count as one.
 _POINT_PX, _FLOOR_PX, _ALIKE = 0.5, 0.4, 6.0
-
-
-@dataclass(frozen=True, slots=True)
-class RegisterSettings:
-    """How a photo is laid on the map, and when that is believed."""
-
-    max_log10_nfa: float = -8.0
-    """Believe a vote where chance gives at most 10 to this power as good ones."""
-    candidates: int = 5
-    """Places that are looked at."""
-    side_tiles: float = 1.5
-    """Side of the ground picture that is registered, in tiles."""
-    max_side_px: int = 512
-    """And its most pixels; the resolution follows."""
-    ratio: float = 0.9
-    """Keep a match whose distance is at most this share of the next one's."""
-    rivals: float = 0.7
-    """Refuse a vote of whose matches another place has at least this share."""
-    cache_mb: int = 64
-    """Memory for features of the map."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("max_log10_nfa", -300, 0),
-            ("candidates", 1, 1000),
-            ("side_tiles", 0.25, 8),
-            ("max_side_px", 64, 4096),
-            ("ratio", 0.1, 1),
-            ("rivals", 0.1, 1),
-            ("cache_mb", 1, 1 << 20),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"`{name}` is {getattr(self, name)}; expected a number in [{low}, {high}].")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +101,10 @@ class _Search:
 
 
 class Registrar:
-    """Lays photos on a map.
+    """Lays photos on a map. A context manager, which enters and leaves the map.
 
     Args:
-        pixels: the map, opened by the caller.
+        pixels: the map, not yet entered.
         tile_m: side of the gallery's tiles.
         settings: None takes `RegisterSettings()`.
         extractor: None takes SIFT.
@@ -152,6 +124,15 @@ class Registrar:
         self._pixels, self._tile_m = pixels, tile_m
         self._extractor = extractor or SiftFeatures()
         self._map = MapFeatures(pixels, self._extractor, self.settings.cache_mb << 20)
+
+    def __enter__(self) -> Registrar:
+        self._pixels.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pixels.__exit__(kind, error, trace)
 
     def ground_picture(self, image: NDArray[np.uint8], attitude: Attitude) -> GroundPicture:
         """The photo as it is registered, at the map's resolution or coarser by steps of a square root of two.
@@ -241,7 +222,8 @@ class Registrar:
             chance = min(0.5, _UNEVEN * math.pi * tolerance_m**2 / (2 * search.radius_m) ** 2)
             # Each place is tried with its north, and may be tried under any turn.
             hypotheses = vote.hypotheses * 3 * self.settings.candidates
-            nfa = log10_false_alarms(int(vote.inliers.sum()), len(here), vote.used, chance, hypotheses)
+            supports = distinct_cells(here[vote.inliers], search.side_m / _CELLS)
+            nfa = log10_false_alarms(supports, len(here), vote.used, chance, hypotheses)
             judged.append((vote, nfa))
         return min(judged, key=lambda one: one[1])
 

@@ -83,6 +83,11 @@ def best_matches(
     return order, nearest[order]
 
 
+def distinct_cells(points: Points, side_m: float) -> int:
+    """How many squares of a grid of that side hold one of the points or more."""
+    return len({(math.floor(point.real / side_m), math.floor(point.imag / side_m)) for point in points})
+
+
 def vote_translation(photo: Points, ground: Points, tolerance_m: float, rival_m: float) -> Vote:
     """The translation that most matches agree on; each match is a hypothesis."""
     shifts = ground - photo

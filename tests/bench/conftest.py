@@ -147,7 +147,8 @@ def _frozen() -> None:
 
 
 def _shrink(patch: pytest.MonkeyPatch) -> None:
-    for name, value in (("_BUFFER_BYTES", 4 << 20), ("PASSES", 2), ("_CACHES", 0), ("_PRODUCT_SECONDS", 0.01)):
+    small = {"_BUFFER_BYTES": 4 << 20, "PASSES": 2, "_CACHES": 0, "_PRODUCT_SECONDS": 0.01, "PRODUCT_SIDES": (256,)}
+    for name, value in small.items():
         patch.setattr(roofline, name, value)
     patch.setattr("bench.machine.state.WATCH_S", 0.02)
     patch.setattr("bench.sampling._OVERHEAD_SECONDS", 0.002)
@@ -319,6 +320,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(sys.modules, "pycuda.driver", made)
     monkeypatch.setattr(cuda, "pop_released_context", made.raw_stack.pop)
     monkeypatch.setattr(cuda_exact, "load_fatbin", lambda capability, version: b"image")
+    monkeypatch.setattr(cuda_exact, "_BRAKE_BYTES", 1 << 10)  # the stand-in fills them on this processor
     monkeypatch.setattr(gpu_matching, "_compile_read_kernel", lambda capability: b"image")
     return made
 

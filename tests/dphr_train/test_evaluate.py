@@ -7,9 +7,9 @@ import torch
 import tyro
 from PIL import Image
 
+from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import ConfigError, DatasetError
 from dphr_infer.images.preprocess import Preprocess
-from dphr_infer.locate.embedder import Embedder
 from dphr_train.checkpoint import LAST_CHECKPOINT, Checkpoint, write_checkpoint
 from dphr_train.commands import Evaluate
 from dphr_train.config import DataConfig, ModelConfig, TrainConfig
@@ -28,8 +28,6 @@ from dphr_train.failures import draw_failures, worst_queries
 from dphr_train.metrics import report_retrieval
 from dphr_train.rank_model import _device_of_bundle, rank_model
 from dphr_train.types import Direction, PlaceImage
-
-pytestmark = pytest.mark.kernels
 
 
 def unit(*degrees):
@@ -148,6 +146,7 @@ def image_and_mirror(tiny_root, tmp_path):
     return [tmp_path / "image.png", tmp_path / "mirror.png"]
 
 
+@pytest.mark.kernels
 def test_flip_adds_the_mirror_image_and_normalises_again(image_and_mirror):
     encoder = Encoder(ModelConfig(name="test_resnet", weights="random"), 32)
     one_by_one = network_embedder(encoder, DataConfig(image_px=32).preprocess, "cpu")(image_and_mirror, "drone", "")

@@ -23,8 +23,6 @@ from dphr_train.metrics import (
     trapezoid_ap,
 )
 
-pytestmark = pytest.mark.kernels
-
 
 def report_on(similarity, query_ids, gallery_ids, **options):
     """Report on a similarity matrix (Q, G) that is given: query i is the i-th unit vector."""
@@ -64,6 +62,7 @@ def plain_report(queries, query_ids, gallery, gallery_ids, protocol, one_percent
     }
 
 
+@pytest.mark.kernels
 @given(st.data())
 def test_counting_ranks_gives_what_sorting_every_row_gives(data):
     n_queries, n_gallery, dim = (data.draw(st.integers(1, top)) for top in (9, 130, 3))
@@ -109,6 +108,7 @@ def test_standard_ap_of_two_matches_by_hand():
     assert standard_ap(np.array([0, 2])) == pytest.approx((1 + 2 / 3) / 2)
 
 
+@pytest.mark.kernels
 @given(st.lists(st.booleans(), min_size=1, max_size=30).filter(any), st.randoms(use_true_random=False))
 def test_standard_ap_agrees_with_scikit_learn(relevant, random):
     similarity = random.sample(range(len(relevant)), len(relevant))
@@ -135,6 +135,7 @@ def test_the_rule_of_one_percent_decides_about_rank_2_of_250():
     assert found == {"round": 1.0, "floor": 0.0}
 
 
+@pytest.mark.kernels
 def test_equal_similarities_go_to_the_lower_row():
     similarity = np.array([0.5, 0.7, 0.5, 0.5], np.float32)
     assert [rank_of(similarity, row) for row in range(4)] == [1, 0, 2, 3]
@@ -150,6 +151,7 @@ QUERIES = np.array([[1, 0], [0, 1]], np.float32)
 GALLERY = np.array([[0.6, 0.8], [1, 0], [0, 1], [0.8, 0.6]], np.float32)
 
 
+@pytest.mark.kernels
 def test_report_by_hand_and_distractors_count_only_in_the_full_protocol():
     # Query 0 (place 10) ranks rows 1, 3, 0, 2; query 1 (place 20) ranks rows 2, 0, 3, 1.
     gallery_ids = np.array([99, 99, 20, 10])
@@ -162,6 +164,7 @@ def test_report_by_hand_and_distractors_count_only_in_the_full_protocol():
     assert (full.hit_rate, full.recall_within, full.within_m) == (None, None, None)
 
 
+@pytest.mark.kernels
 def test_the_hit_rate_lets_semi_positives_alone_outrank_the_match():
     similarity = [
         [0.8, 0.9, 0.1, 0.1, 0.2, 0.3],  # match 0, outranked by its semi-positive 1: a hit at rank 1

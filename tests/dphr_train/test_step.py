@@ -13,8 +13,6 @@ from dphr_train.encoder import Encoder, normalise
 from dphr_train.objective import Objective, Task
 from dphr_train.step import PairStep
 
-pytestmark = pytest.mark.kernels
-
 PAIRS = 5
 LOSS = LossConfig(dphr=DphrConfig(window=2, beta=0.5))
 CONVNEXT = ModelConfig("test_convnext", "random")
@@ -88,6 +86,7 @@ def plain_gradients(encoder, objective, batch, rows=None, seed=None):
     return gradients(encoder, objective), {name: value.item() for name, value in terms.items()}
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("reference_px", [(32, 32), (16, 40)])
 @pytest.mark.parametrize("chunk_size", [0, 1, 2, 3, PAIRS, PAIRS + 2])
 def test_any_chunk_size_gives_the_whole_batchs_gradient(chunk_size, reference_px):

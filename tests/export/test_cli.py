@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from dphr_infer.engines.embedder import Embedder
 from dphr_infer.files.bundle import file_digest, open_bundle
 from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_infer.locate.devices import open_engine
-from dphr_infer.locate.embedder import Embedder
 from dphr_train.encoder import import_timm
 from export.cli import COMMANDS, PROGRAM, main
 from export.verbs import VERB_TYPES

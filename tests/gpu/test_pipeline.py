@@ -16,13 +16,13 @@ from dphr_infer.cuda.build import load_fatbin
 from dphr_infer.cuda.driver import open_cuda
 from dphr_infer.cuda.preprocess.launch import DevicePreprocess
 from dphr_infer.cuda.preprocess.plan import longer_side_px
+from dphr_infer.engines.embedder import Embedder
 from dphr_infer.engines.onnxruntime import offers
 from dphr_infer.files.bundle import open_bundle
 from dphr_infer.images.frame_format import nv12_frames, rgb_frames, to_rgb
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.images.rotation import rotate_square
 from dphr_infer.locate.devices import open_engine
-from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.exact import NumpyExactMatcher

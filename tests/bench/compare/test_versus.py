@@ -25,7 +25,8 @@ HASTY = (
     OWN_PROGRAM[0],
     "-c",
     f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench.machine import roofline; roofline._BUFFER_BYTES = 4 << "
-    f"20; roofline.PASSES = 2; roofline._CACHES = 0; roofline._PRODUCT_SECONDS = 0.01\n{OWN_PROGRAM[2]}",
+    f"20; roofline.PASSES = 2; roofline._CACHES = 0; roofline._PRODUCT_SECONDS = 0.01; "
+    f"roofline.PRODUCT_SIDES = (256,)\n{OWN_PROGRAM[2]}",
 )
 # Takes the words of a run, waits for its turn, and writes a report with durations about BASE; then ends with CODE.
 STAND_IN = """#!{python} -S

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from bench.cli import main
-from bench.machine import roofline
 from bench.peers import cpu as peers
 from bench.peers import runs as peer_runs
 from bench.peers.cpu import Peer
@@ -120,11 +119,8 @@ def test_a_run_with_peers_writes_their_rows_and_says_what_is_left_out(
     gallery: Path,
     tmp_path: Path,
     only_numpy_and_two_bad_ones: None,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name, value in (("_BUFFER_BYTES", 4 << 20), ("PASSES", 2), ("_CACHES", 0), ("_PRODUCT_SECONDS", 0.01)):
-        monkeypatch.setattr(roofline, name, value)
     quick = ["--seconds", "0.01", "--startups", "0", "--batches", "1", "--match-rows", "--scenarios"]
     words = ["run", str(bundle.folder), str(gallery), *quick, "--peers", "--json", str(tmp_path / "b.json")]
     assert main(words) == 0

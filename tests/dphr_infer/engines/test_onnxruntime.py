@@ -7,11 +7,11 @@ import onnx
 import pytest
 
 from dphr_infer.engines import onnxruntime as onnxruntime_engine
+from dphr_infer.engines.embedder import Embedder
 from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine
 from dphr_infer.errors import BundleError, ConfigError, EngineError, ImageError, MissingPackageError
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.locate.devices import open_engine
-from dphr_infer.locate.embedder import Embedder
 from dphr_infer.locate.settings import DeviceSettings
 
 pytestmark = pytest.mark.kernels

@@ -15,8 +15,6 @@ from dphr_infer.geo import offset
 from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.types import GeoPoint, LocationEstimate, Place
 
-pytestmark = pytest.mark.kernels
-
 CORNERS = ",".join(f"corner{i}_{axis}_deg" for i in (1, 2, 3, 4) for axis in ("latitude", "longitude"))
 CENTRE = GeoPoint(47.0, 8.0)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,13 @@ from export.graph.opset import require_opset
 from export.graph.to_onnx import to_onnx
 from export.request import OPSET
 
-pytestmark = pytest.mark.kernels
-
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 LIMIT = {"fp32": 1e-6, "fp16": 1e-4}
 
 
 @pytest.fixture(scope="module")
-def models(encoder: Encoder, preprocess: Preprocess) -> dict[str, bytes]:
-    return {precision: to_onnx(encoder, preprocess, precision) for precision in PRECISIONS}
+def models(encoder: Encoder, preprocess: Preprocess, export_once: Callable[..., bytes]) -> dict[str, bytes]:
+    return {precision: export_once(encoder, preprocess, precision) for precision in PRECISIONS}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

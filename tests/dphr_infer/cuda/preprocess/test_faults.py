@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_on_cpu_runner import KernelError
+from dphr_infer.images.resampling import rows_come_first
 from kernel_sources import inlined
 from preprocess_launches import SOURCE, launch, reference
 
 from dphr_infer.images.frame_format import FrameFormat, nv12_frames, rgb_frames
 from dphr_infer.images.preprocess import Preprocess
-from dphr_infer.images.resampling import rows_come_first
 
 SEEDS = (0, 1, 2, 3, 4, 5)
 UPRIGHT, UPRIGHT_NV12 = "preprocess_upright_rgb", "preprocess_upright_nv12"

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from dphr_infer.cuda.topk import matcher as cuda_exact
+from dphr_infer.engines.embedder import Embedder
 from dphr_infer.files.gallery import open_gallery
 from dphr_infer.images.rotation import rotate_square
 from dphr_infer.indexing.index import index
 from dphr_infer.locate import gpu_pipeline
 from dphr_infer.locate.devices import open_engine
-from dphr_infer.locate.embedder import Embedder
 from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.types import Matches
 

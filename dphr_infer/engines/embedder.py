@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dphr_infer.engines.base import Engine
 from dphr_infer.errors import EngineError
 from dphr_infer.images.preprocess import Preprocess, check_image_size
-from dphr_infer.locate.settings import EMBED_BATCH
+from dphr_infer.types import EMBED_BATCH
 
 UNIT_TOLERANCE = 5e-3
 

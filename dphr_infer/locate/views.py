@@ -1,0 +1,73 @@
+"""A photo -> the pictures of model size that are embedded: rectified, turned, or as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dphr_infer.errors import ImageError
+from dphr_infer.images.attitude import Attitude, attitude_of
+from dphr_infer.images.photo import Photo
+from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.images.rectify import rectify
+from dphr_infer.images.rotation import rotate_square
+from dphr_infer.locate.settings import CameraSettings, LocateSettings
+
+
+class Views:
+    """Knows which views of a photo are looked up, and how each is made.
+
+    Args:
+        settings: whose heading is asked.
+        camera: what is known of it, and whether to rectify.
+        preprocess: the bundle's.
+        tile_m: side of the gallery's tiles.
+    """
+
+    def __init__(self, settings: LocateSettings, camera: CameraSettings, preprocess: Preprocess, tile_m: float) -> None:
+        self._settings, self._camera, self._tile_m = settings, camera, tile_m
+        self._side_px = max(preprocess.height_px, preprocess.width_px)
+
+    def attitude(self, photo: Photo) -> Attitude:
+        """How its camera looked: the settings before the metadata."""
+        height_px, width_px = photo.size_px
+        return attitude_of(photo.metadata, self._camera.known, width_px, height_px, self._tile_m)
+
+    def rectified(self, photo: Photo) -> NDArray[np.uint8] | None:
+        """Its ground as a tile of the gallery shows it, north up; None where settings or its attitude forbid it.
+
+        Raises:
+            ImageError: the photo shows nothing of it.
+        """
+        attitude = self.attitude(photo)
+        if self._camera.rectify == "off" or not attitude.known:
+            return None
+        return rectify(photo.rgb, attitude.view, self._side_px, self._tile_m / self._side_px).image
+
+    def rotations_deg(self, photo: Photo) -> tuple[float, ...]:
+        """The clockwise rotations that it is embedded under.
+
+        Raises:
+            ImageError: heading is "north" and the photo has no yaw.
+        """
+        attitude, heading = self.attitude(photo), self._settings.heading
+        if self._camera.rectify == "off" or not attitude.known:
+            if heading == "as-is":
+                return (0.0,)
+            if heading == "search":
+                return tuple(360.0 * i / self._settings.rotations for i in range(self._settings.rotations))
+            if not attitude.yaw_known:
+                raise ImageError(
+                    '`heading` "north" needs the photo\'s yaw, but its metadata has none. Use "search", or photos with '
+                    "GimbalYawDegree (DJI XMP) or GPSImgDirection (EXIF)."
+                )
+        return (attitude.view.yaw_deg % 360.0,)
+
+    def images(self, photo: Photo) -> list[NDArray[np.uint8]]:
+        """One for each rotation, uint8 (h, w, 3), not yet of model size; errors as of the others."""
+        rotations, ground = self.rotations_deg(photo), self.rectified(photo)
+        if ground is not None:
+            return [ground]
+        if self._settings.heading == "as-is":
+            return [photo.rgb]
+        return [rotate_square(photo.rgb, degrees, self._side_px) for degrees in rotations]
