@@ -3,7 +3,7 @@
     DphrError
     ├── ConfigError          settings that contradict each other or lie outside their range
     ├── ImageError           a picture that cannot be read, or whose size is refused
-    ├── MapError             a raster without georeference, bands or room for one tile
+    ├── MapError             a raster without georeference, bands or room for one tile; a pack of another map
     ├── DatasetError         a data set folder with missing or unreadable parts
     ├── CheckpointError      weights that are damaged, not finite or of another architecture
     ├── TrainingError        a run that cannot go on (loss not finite, fewer places than a batch)
@@ -35,7 +35,7 @@ class ImageError(DphrError):
 
 
 class MapError(DphrError):
-    """A raster without georeference, with too few bands, or too small for one tile."""
+    """A raster without georeference, with too few bands, or too small for one tile; a map pack that does not serve."""
 
 
 class DatasetError(DphrError):
