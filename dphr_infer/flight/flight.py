@@ -202,6 +202,8 @@ class Flight:
             reach_m = settings.max_speed_mps * seconds
             self._grid.move(Odometry(0.0, 0.0, np.eye(2) * reach_m**2 / 4))
             self._grid.leak(min(1.0, reach_m / (settings.leak_ground * tile_m)))
+            # So far a registration may show new ground: it is what finds a place again that motion has lost.
+            state.since_registration = state.since_registration + np.array([reach_m, 0.0])
             return
         self._grid.move(odometry)
         moved = np.array([odometry.east_m, odometry.north_m])

@@ -136,13 +136,11 @@ def write_flight(
     _write_truth(truth, city, flight)
 
 
-def _check(
-    config: CitiesConfig, frames: int, mosaic_m: float, gsd_m: float, pitches_deg: tuple[float, ...]
-) -> None:
+def _check(config: CitiesConfig, frames: int, mosaic_m: float, gsd_m: float, pitches_deg: tuple[float, ...]) -> None:
     if not pitches_deg or not all(_PITCHES_DEG[0] <= pitch <= _PITCHES_DEG[1] for pitch in pitches_deg):
         raise ConfigError(
-            f"The camera's pitches are {pitches_deg}; expected at least one, each in degrees from {_PITCHES_DEG[0]:g} to "
-            f"{_PITCHES_DEG[1]:g}."
+            f"The camera's pitches are {pitches_deg}; expected at least one, each from {_PITCHES_DEG[0]:g} to "
+            f"{_PITCHES_DEG[1]:g} degrees."
         )
     if not 1 <= frames <= 1000:
         raise ConfigError(f"frames is {frames}; it has to lie between 1 and 1000.")
