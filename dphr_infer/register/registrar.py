@@ -54,9 +54,9 @@ _FEWEST = 4
 _CELLS = 12
 # What is fitted to how many matches: an affine map, a similarity, else a translation.
 _PARAMETERS = ((6, 12), (4, 5))
-# In pixels: how exactly a feature is found, and what no number of matches betters. What stands up from the ground errs
-# alike for neighbours: so many matches count as one.
-_POINT_PX, _FLOOR_PX, _ALIKE = 0.5, 0.4, 6.0
+# How exactly a feature is found, in pixels. What stands up from the ground errs alike for neighbours: so many matches
+# count as one, and no number of them betters a share of the picture's side.
+_POINT_PX, _ALIKE, _FLOOR_SHARE = 0.5, 6.0, 0.0025
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ class Registrar:
             return None
         here, there = _complex(photo, from_photo), _complex(target, from_map)
         vote, log10_nfa = self._vote(here, there, search)
-        return self._judged(place, here, there, vote, search.gsd_m, log10_nfa) if vote.inliers.sum() > 1 else None
+        return self._judged(place, here, there, vote, search, log10_nfa) if vote.inliers.sum() > 1 else None
 
     def _vote(self, here: Points, there: Points, search: _Search) -> tuple[Vote, float]:
         """The vote that chance explains least, and its log10 NFA."""
@@ -245,7 +245,7 @@ class Registrar:
         return min(judged, key=lambda one: one[1])
 
     def _judged(
-        self, place: GeoPoint, here: Points, there: Points, vote: Vote, gsd_m: float, log10_nfa: float
+        self, place: GeoPoint, here: Points, there: Points, vote: Vote, search: _Search, log10_nfa: float
     ) -> Registration:
         count = int(vote.inliers.sum())
         refused = ""
@@ -256,7 +256,8 @@ class Registrar:
         # An affine map takes up what errors of pitch and roll do to a picture of this size.
         parameters = next((p for p, fewest in _PARAMETERS if count >= fewest), 2)
         found = fit(here[vote.inliers], there[vote.inliers], parameters)
-        variance_m2 = (found.variance_m2 + (_POINT_PX * gsd_m) ** 2) * _ALIKE * found.lever + (_FLOOR_PX * gsd_m) ** 2
+        point_m2 = found.variance_m2 + (_POINT_PX * search.gsd_m) ** 2
+        variance_m2 = point_m2 * _ALIKE * found.lever + (_FLOOR_SHARE * search.side_m) ** 2
         return Registration(
             offset(place, found.shift.real, found.shift.imag),
             (variance_m2, 0.0, variance_m2),
