@@ -20,6 +20,8 @@ Points = NDArray[np.complex128]
 # Hypotheses of two matches are made of the best matches only; all vote.
 _PAIRED = 120
 _PAIRS_AT_ONCE = 2048
+# Of an inner product of float32 unit vectors.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +72,8 @@ def best_matches(
     back = similarity.argmax(0)
     similarity[rows, nearest] = -2.0
     second = similarity.max(1)
-    # |a - b|² = 2 - 2ab for unit vectors
-    ratios = np.sqrt(np.maximum(1 - best, 0) / np.maximum(1 - second, 1e-9))
+    # |a - b|² = 2 - 2ab for unit vectors; of two that are the same up to rounding neither is the nearer.
+    ratios = np.sqrt((np.maximum(1 - best, 0) + _ROUNDING) / (np.maximum(1 - second, 0) + _ROUNDING))
     kept = np.flatnonzero((back[nearest] == rows) & (ratios <= ratio) & (best > -1))
     order = kept[np.argsort(ratios[kept], kind="stable")]
     points = query.points[order]
