@@ -8,6 +8,7 @@ false alarms     how many votes as good chance would give                       
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,12 +48,14 @@ _TOLERANCE_PX, _TRANSLATION_SHARE, _SIMILARITY_SHARE = 3.0, 0.02, 0.01
 _APART_PX = 2.0
 # How uneven a map's features lie, as a factor on the chance that one match agrees.
 _UNEVEN = 2.0
+# Votes at two places name two points where those lie further apart, as a share of the picture's side.
+_APART_SHARE = 4 * _TRANSLATION_SHARE
 _FEWEST = 4
 # Matches that agree count once for each cell of the picture, of so many to its side: one crossing or roof that looks
 # like another holds a dozen features, and they are no dozen witnesses.
 _CELLS = 12
-# What is fitted to how many matches: an affine map, a similarity, else a translation.
-_PARAMETERS = ((6, 12), (4, 5))
+# What is fitted to how many matches, the first that they tell: an affine map, a similarity, a translation.
+_PARAMETERS = ((6, 12), (4, 5), (2, 0))
 # In pixels: how exactly a feature is found, and what no number of matches betters. What stands up from the ground errs
 # alike for neighbours: so many matches count as one.
 _POINT_PX, _FLOOR_PX, _ALIKE = 0.5, 0.4, 6.0
@@ -144,7 +147,7 @@ class Registrar:
         side_m = self.settings.side_tiles * self._tile_m
         wanted_m = max(finest_m, view.gsd_m(image.shape[1]), side_m / self.settings.max_side_px)
         gsd_m = finest_m * 2 ** (math.ceil(2 * math.log2(wanted_m / finest_m) - 1e-9) / 2)
-        return rectify(image, view, round(side_m / gsd_m), gsd_m)
+        return rectify(image, view, max(1, round(side_m / gsd_m)), gsd_m)
 
     def register(self, image: NDArray[np.uint8], attitude: Attitude, places: Sequence[GeoPoint]) -> Registration | None:
         """Lay a photo on the map around places, most likely first.
@@ -164,7 +167,7 @@ class Registrar:
         ground = self.ground_picture(image, attitude)
         places = self._apart(places)
         found = self._best(ground, attitude, places, attitude.yaw_known)
-        if attitude.yaw_known and (found is None or not found.verified):
+        if attitude.yaw_known and (found is None or found.log10_nfa > self.settings.max_log10_nfa):
             # Cameras do write a yaw that is half a turn off: what its north does not place is tried under any turn.
             turned = self._best(ground, attitude, places, upright=False)
             if turned is not None and (found is None or turned.log10_nfa < found.log10_nfa):
@@ -188,7 +191,16 @@ class Registrar:
             translation=attitude.known and upright,
         )
         tried = [self._at(place, photo, search) for place in places]
-        return min((one for one in tried if one is not None), key=lambda one: one.log10_nfa, default=None)
+        found = [one for one in tried if one is not None]
+        return self._unless_elsewhere(found, _APART_SHARE * search.side_m) if found else None
+
+    def _unless_elsewhere(self, found: Sequence[Registration], apart_m: float) -> Registration:
+        """The one that chance explains least, refused where others put the photo elsewhere nearly as well."""
+        best = min(found, key=lambda one: one.log10_nfa)
+        rivals = max((one.inliers for one in found if distance_m(one.point, best.point) > apart_m), default=0)
+        if best.verified and rivals >= self.settings.rivals * best.inliers:
+            return dataclasses.replace(best, refused=_ambiguous(best.inliers, rivals))
+        return best
 
     def _apart(self, places: Sequence[GeoPoint]) -> list[GeoPoint]:
         kept: list[GeoPoint] = []
@@ -235,10 +247,10 @@ class Registrar:
         if log10_nfa > self.settings.max_log10_nfa:
             refused = f"unverified: chance gives 10^{log10_nfa:.1f} votes as good"
         elif vote.rivals >= self.settings.rivals * count:
-            refused = f"ambiguous: {count} matches agree here and {vote.rivals} elsewhere"
+            refused = _ambiguous(count, vote.rivals)
         # An affine map takes up what errors of pitch and roll do to a picture of this size.
-        parameters = next((p for p, fewest in _PARAMETERS if count >= fewest), 2)
-        found = fit(here[vote.inliers], there[vote.inliers], parameters)
+        fits = (fit(here[vote.inliers], there[vote.inliers], p) for p, fewest in _PARAMETERS if count >= fewest)
+        found = next(one for one in fits if math.isfinite(one.lever))  # matches on one line do not tell an affine map
         variance_m2 = (found.variance_m2 + (_POINT_PX * gsd_m) ** 2) * _ALIKE * found.lever + (_FLOOR_PX * gsd_m) ** 2
         return Registration(
             offset(place, found.shift.real, found.shift.imag),
@@ -250,6 +262,10 @@ class Registrar:
             -math.degrees(np.angle(found.turn)),
             refused,
         )
+
+
+def _ambiguous(here: int, elsewhere: int) -> str:
+    return f"ambiguous: {here} matches agree here and {elsewhere} elsewhere"
 
 
 def _complex(features: Features, rows: NDArray[np.intp]) -> Points:
