@@ -179,6 +179,8 @@ class Registrar:
     ) -> Registration | None:
         most = math.ceil(DENSITY * float(ground.seen.sum()) / 1e6)
         found = self._extractor.extract(ground.image, ground.seen, most, upright)
+        if len(found) < _FEWEST:  # before the map is looked at
+            return None
         points = (found.points - ground.image.shape[0] / 2) * np.array([ground.gsd_m, -ground.gsd_m], np.float32)
         photo = Features(points, found.sizes * np.float32(ground.gsd_m), found.descriptors)
         search = _Search(
