@@ -17,6 +17,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from dphr_infer.errors import ImageError
 from dphr_infer.geo import distance_m, offset
 from dphr_infer.images.attitude import Attitude
 from dphr_infer.images.rectify import GroundPicture, rectify
@@ -158,13 +159,16 @@ class Registrar:
             places: where retrieval has it; those within half a tile of an earlier one count once.
 
         Returns:
-            The place whose vote chance explains least, verified or not; None where nowhere enough matches vote.
+            The place whose vote chance explains least, verified or not; None where nowhere enough matches vote, or the
+            photo shows nothing of the ground around its middle.
 
         Raises:
-            ImageError: as of `ground_picture`.
             MapError: the map is damaged.
         """
-        ground = self.ground_picture(image, attitude)
+        try:
+            ground = self.ground_picture(image, attitude)
+        except ImageError:
+            return None
         places = self._apart(places)
         found = self._best(ground, attitude, places, attitude.yaw_known)
         if attitude.yaw_known and (found is None or found.log10_nfa > self.settings.max_log10_nfa):
@@ -193,8 +197,8 @@ class Registrar:
             translation=attitude.known and upright,
         )
         tried = [self._at(place, photo, search) for place in places]
-        found = [one for one in tried if one is not None]
-        return self._unless_elsewhere(found, _APART_SHARE * search.side_m) if found else None
+        votes = [one for one in tried if one is not None]
+        return self._unless_elsewhere(votes, _APART_SHARE * search.side_m) if votes else None
 
     def _unless_elsewhere(self, found: Sequence[Registration], apart_m: float) -> Registration:
         """The one that chance explains least, refused where others put the photo elsewhere nearly as well."""

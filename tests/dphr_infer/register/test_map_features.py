@@ -68,7 +68,7 @@ def test_the_same_features_are_seen_from_two_places_and_found_once(dotted) -> No
     looked = len(extractor.asked)
     there = features.around(place(pixels, 20.0, -5.0), 50.0, GSD_M, True)
     assert len(extractor.asked) == pixels.views == looked == 4  # the four blocks about the middle
-    ours, theirs = here.points + (10.0, 10.0), there.points + (20.0, -5.0)
+    ours, theirs = here.points + np.array([10.0, 10.0]), there.points + np.array([20.0, -5.0])
 
     def shared(points: np.ndarray) -> np.ndarray:
         return points[(np.abs(points - (15.0, 2.5)) < (44.9, 42.4)).all(1)]

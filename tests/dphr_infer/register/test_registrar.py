@@ -198,7 +198,7 @@ def test_a_map_of_another_resolution_places_it_too(pixels, gsd_m: float) -> None
     assert_placed(laid(Registrar(other, TILE_M), photo_of(pixels, DOWN), known(DOWN)), within_m=1.0)
 
 
-@pytest.mark.parametrize("height_m", [2.0, 2_000.0, 4_000.0, 20_000.0])
+@pytest.mark.parametrize("height_m", [0.01, 2.0, 2_000.0, 4_000.0, 20_000.0])
 def test_a_height_that_shows_a_yard_or_more_than_the_map_places_nothing_wrong(registrar, pixels, height_m) -> None:
     told = dataclasses.replace(DOWN, height_m=height_m)
     assert_refused(laid(registrar, photo_of(pixels, DOWN), known(told)))
