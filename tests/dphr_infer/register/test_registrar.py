@@ -1,15 +1,18 @@
 import dataclasses
 import math
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from generated_map import ArrayMap, place, town
 
 from dphr_infer.errors import ConfigError, MissingPackageError
-from dphr_infer.geo import east_north_m, offset
+from dphr_infer.geo import distance_m, east_north_m, offset
 from dphr_infer.images.attitude import Attitude, attitude_of
 from dphr_infer.images.metadata import PhotoMetadata
+from dphr_infer.register.features import Features
+from dphr_infer.register.map_features import BLOCK_PX, MARGIN_PX
 from dphr_infer.register.registrar import Registrar, Registration
 from dphr_infer.register.settings import RegisterSettings
 from dphr_infer.types import CameraView, GeoPoint
@@ -175,6 +178,41 @@ def test_ground_that_stands_on_the_map_twice_is_ambiguous(pixels) -> None:
     found = Registrar(twice, TILE_M).register(photo_of(pixels, DOWN), known(DOWN), places)
     assert_refused(found)
     assert found is not None and found.refused.startswith("ambiguous: ")
+
+
+@dataclass
+class Kinds:
+    """A `FeatureExtractor`: of the photo the given points, of the map what is not black there; grey is the kind."""
+
+    photo_px: np.ndarray
+
+    def extract(self, image: np.ndarray, seen: np.ndarray, most: int, upright: bool) -> Features:
+        if len(image) == BLOCK_PX + 2 * MARGIN_PX:
+            rows, columns = np.nonzero(image[..., 0])
+            points, kinds = np.stack([columns, rows], 1) + 0.5, image[rows, columns, 0] // 4
+        else:
+            points, kinds = self.photo_px + len(image) / 2, np.arange(1, len(self.photo_px) + 1)
+        descriptors = np.eye(64, dtype=np.float32)[kinds]
+        return Features(points.astype(np.float32), np.full(len(points), 4.0, np.float32), descriptors)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "refused"), [(40, 0, False), (26, 14, False), (22, 18, True), (18, 22, True)]
+)
+def test_where_nearly_as_many_matches_agree_on_a_place_nearby_it_is_ambiguous(here, there, refused) -> None:
+    spots = np.random.default_rng(3).integers(-80, 80, (here + there, 2))
+    image = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
+    for kind, (x, y) in enumerate(spots, 1):
+        east = 0 if kind <= here else 50  # pixels, within the ground that is looked at around one place
+        image[SIDE_PX // 2 + y, SIDE_PX // 2 + x + east] = 4 * kind + 2
+    one = Registrar(ArrayMap(image, GSD_M, MIDDLE), TILE_M, extractor=Kinds(spots + 0.5))
+    found = one.register(np.zeros((SIZE[1], SIZE[0], 3), np.uint8), known(DOWN), [MIDDLE])
+    assert found is not None and found.matches > 30
+    if refused:
+        assert not found.verified and found.refused.startswith("ambiguous: ")
+        assert found.inliers <= max(here, there)
+    else:
+        assert found.verified and distance_m(found.point, MIDDLE) < 0.1
 
 
 def test_a_map_without_features_places_nothing() -> None:
