@@ -231,13 +231,15 @@ def _matching(setup: Setup, parts: Parts) -> None:
 def locate_arguments(request: BenchRequest, gallery: Path, photo: Path) -> list[str]:
     """The arguments of `dphr-infer locate` that do what this run measures, for one photo."""
     found, search = [str(request.bundle), str(gallery), str(photo)], request.search
-    for settings in (search.settings, search.on):
+    for settings in (search.settings, search.camera, search.register, search.on):
         for name, value in asdict(settings).items():
             option = name.replace("_", "-")
             if isinstance(value, bool):
                 found.append(f"--{option}" if value else f"--no-{option}")
             elif value is not None:
                 found.append(f"--{option}={value}")
+    if search.map is not None:
+        found += [f"--map={search.map}", "--verify" if search.verify else "--no-verify"]
     if search.near is not None:
         found += [f"--near={search.near}", f"--within={search.within}"]
     if search.signer is not None:

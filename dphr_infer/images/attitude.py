@@ -20,7 +20,8 @@ class Attitude:
 
     Attributes:
         view: what is known, completed by what stands in.
-        sources: for people, where each value comes from, by the names of `CameraView`.
+        sources: for people, where each value comes from, by the names of `CameraView`; by "view" what is wrong with all
+            together.
         missing: what would be needed to rectify; empty where the view is known.
     """
 
@@ -66,7 +67,7 @@ def attitude_of(
         read = metadata.sources.get("relative_altitude_m" if name == "height_m" else name, "metadata")
         if given is not None:
             values[name], sources[name] = given, "given"
-        elif value is not None:
+        elif value is not None and math.isfinite(value):
             values[name], sources[name] = value, read
         elif name == "roll_deg":
             values[name], sources[name] = 0.0, "taken as 0"
@@ -78,8 +79,8 @@ def attitude_of(
         try:
             return Attitude(CameraView(**values), sources)
         except ConfigError as error:
-            sources["pitch_deg"] += f"; not usable: {error}"
+            sources["view"] = f"not usable: {error}"
             missing = ("a usable view",)
     ground = tile_m * width_px / min(width_px, height_px)
     height_m = ground / 2 / math.tan(math.radians(_ASSUMED_FOV_DEG / 2))
-    return Attitude(CameraView(height_m, -90.0, _ASSUMED_FOV_DEG, values.get("yaw_deg", 0.0)), sources, missing)
+    return Attitude(CameraView(height_m, -90.0, _ASSUMED_FOV_DEG, values.get("yaw_deg", 0.0) % 360), sources, missing)

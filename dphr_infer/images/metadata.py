@@ -71,12 +71,14 @@ class PhotoMetadata:
         unknown yaw or altitude does no harm worth a refusal, and the camera's position itself is taken.
 
         Returns:
-            None where position or pitch is unknown, the pitch is above -30 degrees, or the way to the ground is needed
-            and altitude or yaw is unknown.
+            None where position or pitch is unknown, the pitch is above -30 degrees or below -150, or the way to the
+            ground is needed and yaw or altitude is unknown; one of 0 or less is unknown.
         """
-        if self.camera is None or self.pitch_deg is None or self.pitch_deg > MAX_GROUND_PITCH_DEG:
+        if self.camera is None or self.pitch_deg is None:
             return None
-        if self.relative_altitude_m is None or self.yaw_deg is None:
+        if not -180 - MAX_GROUND_PITCH_DEG <= self.pitch_deg <= MAX_GROUND_PITCH_DEG:
+            return None
+        if self.relative_altitude_m is None or self.relative_altitude_m <= 0 or self.yaw_deg is None:
             return self.camera if abs(self.pitch_deg + 90) <= _NADIR_TOLERANCE_DEG else None
         # Beyond straight down (pitch below -90) the tangent is negative: the point lies behind the camera.
         ahead_m = self.relative_altitude_m / math.tan(math.radians(-self.pitch_deg))

@@ -61,8 +61,8 @@ def rectify(image: NDArray[np.uint8], view: CameraView, side_px: int, gsd_m: flo
     """Bring a photo to a square of ground around the middle of its picture.
 
     A photo of more than twice that resolution is first reduced by a whole factor, averaging; then each pixel is read
-    bilinearly at the place where the camera saw it, within one grey level of the loop over rays that the tests hold
-    beside it.
+    bilinearly at the place where the camera saw it: within one grey level of the loop over rays that the tests hold
+    beside it, two where the photo was reduced.
 
     Args:
         image: uint8 (H, W, 3).
@@ -75,7 +75,10 @@ def rectify(image: NDArray[np.uint8], view: CameraView, side_px: int, gsd_m: flo
     height, width = image.shape[:2]
     seen = seen_ground(view, width, height, side_px, gsd_m)
     if not seen.any():
-        raise ImageError(f"The photo shows nothing of the {side_px * gsd_m:.0f} m around its middle: check its roll.")
+        raise ImageError(
+            f"The photo shows nothing of the {side_px * gsd_m:.0f} m around its middle from a height of "
+            f"{view.height_m:g} m: check its height."
+        )
     picture = Image.fromarray(image)
     factor = max(1, int(gsd_m / view.gsd_m(width)))
     if factor > 1:

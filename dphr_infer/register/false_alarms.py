@@ -11,10 +11,12 @@ import math
 
 def log10_tail(successes: int, trials: int, probability: float) -> float:
     """log10 of P[at least `successes` of `trials`] for a binomial with that probability, in [0, 1]."""
-    if successes <= 0 or probability >= 1:
+    if successes <= 0:
         return 0.0
     if successes > trials or probability <= 0:
         return -math.inf
+    if probability >= 1:
+        return 0.0
     terms = [
         math.lgamma(trials + 1)
         - math.lgamma(k + 1)

@@ -74,6 +74,8 @@ class SiftFeatures:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         # Padded, so that the outside counts as unseen.
         mask = cv2.erode(np.pad(seen, 1).astype(np.uint8), np.ones((2 * _EDGE_PX + 1,) * 2, np.uint8))[1:-1, 1:-1]
+        if not mask.any():
+            return NO_FEATURES
         sift = cv2.SIFT_create(most, contrastThreshold=_CONTRAST)
         found = sift.detect(grey, np.ascontiguousarray(mask))
         if upright:

@@ -17,6 +17,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from dphr_infer.errors import ImageError
 from dphr_infer.geo import distance_m, offset
 from dphr_infer.images.attitude import Attitude
 from dphr_infer.images.rectify import GroundPicture, rectify
@@ -48,12 +49,14 @@ _TOLERANCE_PX, _TRANSLATION_SHARE, _SIMILARITY_SHARE = 3.0, 0.02, 0.01
 _APART_PX = 2.0
 # How uneven a map's features lie, as a factor on the chance that one match agrees.
 _UNEVEN = 2.0
+# Votes at two places name two points where those lie further apart, as a share of the picture's side.
+_APART_SHARE = 4 * _TRANSLATION_SHARE
 _FEWEST = 4
 # Matches that agree count once for each cell of the picture, of so many to its side: one crossing or roof that looks
 # like another holds a dozen features, and they are no dozen witnesses.
 _CELLS = 12
-# What is fitted to how many matches: an affine map, a similarity, else a translation.
-_PARAMETERS = ((6, 12), (4, 5))
+# What is fitted to how many matches, the first that they tell: an affine map, a similarity, a translation.
+_PARAMETERS = ((6, 12), (4, 5), (2, 0))
 # How exactly a feature is found, in pixels. What stands up from the ground errs alike for neighbours: so many matches
 # count as one, and no number of them betters a share of the picture's side.
 _POINT_PX, _ALIKE, _FLOOR_SHARE = 0.5, 6.0, 0.0025
@@ -145,7 +148,7 @@ class Registrar:
         side_m = self.settings.side_tiles * self._tile_m
         wanted_m = max(finest_m, view.gsd_m(image.shape[1]), side_m / self.settings.max_side_px)
         gsd_m = finest_m * 2 ** (math.ceil(2 * math.log2(wanted_m / finest_m) - 1e-9) / 2)
-        return rectify(image, view, round(side_m / gsd_m), gsd_m)
+        return rectify(image, view, max(1, round(side_m / gsd_m)), gsd_m)
 
     def register(self, image: NDArray[np.uint8], attitude: Attitude, places: Sequence[GeoPoint]) -> Registration | None:
         """Lay a photo on the map around places, most likely first.
@@ -156,16 +159,19 @@ class Registrar:
             places: where retrieval has it; those within half a tile of an earlier one count once.
 
         Returns:
-            The place whose vote chance explains least, verified or not; None where nowhere enough matches vote.
+            The place whose vote chance explains least, verified or not; None where nowhere enough matches vote, or the
+            photo shows nothing of the ground around its middle.
 
         Raises:
-            ImageError: as of `ground_picture`.
             MapError: the map is damaged.
         """
-        ground = self.ground_picture(image, attitude)
+        try:
+            ground = self.ground_picture(image, attitude)
+        except ImageError:
+            return None
         places = self._apart(places)
         found = self._best(ground, attitude, places, attitude.yaw_known)
-        if attitude.yaw_known and (found is None or not found.verified):
+        if attitude.yaw_known and (found is None or found.log10_nfa > self.settings.max_log10_nfa):
             # Cameras do write a yaw that is half a turn off: what its north does not place is tried under any turn.
             turned = self._best(ground, attitude, places, upright=False)
             if turned is not None and (found is None or turned.log10_nfa < found.log10_nfa):
@@ -177,6 +183,8 @@ class Registrar:
     ) -> Registration | None:
         most = math.ceil(DENSITY * float(ground.seen.sum()) / 1e6)
         found = self._extractor.extract(ground.image, ground.seen, most, upright)
+        if len(found) < _FEWEST:  # before the map is looked at
+            return None
         points = (found.points - ground.image.shape[0] / 2) * np.array([ground.gsd_m, -ground.gsd_m], np.float32)
         photo = Features(points, found.sizes * np.float32(ground.gsd_m), found.descriptors)
         search = _Search(
@@ -188,24 +196,21 @@ class Registrar:
             upright=upright,
             translation=attitude.known and upright,
         )
-        best: Registration | None = None
+        votes: list[Registration] = []
         for place in places:
-            if best is not None and best.verified and distance_m(place, best.point) < search.radius_m / 2:
+            if any(one.verified and distance_m(place, one.point) < search.radius_m / 2 for one in votes):
                 continue  # most of what lies around it was searched already
             one = self._at(place, photo, search)
-            if one is None:
-                continue
-            if best is None or one.log10_nfa < best.log10_nfa:
-                best, one = one, best
-            if one is not None and self._rivals(one, best, search.side_m / 4):
-                refused = f"ambiguous: {best.inliers} matches agree here and {one.inliers} elsewhere"
-                best = dataclasses.replace(best, refused=refused)
-        return best
+            votes += [] if one is None else [one]
+        return self._unless_elsewhere(votes, _APART_SHARE * search.side_m) if votes else None
 
-    def _rivals(self, one: Registration, best: Registration, apart_m: float) -> bool:
-        """Whether another place is nearly as well supported."""
-        enough = one.inliers >= self.settings.rivals * best.inliers
-        return one.verified and enough and distance_m(one.point, best.point) > apart_m
+    def _unless_elsewhere(self, found: Sequence[Registration], apart_m: float) -> Registration:
+        """The one that chance explains least, refused where others put the photo elsewhere nearly as well."""
+        best = min(found, key=lambda one: one.log10_nfa)
+        rivals = max((one.inliers for one in found if distance_m(one.point, best.point) > apart_m), default=0)
+        if best.verified and rivals >= self.settings.rivals * best.inliers:
+            return dataclasses.replace(best, refused=_ambiguous(best.inliers, rivals))
+        return best
 
     def _apart(self, places: Sequence[GeoPoint]) -> list[GeoPoint]:
         kept: list[GeoPoint] = []
@@ -252,10 +257,10 @@ class Registrar:
         if log10_nfa > self.settings.max_log10_nfa:
             refused = f"unverified: chance gives 10^{log10_nfa:.1f} votes as good"
         elif vote.rivals >= self.settings.rivals * count:
-            refused = f"ambiguous: {count} matches agree here and {vote.rivals} elsewhere"
+            refused = _ambiguous(count, vote.rivals)
         # An affine map takes up what errors of pitch and roll do to a picture of this size.
-        parameters = next((p for p, fewest in _PARAMETERS if count >= fewest), 2)
-        found = fit(here[vote.inliers], there[vote.inliers], parameters)
+        fits = (fit(here[vote.inliers], there[vote.inliers], p) for p, fewest in _PARAMETERS if count >= fewest)
+        found = next(one for one in fits if math.isfinite(one.lever))  # matches on one line do not tell an affine map
         point_m2 = found.variance_m2 + (_POINT_PX * search.gsd_m) ** 2
         variance_m2 = point_m2 * _ALIKE * found.lever + (_FLOOR_SHARE * search.side_m) ** 2
         return Registration(
@@ -268,6 +273,10 @@ class Registrar:
             -math.degrees(np.angle(found.turn)),
             refused,
         )
+
+
+def _ambiguous(here: int, elsewhere: int) -> str:
+    return f"ambiguous: {here} matches agree here and {elsewhere} elsewhere"
 
 
 def _complex(features: Features, rows: NDArray[np.intp]) -> Points:

@@ -20,6 +20,8 @@ Points = NDArray[np.complex128]
 # Hypotheses of two matches are made of the best matches only; all vote.
 _PAIRED = 120
 _PAIRS_AT_ONCE = 2048
+# Of an inner product of float32 unit vectors.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,12 +69,13 @@ def best_matches(
     best = similarity[rows, nearest]
     similarity[rows, nearest] = -2.0
     second = similarity.max(1)
-    # |a - b|² = 2 - 2ab for unit vectors
-    ratios = np.sqrt(np.maximum(1 - best, 0) / np.maximum(1 - second, 1e-9))
+    # |a - b|² = 2 - 2ab for unit vectors; of two that are the same up to rounding neither is the nearer.
+    ratios = np.sqrt((np.maximum(1 - best, 0) + _ROUNDING) / (np.maximum(1 - second, 0) + _ROUNDING))
     sizes = query.sizes / target.sizes[nearest]
     kept = np.flatnonzero((ratios <= ratio) & (sizes <= most_scale) & (sizes >= 1 / most_scale))
-    back = (query.descriptors @ target.descriptors[nearest[kept]].T).argmax(0)
-    kept = kept[back == kept]
+    if len(kept):
+        back = (query.descriptors @ target.descriptors[nearest[kept]].T).argmax(0)
+        kept = kept[back == kept]
     order = kept[np.argsort(ratios[kept], kind="stable")]
     points = query.points[order]
     close = np.abs(points[:, None] - points).max(2) < apart_m

@@ -16,7 +16,7 @@ from dphr_infer.evaluate.truth import truth_of
 from dphr_infer.types import FORMATS, Format, LocationEstimate
 from dphr_infer.watch.frames import Frame
 
-_HEAD = "   frame   latitude   longitude  similarity  accepted  radius   latency       age  name"
+_HEAD = "   frame   latitude   longitude  similarity    verdict  radius   latency       age  name"
 
 
 class FrameLines:
@@ -80,7 +80,7 @@ def _table_line(frame: Frame, estimate: LocationEstimate, latency_ms: float, age
     point = estimate.point
     return (
         f"{frame.number:8d}  {point.latitude_deg:9.6f}  {point.longitude_deg:10.6f}  {estimate.similarity:10.4f}  "
-        f"{'yes' if estimate.accepted else 'no':>8}  {estimate.radius_m:4.0f} m  {latency_ms:6.1f} ms  "
+        f"{estimate.verdict:>9}  {estimate.radius_m:4.0f} m  {latency_ms:6.1f} ms  "
         f"{age_ms:6.0f} ms  {printable(Path(frame.name).name)}"
     )
 

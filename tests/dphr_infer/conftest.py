@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import save_file
+from town_site import TownSite, write_town
 
 from dphr_infer.cuda import driver as cuda
 from dphr_infer.cuda import graph as cuda_graph
@@ -183,6 +184,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The same model under another name, hence with another digest."""
     return write_bundle(tmp_path_factory.mktemp("bundles") / "other", encoder="another grid")
+
+
+@pytest.fixture(scope="session")
+def town_site(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> TownSite:
+    """A generated town's map with its gallery, map pack and photos."""
+    return write_town(tmp_path_factory.mktemp("town"), bundle)
 
 
 @pytest.fixture

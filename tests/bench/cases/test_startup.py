@@ -12,7 +12,8 @@ from dphr_infer.cli.requests import Locate, Search
 from dphr_infer.errors import EngineError
 from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle
 from dphr_infer.images.preprocess import list_images
-from dphr_infer.locate.settings import DeviceSettings, LocateSettings
+from dphr_infer.locate.settings import CameraSettings, DeviceSettings, LocateSettings
+from dphr_infer.register.settings import RegisterSettings
 
 
 def test_a_start_is_a_process_of_locate_until_its_first_word_and_its_end(bundle: Bundle, gallery: Path) -> None:
@@ -43,7 +44,16 @@ def test_a_start_that_fails_says_what_locate_said(bundle: Bundle, tmp_path: Path
 
 def test_the_arguments_are_those_of_locate_and_carry_what_is_measured(bundle: Bundle, gallery: Path) -> None:
     settings = LocateSettings(top_k=2, heading="search", agreeing=2, refine=True)
-    search = Search(settings, "-46.5,8.0", 250.0, DeviceSettings("cuda", "fp16", 1, "int8"))
+    search = Search(
+        settings,
+        CameraSettings(rectify="off", pitch_deg=-60.0),
+        map=Path("map.pack"),
+        verify=False,
+        register=RegisterSettings(candidates=3),
+        near="-46.5,8.0",
+        within=250.0,
+        on=DeviceSettings("cuda", "fp16", 1, "int8"),
+    )
     request = BenchRequest(bundle.folder, gallery, search=search)
     words = locate_arguments(request, gallery, Path("a.png"))
     parsed = tyro.cli(Locate, args=words, config=(tyro.conf.OmitArgPrefixes,))

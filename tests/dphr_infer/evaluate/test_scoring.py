@@ -24,7 +24,15 @@ def located(name: str, truth: bool, accepted: bool, *errors_m: float, footprint:
     places = tuple(Place(i, offset(CENTRE, error, 0.0), 0.9 - i / 10) for i, error in enumerate(errors_m))
     corners = [offset(CENTRE, east, north) for east, north in [(-10, -10), (10, -10), (10, 10), (-10, 10)]]
     known = Truth(CENTRE, tuple(corners) if footprint else (), "file") if truth else None
-    estimate = LocationEstimate(places[0].point, 0.9, accepted, 25.0, places, 0.0)
+    estimate = LocationEstimate(
+        places[0].point,
+        0.9,
+        "retrieved" if accepted else "none",
+        25.0,
+        places,
+        0.0,
+        reason="" if accepted else "ambiguous, it says",
+    )
     return LocatedPhoto(Path(name), PhotoMetadata(), estimate, known)
 
 
@@ -73,6 +81,8 @@ def test_the_csv_says_what_is_known_and_leaves_the_rest_empty() -> None:
     assert [row["photo"] for row in rows] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
     assert [row["error_m"] for row in rows] == ["10.0", "30.0", "200.0", ""]
     assert [row["accepted"] for row in rows] == ["true", "true", "false", "true"]
+    assert [row["verdict"] for row in rows] == ["retrieved", "retrieved", "none", "retrieved"]
+    assert [row["reason"] for row in rows] == ["", "", "ambiguous, it says", ""]
     assert rows[3]["truth_source"] == "" and float(rows[3]["longitude_deg"]) == 8.0
 
 
@@ -81,12 +91,15 @@ def test_geojson_positions_are_longitude_then_latitude() -> None:
     assert content["type"] == "FeatureCollection"
     assert content["features"][3]["geometry"] == {"type": "Point", "coordinates": [8.0, 47.0]}
     assert content["features"][3]["properties"]["error_m"] is None
+    properties = content["features"][2]["properties"]
+    assert (properties["accepted"], properties["verdict"]) == (False, "none")
+    assert properties["reason"] == "ambiguous, it says"
 
 
 def test_the_table_has_a_line_for_each_photo() -> None:
     lines = to_text(PHOTOS, "table").splitlines()
     assert len(lines) == 5 and len({len(line) for line in lines}) == 1
-    assert lines[3].split() == ["c.jpg", "47.000000", "8.002630", "0.9000", "no", "25", "m", "200.0", "m"]
+    assert lines[3].split() == ["c.jpg", "47.000000", "8.002630", "0.9000", "none", "25", "m", "200.0", "m"]
 
 
 def test_truth_is_taken_from_the_file_before_the_metadata() -> None:

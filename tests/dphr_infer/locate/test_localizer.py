@@ -9,6 +9,7 @@ from PIL import Image
 from dphr_infer.errors import ConfigError, EngineError, GalleryError, ImageError
 from dphr_infer.files.gallery import Gallery, GalleryOrigin, open_gallery
 from dphr_infer.geo import distance_m, offset
+from dphr_infer.images.photo import Photo
 from dphr_infer.indexing.index import index
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.locate.open import open_localizer
@@ -189,7 +190,7 @@ def test_the_gallery_of_another_bundle_is_refused(flight, other_bundle) -> None:
         ({"rotations": 361}, r"`rotations` is 361; expected a whole number, in 1\.\.360"),
         ({"top_k": 2}, "`agreeing` is 3, but only 2 matches"),
         ({"min_similarity": 1.5}, "`min_similarity` is 1.5"),
-        ({"topk": 2}, "`topk` is no setting; expected one of agreeing, device"),
+        ({"topk": 2}, "`topk` is no setting; expected one of agreeing, cache_mb"),
         ({"device": "abacus"}, "`device` is 'abacus'; expected one of cpu, cuda"),
     ],
 )
@@ -249,5 +250,5 @@ def test_of_several_views_the_most_similar_gives_the_estimate(bundle, flight) ->
         bundle, flight, [(0.0, 0.0), (500.0, 0.0)], heading="search", rotations=2, top_k=2, agreeing=1
     )
     views = Matches(np.array([[0, 1], [1, 0]], np.int32), np.array([[0.5, 0.4], [0.6, 0.1]], np.float32))
-    found = localizer.estimate(views)
-    assert (found.places[0].row, found.rotation_deg) == (1, 180.0)
+    found = localizer.estimate(views, Photo(np.zeros((32, 32, 3), np.uint8), "frame 7"))
+    assert (found.places[0].row, found.rotation_deg, found.source) == (1, 180.0, "frame 7")

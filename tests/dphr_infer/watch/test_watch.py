@@ -88,7 +88,7 @@ class Given:
             raise self.error
 
 
-ESTIMATE = LocationEstimate(GeoPoint(46.9, 9.0), 0.9, True, 12.5, (Place(3, GeoPoint(46.9, 9.0), 0.9),), 0.0)
+ESTIMATE = LocationEstimate(GeoPoint(46.9, 9.0), 0.9, "retrieved", 12.5, (Place(3, GeoPoint(46.9, 9.0), 0.9),), 0.0)
 
 
 class Finder:
@@ -218,12 +218,14 @@ def lines_of(form: str) -> list[str]:
 def test_a_line_says_what_locate_lists_and_when_and_how_old() -> None:
     head, *lines = lines_of("csv")
     assert head.startswith("frame,captured_at,position_s,latency_ms,age_ms,photo,latitude_deg,longitude_deg,similarity")
-    assert lines[1] == "2,2023-11-14T22:13:20.250Z,1.5,12.35,67.89,rtsp://cam/1,46.9,9.0,0.9,true,12.5,0.0,,,,"
+    assert (
+        lines[1] == "2,2023-11-14T22:13:20.250Z,1.5,12.35,67.89,rtsp://cam/1,46.9,9.0,0.9,true,retrieved,,12.5,0.0,,,,"
+    )
     first, second = map(json.loads, lines_of("geojson"))
     assert first["geometry"] == {"type": "Point", "coordinates": [9.0, 46.9]}
     assert second["properties"]["frame"] == 2 and second["properties"]["photo"] == "rtsp://cam/1"
     assert second["properties"]["places"][0]["row"] == 3 and second["properties"]["age_ms"] == 67.89
-    assert " ".join(lines_of("table")[2].split()) == "2 46.900000 9.000000 0.9000 yes 12 m 12.3 ms 68 ms 1"
+    assert " ".join(lines_of("table")[2].split()) == "2 46.900000 9.000000 0.9000 retrieved 12 m 12.3 ms 68 ms 1"
     with pytest.raises(ConfigError, match="Format 'xml' is unknown"):
         FrameLines("xml", io.StringIO())
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dphr_infer.errors import ConfigError, EngineError, ImageError
+from dphr_infer.geo import distance_m
 from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.images.photo import Photo
 from dphr_infer.locate import devices
@@ -51,6 +52,23 @@ def test_a_localizer_on_the_gpu_says_what_the_cpus_says(
         assert [found.point for found in skipped] == [found.point for found in expected]
         assert on_gpu.locate(photos[2]).point == expected[2].point != expected[0].point
     assert gpu.graphs.launches >= 5 and not gpu.device_memory and gpu.retained == 0
+
+
+def test_on_the_gpu_photos_are_rectified_and_verified_as_on_the_cpu(gpu: Any, bundle: Any, town_site: Any) -> None:
+    pytest.importorskip("cv2")
+    paths = [town_site.folder / "photos" / name for name in ("down.jpg", "black.png", "oblique.jpg")]
+    settings = {"map": town_site.folder / "map.pack", "candidates": 2}
+    with (
+        open_localizer(bundle, town_site.folder / "g", **settings) as on_cpu,
+        open_localizer(bundle, town_site.folder / "g", device="cuda", **settings) as on_gpu,
+    ):
+        found, expected = (list(one.locate_each(paths)) for one in (on_gpu, on_cpu))
+        assert on_gpu.in_one_launch
+    assert [one.verdict for one in found] == ["verified", "none", "verified"]
+    for one, other in zip(found, expected, strict=True):
+        assert [place.row for place in one.places] == [place.row for place in other.places]
+        assert (one.verdict, one.reason, one.rotation_deg) == (other.verdict, other.reason, other.rotation_deg)
+        assert distance_m(one.point, other.point) < 0.01
 
 
 def test_a_gallery_that_does_not_fit_on_the_gpu_is_streamed_and_answers_alike(

@@ -1,0 +1,235 @@
+"""A localizer with a map: photos are placed on its pixels, or not to be used."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from town_site import DOWN, OBLIQUE, PHOTOS, TILE_M, TownSite, save_photo
+
+from dphr_infer.errors import ConfigError, ImageError, MapError, MissingPackageError
+from dphr_infer.files.gallery import open_gallery
+from dphr_infer.geo import distance_m
+from dphr_infer.images.metadata import PhotoMetadata
+from dphr_infer.images.photo import Photo, read_photo
+from dphr_infer.indexing.index import index
+from dphr_infer.locate.localizer import Localizer
+from dphr_infer.locate.open import open_localizer
+from dphr_infer.types import VERDICTS, LocationEstimate
+
+pytest.importorskip("cv2")
+
+
+@pytest.fixture(scope="module")
+def opened(bundle, town_site):
+    """`opened(map, **settings)`: a localizer, open until the tests of this file end; the same for the same settings."""
+    known: dict[str, Localizer] = {}
+    with ExitStack() as stack:
+
+        def get(map: str | None = None, **settings: object) -> Localizer:
+            key = repr((map, sorted(settings.items())))
+            if key not in known:
+                path = None if map is None else town_site.folder / map
+                localizer = open_localizer(bundle, town_site.folder / "g", map=path, threads=1, **settings)
+                known[key] = stack.enter_context(localizer)
+            return known[key]
+
+        yield get
+
+
+def photo(site: TownSite, name: str) -> Photo:
+    return read_photo(site.folder / "photos" / name)
+
+
+def error_m(site: TownSite, name: str, found: LocationEstimate) -> float:
+    return distance_m(found.point, site.point(*PHOTOS[name][1]))
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("map_name", ["map.tif", "map.pack"])
+def test_a_photo_of_the_map_is_verified_and_placed_within_a_pixel(town_site, opened, name, map_name) -> None:
+    found = opened(map_name).locate(town_site.folder / "photos" / name)
+    assert (found.verdict, found.accepted, found.reason) == ("verified", True, "")
+    assert error_m(town_site, name, found) < 0.5
+    assert found.covariance_m2 is not None
+    east2, both, north2 = found.covariance_m2
+    assert abs(both) <= math.sqrt(east2 * north2)
+    # The circle of 95 %: 2.45 standard deviations.
+    assert found.radius_m == pytest.approx(2.4477 * math.sqrt(max(east2, north2)), rel=1e-3)
+    assert error_m(town_site, name, found) < found.radius_m < 4.0
+    assert len(found.places) >= 5 and "±" in repr(found) and repr(found).endswith(", verified>")
+
+
+def test_raster_and_pack_place_it_alike(town_site, opened) -> None:
+    for name in PHOTOS:
+        one, two = (opened(map_name).locate(photo(town_site, name)) for map_name in ("map.tif", "map.pack"))
+        assert one.verdict == two.verdict and distance_m(one.point, two.point) < 0.25
+        assert one.places == two.places
+
+
+@pytest.mark.parametrize("name", ["foreign.jpg", "black.png"])
+def test_a_photo_of_anything_else_is_not_to_be_used_and_says_why(town_site, opened, name: str) -> None:
+    found = opened("map.tif").locate(photo(town_site, name))
+    assert found.verdict == "none" and not found.accepted and found.covariance_m2 is None
+    assert found.reason.startswith("unverified: ")
+    assert found.point == opened().locate(photo(town_site, name)).point  # where retrieval has it
+    assert repr(found).endswith(f", none: {found.reason}>")
+    properties = found.to_geojson()["properties"]
+    assert (properties["verdict"], properties["accepted"], properties["reason"]) == ("none", False, found.reason)
+    assert opened("map.pack").locate(photo(town_site, name)).verdict == "none"
+
+
+def test_without_a_map_the_rule_of_retrieval_decides_and_names_its_reason(town_site, opened) -> None:
+    found = opened().locate(photo(town_site, "down.jpg"))
+    assert found.verdict in ("retrieved", "none") and found.covariance_m2 is None
+    easy, strict = (opened(agreeing=agreeing).locate(photo(town_site, "down.jpg")) for agreeing in (1, 5))
+    assert (easy.verdict, easy.reason) == ("retrieved", "")
+    assert repr(easy).endswith(", retrieved>")
+    assert strict.verdict == "none"
+    assert strict.reason.startswith("ambiguous: ")
+    assert strict.reason.endswith(" of the best 5 matches lie together, 5 are needed")
+    low = opened(agreeing=1, min_similarity=1.0).locate(photo(town_site, "down.jpg"))
+    assert low.verdict == "none" and low.reason == f"similarity {low.similarity:.4f}, 1 is needed"
+    assert {found.verdict, easy.verdict, low.verdict} <= set(VERDICTS)
+
+
+def test_a_map_changes_neither_similarity_nor_places(town_site, opened) -> None:
+    for name in (*PHOTOS, "foreign.jpg"):
+        plain, mapped = opened().locate(photo(town_site, name)), opened("map.tif").locate(photo(town_site, name))
+        assert (mapped.similarity, mapped.places, mapped.rotation_deg) == (
+            plain.similarity,
+            plain.places,
+            plain.rotation_deg,
+        )
+
+
+def test_a_camera_without_metadata_is_described_by_settings(town_site, opened) -> None:
+    name = "oblique.jpg"
+    view, _ = PHOTOS[name]
+    bare = photo(town_site, name).image
+    given = {
+        "height_m": view.height_m,
+        "pitch_deg": view.pitch_deg,
+        "fov_deg": view.fov_deg,
+        "yaw_deg": view.yaw_deg,
+        "roll_deg": view.roll_deg,
+    }
+    one = opened("map.tif", **given)
+    found = one.locate(bare)
+    assert found.verdict == "verified" and error_m(town_site, name, found) < 0.5
+    assert one.views.attitude(Photo(bare)).sources == dict.fromkeys(given, "given")
+    # They stand before what the photo says.
+    wrong = dataclasses.replace(photo(town_site, name), metadata=PhotoMetadata(None, 30.0, 10.0, -90.0, 0.0, 20.0))
+    assert one.locate(wrong).verdict == "verified"
+
+
+def test_a_photo_that_cannot_be_rectified_is_located_as_it_is(town_site, opened) -> None:
+    """Retrieval gets the picture that it got before there were attitudes."""
+    given = photo(town_site, "down.jpg")
+    as_is = opened(rectify="off").prepare(given)
+    assert (opened().prepare(given) != as_is).any()
+    for told in (
+        {"pitch_deg": -10.0},
+        {"pitch_deg": -1.57},
+        {"pitch_deg": 90.0},
+        {"pitch_deg": None},
+        {"relative_altitude_m": 0.0},
+        {"relative_altitude_m": -8.0},
+        {"relative_altitude_m": math.nan},
+        {"yaw_deg": math.nan},
+        {"fov_deg": None},
+    ):
+        changed = dataclasses.replace(given, metadata=dataclasses.replace(given.metadata, **told))
+        np.testing.assert_array_equal(opened().prepare(changed), as_is)
+        assert opened().locate(changed).rotation_deg == 0.0
+    np.testing.assert_array_equal(opened().prepare(given.image), as_is)
+
+
+def test_a_rectified_photo_is_one_view_whatever_the_heading(town_site, opened) -> None:
+    given = photo(town_site, "oblique.jpg")
+    plain = opened().prepare(given)
+    assert len(plain) == 1
+    for heading in ("north", "search"):
+        one = opened(heading=heading)
+        np.testing.assert_array_equal(one.prepare(given), plain)
+        assert one.locate(given).rotation_deg == pytest.approx(OBLIQUE.yaw_deg)
+    assert len(opened(heading="search", rectify="off").prepare(given)) == 8
+
+
+def test_a_camera_on_the_ground_shows_nothing_to_look_up(town_site, opened, tmp_path) -> None:
+    save_photo(tmp_path / "low.jpg", photo(town_site, "down.jpg").image, dataclasses.replace(DOWN, height_m=0.1))
+    with pytest.raises(ImageError, match=r"nothing of the 60 m around its middle from a height of 0\.1 m"):
+        opened("map.tif").locate(tmp_path / "low.jpg")
+    refused: list[str] = []
+    photos = [tmp_path / "low.jpg", town_site.folder / "photos/down.jpg"]
+    found = list(opened("map.tif").locate_each(photos, on_error=lambda _, error: refused.append(str(error))))
+    assert [one.verdict for one in found] == ["verified"] and len(refused) == 1
+    # As it is it can be looked up, and not be registered.
+    assert opened("map.tif", rectify="off").locate(tmp_path / "low.jpg").verdict == "none"
+
+
+def test_the_map_of_another_gallery_is_refused(bundle, town_site, tmp_path) -> None:
+    with pytest.raises(MapError, match=r"other\.tif is not the map of .*: its sha256 is .* Give that map"):
+        open_localizer(bundle, town_site.folder / "g", map=town_site.folder / "other.tif")
+    index(
+        town_site.folder / "other.tif",
+        bundle=bundle,
+        out=tmp_path / "g",
+        with_map=tmp_path / "pack",
+        tile_m=60,
+        stride_m=120,
+    )
+    with pytest.raises(MapError, match="pack"):
+        open_localizer(bundle, town_site.folder / "g", map=tmp_path / "pack")
+    for path, message in (
+        (tmp_path / "none.tif", r"none\.tif does not exist"),
+        (tmp_path, "is a folder. Name the raster file in it"),
+        (town_site.folder / "photos/down.jpg", "is not the map of"),
+    ):
+        with pytest.raises(MapError, match=message):
+            open_localizer(bundle, town_site.folder / "g", map=path)
+
+
+def test_without_opencv_a_map_is_refused_and_retrieval_works(bundle, town_site, opened, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(MissingPackageError, match=r"dphr\[register\]"):
+        open_localizer(bundle, town_site.folder / "g", map=town_site.folder / "map.pack")
+    assert opened().locate(photo(town_site, "down.jpg")).places
+
+
+def test_a_localizer_can_be_opened_again_with_its_map(bundle, town_site) -> None:
+    gallery = open_gallery(town_site.folder / "g")
+    localizer = open_localizer(bundle, gallery, map=town_site.folder / "map.tif", threads=1)
+    for _ in range(2):
+        with localizer:
+            assert localizer.locate(photo(town_site, "down.jpg")).verdict == "verified"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rectify": "yes"}, "`rectify` is 'yes'; expected one of auto, off"),
+        ({"height_m": -3.0}, "height is -3"),
+        ({"pitch_deg": 60.0}, "pitch is 60; expected degrees, -90 straight down"),
+        ({"pitch_deg": -1.57}, "pitch is -1.57"),
+        ({"fov_deg": 0.5}, "field of view is 0.5"),
+        ({"yaw_deg": math.nan}, "yaw is nan"),
+        ({"candidates": 0}, "`candidates` is 0"),
+    ],
+)
+def test_settings_of_camera_and_registration_are_checked(bundle, town_site, settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_localizer(bundle, town_site.folder / "g", **settings)
+
+
+def test_an_estimate_s_geojson_is_json_and_says_its_verdict(town_site, opened) -> None:
+    found = opened("map.tif").locate(photo(town_site, "down.jpg"))
+    feature = json.loads(json.dumps(found.to_geojson(), allow_nan=False))
+    assert feature["geometry"]["coordinates"] == [round(found.longitude_deg, 7), round(found.latitude_deg, 7)]
+    assert feature["properties"]["verdict"] == "verified" and feature["properties"]["radius_m"] > 0
+    assert 4 * feature["properties"]["radius_m"] < TILE_M
