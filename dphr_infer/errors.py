@@ -3,13 +3,14 @@
     DphrError
     ├── ConfigError          settings that contradict each other or lie outside their range
     ├── ImageError           a picture that cannot be read, or whose size is refused
-    ├── MapError             a raster without georeference, bands or room for one tile
+    ├── MapError             a raster without georeference, bands or room for one tile; a pack of another map
     ├── DatasetError         a data set folder with missing or unreadable parts
     ├── CheckpointError      weights that are damaged, not finite or of another architecture
     ├── TrainingError        a run that cannot go on (loss not finite, fewer places than a batch)
     ├── ExportError          a model that cannot be exported or fails its parity gate
     ├── BundleError          a bundle that is incomplete, damaged or of another format
     ├── GalleryError         a gallery that is damaged or does not belong to the bundle or the query
+    ├── FlightError          a frame, an odometry or a saved state that a flight cannot take
     ├── EngineError          an inference engine that cannot run as asked
     ├── StorageError         an output that cannot be written (no space, no permission, exists already)
     └── MissingPackageError  an optional package that the command needs; names the pip line
@@ -34,7 +35,7 @@ class ImageError(DphrError):
 
 
 class MapError(DphrError):
-    """A raster without georeference, with too few bands, or too small for one tile."""
+    """A raster without georeference, with too few bands, or too small for one tile; a map pack that does not serve."""
 
 
 class DatasetError(DphrError):
@@ -59,6 +60,10 @@ class BundleError(DphrError):
 
 class GalleryError(DphrError):
     """A gallery that is damaged, or does not belong to the bundle or the query."""
+
+
+class FlightError(DphrError):
+    """A frame, an odometry or a saved state that a flight cannot take."""
 
 
 class EngineError(DphrError):

@@ -28,6 +28,8 @@ class Cities:
     """The folder to write; an interrupted run continues there."""
     frames: int = 60
     """Photos of a flight."""
+    pitches_deg: tuple[float, ...] = (-46.0,)
+    """Pitches of a flight's camera, one photo after the other in turn; -90 straight down."""
     config: Annotated[CitiesConfig, tyro.conf.arg(name="")] = field(default_factory=CitiesConfig)
 
     def run(self) -> None:
@@ -35,7 +37,7 @@ class Cities:
         if self.kind == "flight":
             from dphr_train.cities.flight import write_flight
 
-            write_flight(self.config, self.out, self.frames)
+            write_flight(self.config, self.out, self.frames, pitches_deg=self.pitches_deg)
         elif self.kind == "sues200":
             from dphr_train.cities.sues import write_sues200
 

@@ -12,6 +12,7 @@ PROGRAM = "dphr-infer"
 COMMANDS = {
     "index": "embed the tiles of a georeferenced map into a gallery",
     "locate": "locate photos on a gallery",
+    "flight": "follow a flight's photos in time: fixes, or why there is none",
     "watch": "locate frames as a folder, a film or a camera gives them",
     "inspect": "say what a bundle or a gallery holds",
     "doctor": "say what is installed, and run a bundle's self-test",

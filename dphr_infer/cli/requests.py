@@ -113,6 +113,40 @@ class Locate:
 
 
 @dataclass(frozen=True)
+class Flight:
+    """Follow the photos of a flight in time: a fix for each, or the reason why there is none.
+
+    A photo alone may be silent or, rarely, wrong; a filter over the flight weighs its matches, its registration on the
+    map and the motion since the photo before. The list says of each frame: fix, "registered" on the map's pixels or
+    "retrieved" from the matches; sigma, its standard deviation; protection, the radius that holds 95 % of all
+    probability. A frame without a fix says why: starting, no-motion, off-map, ambiguous or no-match.
+    """
+
+    bundle: Annotated[Positional[Path], arg(metavar="BUNDLE")]
+    """The bundle that made the gallery."""
+    gallery: Annotated[Positional[Path], arg(metavar="GALLERY")]
+    """File made by dphr-infer index."""
+    photos: Annotated[Positional[tuple[Path, ...]], arg(metavar="PHOTO…")]
+    """Photos in the order of time, or a folder of them by name."""
+    search: Search = field(default_factory=Search)
+    interval_s: float | None = None
+    """Seconds between two photos; without, each says when it was taken (EXIF)."""
+    motion: Annotated[Path | None, arg(metavar="CSV")] = None
+    """Motion since the photo before, with the columns photo,east_m,north_m,sigma_m; without, it is seen in the photos,
+    which needs their attitude and that they share ground."""
+    format: Format = "table"
+    """Of the list of frames."""
+    out: Annotated[str, arg(metavar="FILE")] = "-"
+    """Write the list there; - prints it."""
+    truth: Path | None = None
+    """CSV with the columns photo,latitude_deg,longitude_deg."""
+
+    def __post_init__(self) -> None:
+        if not self.photos:
+            raise ConfigError("No photo is named: give at least one, or a folder of photos.")
+
+
+@dataclass(frozen=True)
 class Watch:
     """Locate frames as a folder, a film or a camera gives them."""
 

@@ -14,6 +14,7 @@ garbled or out of range is None. Which source wins, and what is not believed:
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ _MAX_XMP_BYTES = 1 << 20
 _XMP_BLOCK = b"http://ns.adobe.com/xap/1.0/"
 _FILM_DIAGONAL_MM = math.hypot(36, 24)
 _UPRIGHT = (None, 1)
+_TIME, _TIME_PART = 0x9003, 0x9291
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class PhotoMetadata:
         roll_deg: about the optical axis, in [-90, 90]; positive where the right side points below the horizon. A camera
             that hangs upside down is described by the yaw and pitch of the same view the right way up.
         fov_deg: field of view across the picture's width.
+        time_s: when it was taken, in seconds since 1970 by the camera's own clock, whose zone is not known.
         sources: for people, by attribute: where each value comes from, and what was not believed.
     """
 
@@ -58,6 +61,7 @@ class PhotoMetadata:
     pitch_deg: float | None = None
     roll_deg: float | None = None
     fov_deg: float | None = None
+    time_s: float | None = None
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def ground_point(self) -> GeoPoint | None:
@@ -100,6 +104,7 @@ def metadata_of(image: Image.Image) -> PhotoMetadata:
     sources = {"relative_altitude_m": "XMP RelativeAltitude, above take-off"}
     _read_attitude(xmp, gps, values, sources)
     values["fov_deg"], sources["fov_deg"] = _field_of_view(image, exif, xmp)
+    values["time_s"], sources["time_s"] = _taken_s(exif), "EXIF DateTimeOriginal"
     camera = _gps_point(gps)
     sources["camera"] = "EXIF GPS"
     known = {name: text for name, text in sources.items() if values.get(name, camera) is not None or "not" in text}
@@ -137,6 +142,15 @@ def _read_attitude(xmp: str, gps: dict[int, Any], values: dict[str, float | None
         yaw = _image_direction(gps)
         sources["yaw_deg"] = "EXIF GPSImgDirection"
     values.update(yaw_deg=None if yaw is None else yaw % 360.0, pitch_deg=pitch, roll_deg=roll)
+
+
+def _taken_s(exif: dict[int, Any]) -> float | None:
+    text, part = (str(exif.get(tag, "")).strip("\0 ") for tag in (_TIME, _TIME_PART))
+    try:
+        taken = datetime.datetime.strptime(text, "%Y:%m:%d %H:%M:%S").replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        return None
+    return taken.timestamp() + (float(f"0.{part}") if part.isascii() and part.isdecimal() else 0.0)
 
 
 def _field_of_view(image: Image.Image, exif: dict[int, Any], xmp: str) -> tuple[float | None, str]:

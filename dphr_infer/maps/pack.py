@@ -334,10 +334,9 @@ def _reduced(tile: Tile, factor: int) -> Tile:
     """Means of blocks of factor x factor pixels; only whole ones have data."""
     if factor == 1 or not tile.size:
         return tile
+    reduced = np.array(Image.frombuffer("RGBX", (TILE_PX, TILE_PX), tile, "raw", "RGBX", 0, 1).reduce(factor))
     side = TILE_PX // factor
-    blocks = tile.reshape(side, factor, side, factor, 4)
-    reduced: Tile = (blocks.mean(axis=(1, 3)) + 0.5).astype(np.uint8)
-    reduced[blocks[..., 3].min(axis=(1, 3)) == 0] = 0
+    reduced[tile[..., 3].reshape(side, factor, side, factor).min(axis=(1, 3)) == 0] = 0
     return reduced
 
 

@@ -49,17 +49,15 @@ _TOLERANCE_PX, _TRANSLATION_SHARE, _SIMILARITY_SHARE = 3.0, 0.02, 0.01
 _APART_PX = 2.0
 # How uneven a map's features lie, as a factor on the chance that one match agrees.
 _UNEVEN = 2.0
-# Votes at two places name two points where those lie further apart, as a share of the picture's side.
-_APART_SHARE = 4 * _TRANSLATION_SHARE
 _FEWEST = 4
 # Matches that agree count once for each cell of the picture, of so many to its side: one crossing or roof that looks
 # like another holds a dozen features, and they are no dozen witnesses.
 _CELLS = 12
 # What is fitted to how many matches, the first that they tell: an affine map, a similarity, a translation.
 _PARAMETERS = ((6, 12), (4, 5), (2, 0))
-# In pixels: how exactly a feature is found, and what no number of matches betters. What stands up from the ground errs
-# alike for neighbours: so many matches count as one.
-_POINT_PX, _FLOOR_PX, _ALIKE = 0.5, 0.4, 6.0
+# How exactly a feature is found, in pixels. What stands up from the ground errs alike for neighbours: so many matches
+# count as one, and no number of them betters a share of the picture's side.
+_POINT_PX, _ALIKE, _FLOOR_SHARE = 0.5, 6.0, 0.0025
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,16 +194,21 @@ class Registrar:
             upright=upright,
             translation=attitude.known and upright,
         )
-        tried = [self._at(place, photo, search) for place in places]
-        votes = [one for one in tried if one is not None]
-        return self._unless_elsewhere(votes, _APART_SHARE * search.side_m) if votes else None
+        votes: list[Registration] = []
+        for place in places:
+            if any(one.verified and distance_m(place, one.point) < search.radius_m / 2 for one in votes):
+                continue  # most of what lies around it was searched already
+            one = self._at(place, photo, search)
+            if one is not None:
+                votes.append(one)
+        return self._unless_elsewhere(votes, search.side_m / 4) if votes else None
 
-    def _unless_elsewhere(self, found: Sequence[Registration], apart_m: float) -> Registration:
+    def _unless_elsewhere(self, votes: Sequence[Registration], apart_m: float) -> Registration:
         """The one that chance explains least, refused where others put the photo elsewhere nearly as well."""
-        best = min(found, key=lambda one: one.log10_nfa)
-        rivals = max((one.inliers for one in found if distance_m(one.point, best.point) > apart_m), default=0)
-        if best.verified and rivals >= self.settings.rivals * best.inliers:
-            return dataclasses.replace(best, refused=_ambiguous(best.inliers, rivals))
+        best = min(votes, key=lambda one: one.log10_nfa)
+        rivals = [one.inliers for one in votes if distance_m(one.point, best.point) > apart_m]
+        if best.verified and max(rivals, default=0) >= self.settings.rivals * best.inliers:
+            return dataclasses.replace(best, refused=_ambiguous(best.inliers, max(rivals)))
         return best
 
     def _apart(self, places: Sequence[GeoPoint]) -> list[GeoPoint]:
@@ -225,7 +228,7 @@ class Registrar:
             return None
         here, there = _complex(photo, from_photo), _complex(target, from_map)
         vote, log10_nfa = self._vote(here, there, search)
-        return self._judged(place, here, there, vote, search.gsd_m, log10_nfa) if vote.inliers.sum() > 1 else None
+        return self._judged(place, here, there, vote, search, log10_nfa) if vote.inliers.sum() > 1 else None
 
     def _vote(self, here: Points, there: Points, search: _Search) -> tuple[Vote, float]:
         """The vote that chance explains least, and its log10 NFA."""
@@ -246,7 +249,7 @@ class Registrar:
         return min(judged, key=lambda one: one[1])
 
     def _judged(
-        self, place: GeoPoint, here: Points, there: Points, vote: Vote, gsd_m: float, log10_nfa: float
+        self, place: GeoPoint, here: Points, there: Points, vote: Vote, search: _Search, log10_nfa: float
     ) -> Registration:
         count = int(vote.inliers.sum())
         refused = ""
@@ -257,7 +260,8 @@ class Registrar:
         # An affine map takes up what errors of pitch and roll do to a picture of this size.
         fits = (fit(here[vote.inliers], there[vote.inliers], p) for p, fewest in _PARAMETERS if count >= fewest)
         found = next(one for one in fits if math.isfinite(one.lever))  # matches on one line do not tell an affine map
-        variance_m2 = (found.variance_m2 + (_POINT_PX * gsd_m) ** 2) * _ALIKE * found.lever + (_FLOOR_PX * gsd_m) ** 2
+        point_m2 = found.variance_m2 + (_POINT_PX * search.gsd_m) ** 2
+        variance_m2 = point_m2 * _ALIKE * found.lever + (_FLOOR_SHARE * search.side_m) ** 2
         return Registration(
             offset(place, found.shift.real, found.shift.imag),
             (variance_m2, 0.0, variance_m2),

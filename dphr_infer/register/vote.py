@@ -51,8 +51,8 @@ def best_matches(
     """One-to-one matches, the most distinct first.
 
     A query's nearest target counts where the query is the target's own nearest too, and where the distance is at most
-    `ratio` of the distance to the next target (Lowe 2004). Only features whose sizes differ by at most the factor
-    `most_scale` are compared. Of matches whose query points lie within `apart_m` of each other the most distinct stays:
+    `ratio` of the distance to the next target (Lowe 2004), and where their sizes differ by at most the factor
+    `most_scale`. Of matches whose query points lie within `apart_m` of each other the most distinct stays:
     SIFT finds one corner at several sizes, and each would vote.
 
     Args:
@@ -64,17 +64,17 @@ def best_matches(
     if len(query) == 0 or len(target) < 2:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
     similarity = query.descriptors @ target.descriptors.T
-    size = np.log(query.sizes)[:, None] - np.log(target.sizes)
-    similarity[np.abs(size) > math.log(most_scale)] = -1.0
     rows = np.arange(len(query))
     nearest = similarity.argmax(1)
     best = similarity[rows, nearest]
-    back = similarity.argmax(0)
     similarity[rows, nearest] = -2.0
     second = similarity.max(1)
     # |a - b|² = 2 - 2ab for unit vectors; of two that are the same up to rounding neither is the nearer.
     ratios = np.sqrt((np.maximum(1 - best, 0) + _ROUNDING) / (np.maximum(1 - second, 0) + _ROUNDING))
-    kept = np.flatnonzero((back[nearest] == rows) & (ratios <= ratio) & (best > -1))
+    sizes = query.sizes / target.sizes[nearest]
+    kept = np.flatnonzero((ratios <= ratio) & (sizes <= most_scale) & (sizes >= 1 / most_scale))
+    back = (query.descriptors @ target.descriptors[nearest[kept]].T).argmax(0)
+    kept = kept[back == kept]
     order = kept[np.argsort(ratios[kept], kind="stable")]
     points = query.points[order]
     close = np.abs(points[:, None] - points).max(2) < apart_m

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from PIL import Image, TiffImagePlugin
 
-from dphr_infer.types import GeoPoint
+from dphr_infer.types import CameraView, GeoPoint
 
-_GPS_IFD = 0x8825
+_GPS_IFD, _EXIF_IFD, _WIDTH_PX = 0x8825, 0x8769, 0xA002
 _LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE, _ALTITUDE_REF, _ALTITUDE = range(1, 7)
 _ABOVE_SEA_LEVEL = b"\x00"
 _SECOND_PARTS = 1_000_000
@@ -14,16 +14,14 @@ _XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\x00"
 _APP0, _APP1 = 0xE0, 0xE1
 
 
-def add_flight_data(jpeg: bytes, camera: GeoPoint, height_m: float, heading_deg: float, pitch_deg: float) -> bytes:
-    """A JPEG with the position of the camera and where it looked.
+def add_flight_data(jpeg: bytes, camera: GeoPoint, view: CameraView, width_px: int) -> bytes:
+    """A JPEG with the position of the camera and how it looked.
 
     Args:
-        height_m:    above the ground, which lies at sea level here.
-        heading_deg: clockwise from north, 0..360; written as DJI's -180..180.
-        pitch_deg:   -90 looks straight down.
+        view:     its height is above the ground, which lies at sea level here; its yaw is written as DJI's -180..180.
+        width_px: of the picture, whose focal length is written in pixels.
     """
-    yaw_deg = (heading_deg + 180.0) % 360.0 - 180.0
-    exif, xmp = _exif_segment(camera, height_m), _xmp(height_m, yaw_deg, pitch_deg)
+    exif, xmp = _exif_segment(camera, view.height_m, width_px), _xmp(view, width_px)
     at = _after_header(jpeg)
     return jpeg[:at] + exif + _segment(_XMP_HEADER + xmp.encode()) + jpeg[at:]
 
@@ -37,8 +35,9 @@ def _degrees(value: float) -> tuple[TiffImagePlugin.IFDRational, ...]:
     return rational(degrees, 1), rational(minutes, 1), rational(seconds, _SECOND_PARTS)
 
 
-def _exif_segment(camera: GeoPoint, height_m: float) -> bytes:
+def _exif_segment(camera: GeoPoint, height_m: float, width_px: int) -> bytes:
     exif = Image.Exif()
+    exif[_EXIF_IFD] = {_WIDTH_PX: width_px}
     exif[_GPS_IFD] = {
         _LATITUDE_REF: "N" if camera.latitude_deg >= 0 else "S",
         _LATITUDE: _degrees(camera.latitude_deg),
@@ -50,15 +49,17 @@ def _exif_segment(camera: GeoPoint, height_m: float) -> bytes:
     return _segment(exif.tobytes())
 
 
-def _xmp(height_m: float, yaw_deg: float, pitch_deg: float) -> str:
+def _xmp(view: CameraView, width_px: int) -> str:
+    yaw_deg = (view.yaw_deg + 180.0) % 360.0 - 180.0
     return (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="DJI Meta Data" xmlns:drone-dji="http://www.dji.com/drone-dji/1.0/"\n'
-        f'   drone-dji:AbsoluteAltitude="{height_m:+.2f}"\n'
-        f'   drone-dji:RelativeAltitude="{height_m:+.2f}"\n'
+        f'   drone-dji:AbsoluteAltitude="{view.height_m:+.2f}"\n'
+        f'   drone-dji:RelativeAltitude="{view.height_m:+.2f}"\n'
         '   drone-dji:GimbalRollDegree="+0.00"\n'
         f'   drone-dji:GimbalYawDegree="{yaw_deg:+.2f}"\n'
-        f'   drone-dji:GimbalPitchDegree="{pitch_deg:+.2f}">\n'
+        f'   drone-dji:CalibratedFocalLength="{view.focal_px(width_px):.6f}"\n'
+        f'   drone-dji:GimbalPitchDegree="{view.pitch_deg:+.2f}">\n'
         "</rdf:Description></rdf:RDF></x:xmpmeta>"
     )
 

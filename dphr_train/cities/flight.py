@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dphr_infer.errors import ConfigError
 from dphr_infer.files.atomic import atomic_file
 from dphr_infer.measure.progress import Progress
+from dphr_infer.types import CameraView
 from dphr_train.cities.acquisition import Acquisition, Conditions, acquire, whole_city
 from dphr_train.cities.camera import Pose, drone_rays, pose_over, satellite_rays
 from dphr_train.cities.city import City
@@ -40,7 +41,8 @@ _EDGE_M = 50.0  # the mosaic keeps this distance from the edge of the city
 _MIN_MOSAIC_M = 2 * TRUTH_INSIDE_M + 100.0
 _STRIP_PX = 64
 _HEIGHT_M, _HEIGHT_SWING_M = 180.0, 30.0
-_PITCH_DEG = -46.0
+PITCH_DEG = -46.0
+_PITCHES_DEG = (-90.0, -25.0)
 _VERTICAL_FOV_DEG = 41.0
 _LEGS = 3
 _TURNS = 2.5
@@ -83,7 +85,12 @@ class _Flight:
 
 
 def write_flight(
-    config: CitiesConfig, out: Path, frames: int = 60, mosaic_m: float = 1000.0, gsd_m: float = 0.625
+    config: CitiesConfig,
+    out: Path,
+    frames: int = 60,
+    mosaic_m: float = 1000.0,
+    gsd_m: float = 0.625,
+    pitches_deg: tuple[float, ...] = (PITCH_DEG,),
 ) -> None:
     """Write `mosaic.tif`, `photos/frame-000.jpg` and on, and `truth.csv` over the test city of a configuration.
 
@@ -96,20 +103,25 @@ def write_flight(
         frames:   number of photos.
         mosaic_m: side of the mosaic, around the middle of the city.
         gsd_m:    metres per pixel of the mosaic.
+        pitches_deg: of the camera, one photo after the other in turn; -90 straight down.
 
     Raises:
-        ConfigError: the mosaic does not fit the city, or is too small for truth 100 m inside it.
+        ConfigError: the mosaic does not fit the city, or is too small for truth 100 m inside it; or a pitch is out of
+            range.
         DatasetError: `out` holds something else or was begun with other settings.
         StorageError: the disk refused.
     """
-    _check(config, frames, mosaic_m, gsd_m)
-    claim_folder(out, "flight", config, {"frames": frames, "mosaic_m": mosaic_m, "gsd_m": gsd_m})
+    _check(config, frames, mosaic_m, gsd_m, pitches_deg)
+    settings = {"frames": frames, "mosaic_m": mosaic_m, "gsd_m": gsd_m}
+    if pitches_deg != (PITCH_DEG,):
+        settings |= {f"pitch_{number}_deg": pitch for number, pitch in enumerate(pitches_deg)}
+    claim_folder(out, "flight", config, settings)
     mosaic, truth = out / "mosaic.tif", out / "truth.csv"
     photos = out / "photos"
     if mosaic.exists() and truth.exists() and len(list(photos.glob("frame-*.jpg"))) == frames:
         return
     city = open_city(config, "test", 0)
-    flight = plan_flight(city, frames, mosaic_m)
+    flight = plan_flight(city, frames, mosaic_m, pitches_deg)
     missing = [photo for photo in flight if not (photos / photo.name).exists()]
     if not mosaic.exists():
         _write_mosaic(config, city, mosaic, mosaic_m, gsd_m)
@@ -124,7 +136,12 @@ def write_flight(
     _write_truth(truth, city, flight)
 
 
-def _check(config: CitiesConfig, frames: int, mosaic_m: float, gsd_m: float) -> None:
+def _check(config: CitiesConfig, frames: int, mosaic_m: float, gsd_m: float, pitches_deg: tuple[float, ...]) -> None:
+    if not pitches_deg or not all(_PITCHES_DEG[0] <= pitch <= _PITCHES_DEG[1] for pitch in pitches_deg):
+        raise ConfigError(
+            f"The camera's pitches are {pitches_deg}; expected at least one, each from {_PITCHES_DEG[0]:g} to "
+            f"{_PITCHES_DEG[1]:g} degrees."
+        )
     if not 1 <= frames <= 1000:
         raise ConfigError(f"frames is {frames}; it has to lie between 1 and 1000.")
     if not 0.1 <= gsd_m <= 5.0:
@@ -146,7 +163,7 @@ def _conditions(city: City) -> Conditions:
     )
 
 
-def plan_flight(city: City, frames: int, mosaic_m: float) -> list[Photo]:
+def plan_flight(city: City, frames: int, mosaic_m: float, pitches_deg: tuple[float, ...]) -> list[Photo]:
     """A zigzag from north to south over the inner part of the mosaic, turning all the while."""
     inner = mosaic_m - 2 * TRUTH_INSIDE_M - 2.0
     low = city.size_m / 2 - inner / 2
@@ -156,7 +173,8 @@ def plan_flight(city: City, frames: int, mosaic_m: float) -> list[Photo]:
         share = number / max(1, frames - 1)
         x, y = low + inner * abs((share * _LEGS) % 2 - 1), low + inner * share
         height = _HEIGHT_M + _HEIGHT_SWING_M * math.sin(share * 9)
-        pose = pose_over(x, y, height, share * 360 * _TURNS, _PITCH_DEG, horizontal_fov)
+        pitch = pitches_deg[number % len(pitches_deg)]
+        pose = pose_over(x, y, height, share * 360 * _TURNS, pitch, horizontal_fov)
         photos.append(Photo(number, pose))
     return photos
 
@@ -196,7 +214,8 @@ def _write_photo(flight: _Flight, photo: Photo) -> None:
     jpeg = to_jpeg(expose(radiance, rng, "drone"), rng)
     camera = flight.city.point(pose.x, pose.y)
     with atomic_file(flight.folder / photo.name) as temporary:
-        temporary.write_bytes(add_flight_data(jpeg, camera, pose.height_m, pose.heading_deg, pose.pitch_deg))
+        view = CameraView(pose.height_m, pose.pitch_deg, pose.fov_deg, pose.heading_deg)
+        temporary.write_bytes(add_flight_data(jpeg, camera, view, width_px))
 
 
 def _write_truth(path: Path, city: City, flight: list[Photo]) -> None:

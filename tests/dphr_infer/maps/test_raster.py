@@ -300,3 +300,16 @@ def test_gdals_cache_is_64_megabytes_and_not_64_bytes(write_map, texture) -> Non
     # In bytes a cache of 64 would hold no block, and each tile decode its neighbours' pixels again.
     with MapRaster(write_map(texture(64, 64))):
         assert get_gdal_config("GDAL_CACHEMAX") == 64 * 2**20
+
+
+def test_a_turned_map_is_indexed_north_up(bundle, write_map, texture, reference_embedding, tmp_path: Path) -> None:
+    path = write_map(texture(300, 400), turn_deg=30.0)
+    report = index(path, bundle=bundle, out=tmp_path / "g", tile_m=50.0, stride_m=25.0, dtype="fp32")
+    gallery = open_gallery(tmp_path / "g")
+    assert (report.indexed, report.skipped) == (35, 0)
+    with MapRaster(path) as raster:
+        for row in (0, 17, 34):
+            seen = raster.view(gallery.point(row), 100, 100, 0.5)
+            filled = np.where(seen.covered[..., None], seen.image, seen.image[seen.covered].mean(axis=0).round())
+            expected = reference_embedding(bundle.manifest.preprocess(filled.astype(np.uint8))[None])[0]
+            assert expected @ gallery.embeddings[row] > 0.99

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_on_cpu_runner import KernelError
-from dphr_infer.images.resampling import rows_come_first
 from kernel_sources import inlined
 from preprocess_launches import SOURCE, launch, reference
 
+from dphr_infer.cuda.preprocess.resampling import rows_come_first
 from dphr_infer.images.frame_format import FrameFormat, nv12_frames, rgb_frames
 from dphr_infer.images.preprocess import Preprocess
 

@@ -1,0 +1,1 @@
+"""Frames in time become a fix, or no fix with its reason."""
