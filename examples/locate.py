@@ -16,7 +16,7 @@ def main(bundle: str, gallery: str, photos: str, out: str) -> None:
     with dphr.open(bundle, gallery, heading="north") as localizer:
         for fix in localizer.locate_each(photos, on_error=lambda photo, error: print(f"{photo}: {error}")):
             features.append(fix.to_geojson())
-            state = "accepted" if fix.accepted else "not accepted: ignore it"
+            state = fix.verdict if fix.accepted else f"none, ignore it: {fix.reason}"
             print(f"{fix.source}: {fix.latitude_deg:.6f}, {fix.longitude_deg:.6f} ±{fix.radius_m:.0f} m, {state}")
     Path(out).write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
 

@@ -189,7 +189,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
     assert len(rows) == 18 and all(row[0].startswith("samples/brighton_beach/photos/DJI_00") for row in rows)
-    assert all(row[4] in ("True", "False") and abs(float(row[1]) - 46.842) < 0.01 for row in rows)
+    assert all(row[4] in ("verified", "none") and abs(float(row[1]) - 46.842) < 0.01 for row in rows)
 
 
 def test_what_the_python_of_a_page_imports_is_there() -> None:
