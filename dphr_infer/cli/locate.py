@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dphr_infer.cli.picture import draw_map, draw_matches
 from dphr_infer.cli.requests import Locate, Search
 from dphr_infer.cli.terminal import as_options
 from dphr_infer.errors import ConfigError, ImageError, printable
 from dphr_infer.evaluate.listing import summary_lines, to_text
+from dphr_infer.evaluate.picture import draw_map, draw_matches
 from dphr_infer.evaluate.scoring import LocatedPhoto, LocateSummary, summarise
 from dphr_infer.evaluate.truth import Truth, check_truths, read_truth, truth_of
 from dphr_infer.files.bundle import open_bundle

@@ -73,8 +73,9 @@ def best_matches(
     ratios = np.sqrt((np.maximum(1 - best, 0) + _ROUNDING) / (np.maximum(1 - second, 0) + _ROUNDING))
     sizes = query.sizes / target.sizes[nearest]
     kept = np.flatnonzero((ratios <= ratio) & (sizes <= most_scale) & (sizes >= 1 / most_scale))
-    back = (query.descriptors @ target.descriptors[nearest[kept]].T).argmax(0)
-    kept = kept[back == kept]
+    if len(kept):
+        back = (query.descriptors @ target.descriptors[nearest[kept]].T).argmax(0)
+        kept = kept[back == kept]
     order = kept[np.argsort(ratios[kept], kind="stable")]
     points = query.points[order]
     close = np.abs(points[:, None] - points).max(2) < apart_m
