@@ -75,6 +75,8 @@ def attitude_of(
             sources[name] = f"unknown{'' if read == 'metadata' else f' ({read})'}"
     words = {"height_m": "height", "pitch_deg": "pitch", "fov_deg": "field of view", "yaw_deg": "yaw"}
     missing = tuple(word for name, word in words.items() if name not in values)
+    if metadata.stored_turned and not {"pitch_deg", "yaw_deg"} <= known.keys():
+        missing += ("a picture that is stored upright",)
     if not missing:
         try:
             return Attitude(CameraView(**values), sources)

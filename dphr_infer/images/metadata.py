@@ -51,6 +51,7 @@ class PhotoMetadata:
         roll_deg: about the optical axis, in [-90, 90]; positive where the right side points below the horizon. A camera
             that hangs upside down is described by the yaw and pitch of the same view the right way up.
         fov_deg: field of view across the picture's width.
+        stored_turned: whether the file holds the picture turned against the camera, whose angles are then not its own.
         time_s: when it was taken, in seconds since 1970 by the camera's own clock, whose zone is not known.
         sources: for people, by attribute: where each value comes from, and what was not believed.
     """
@@ -62,6 +63,7 @@ class PhotoMetadata:
     roll_deg: float | None = None
     fov_deg: float | None = None
     time_s: float | None = None
+    stored_turned: bool = False
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def ground_point(self) -> GeoPoint | None:
@@ -108,7 +110,7 @@ def metadata_of(image: Image.Image) -> PhotoMetadata:
     camera = _gps_point(gps)
     sources["camera"] = "EXIF GPS"
     known = {name: text for name, text in sources.items() if values.get(name, camera) is not None or "not" in text}
-    return PhotoMetadata(camera=camera, **values, sources=known)
+    return PhotoMetadata(camera=camera, stored_turned=_stored_turned(exif), **values, sources=known)
 
 
 def _read_attitude(xmp: str, gps: dict[int, Any], values: dict[str, float | None], sources: dict[str, str]) -> None:
@@ -153,9 +155,13 @@ def _taken_s(exif: dict[int, Any]) -> float | None:
     return taken.timestamp() + (float(f"0.{part}") if part.isascii() and part.isdecimal() else 0.0)
 
 
+def _stored_turned(exif: dict[int, Any]) -> bool:
+    return exif.get(ExifTags.Base.Orientation) not in _UPRIGHT
+
+
 def _field_of_view(image: Image.Image, exif: dict[int, Any], xmp: str) -> tuple[float | None, str]:
     """Across the width, in degrees, and where it comes from."""
-    if exif.get(ExifTags.Base.Orientation) not in _UPRIGHT:
+    if _stored_turned(exif):
         return None, "the picture is stored turned: its field of view is not read"
     calibrated_px = _xmp_number(xmp, "CalibratedFocalLength", 1e6)
     full_width_px = _number(exif.get(ExifTags.Base.ExifImageWidth))

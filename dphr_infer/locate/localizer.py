@@ -209,7 +209,7 @@ class Localizer:
 
         Args:
             photo: a path, uint8 (H, W, 3) RGB, a PIL image, or a Photo.
-            yaw_deg: compass direction of its top edge; None takes the metadata's.
+            yaw_deg: compass direction of its top edge, before the metadata's; the setting `yaw_deg` stands before both.
             prior: match only tiles whose centre lies within it.
 
         Raises:

@@ -101,3 +101,11 @@ def test_a_view_that_shows_too_little_ground_is_not_used_and_says_why(told: dict
 def test_why_a_value_is_not_believed_is_kept() -> None:
     found = attitude(pitch_deg=None, sources={"pitch_deg": "the gimbal's angles are all 0: not believed"})
     assert found.sources["pitch_deg"] == "unknown (the gimbal's angles are all 0: not believed)"
+
+
+def test_a_picture_that_is_stored_turned_takes_the_cameras_angles_from_settings_alone() -> None:
+    turned = PhotoMetadata(relative_altitude_m=80.0, yaw_deg=10.0, pitch_deg=-60.0, fov_deg=70.0, stored_turned=True)
+    found = attitude_of(turned, {"fov_deg": 70.0}, 400, 300, 50.0)
+    assert not found.known and found.missing == ("a picture that is stored upright",)
+    told = attitude_of(turned, {"fov_deg": 70.0, "pitch_deg": -60.0, "yaw_deg": 100.0}, 400, 300, 50.0)
+    assert told.known and told.view.yaw_deg == 100.0
