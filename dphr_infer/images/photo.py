@@ -54,7 +54,12 @@ class Photo:
 def read_photo(path: str | Path) -> Photo:
     """A picture's file decoded, with its metadata; errors as of `read_image`. The file is opened once."""
     with opened_picture(path) as image:
-        return Photo(decoded(image, str(path)), str(path), metadata_of(image))
+        return _photo_of(image, str(path), str(path))
+
+
+def _photo_of(image: Image.Image, source: str, name: str) -> Photo:
+    metadata = metadata_of(image)  # first: decoding a TIFF turns it upright and forgets that it was stored turned
+    return Photo(decoded(image, name), source, metadata)
 
 
 def to_photo(given: PhotoLike) -> Photo:
@@ -72,7 +77,7 @@ def to_photo(given: PhotoLike) -> Photo:
     if isinstance(given, str | Path):
         return read_photo(given)
     if isinstance(given, Image.Image):
-        return Photo(decoded(given, "The image"), getattr(given, "filename", "") or "", metadata_of(given))
+        return _photo_of(given, getattr(given, "filename", "") or "", "The image")
     if not isinstance(given, np.ndarray):
         raise ImageError(
             f"A photo is a path, an array uint8 (H, W, 3) or a PIL image, but {type(given).__name__} was given."
