@@ -194,7 +194,7 @@ def strictly(value: object) -> object:
     if isinstance(value, dict):
         fractions = ("min_cosine", "mean_cosine", "recall_drop", "ap_drop")
         return {
-            key: float(part) if key in fractions and type(part) is int else strictly(part)
+            key: strictly(float(part) if key in fractions and type(part) is int else part)
             for key, part in value.items()
         }
     return [strictly(part) for part in value] if isinstance(value, list) else (type(value), value)
