@@ -1,4 +1,4 @@
-# make demo   from a fresh clone to a drone photo with a position (about 12 minutes on 2 cores, once installed)
+# make demo   from a fresh clone to a drone photo with a position (about 14 minutes on 2 cores, once installed)
 # make test   all tests          make check  ruff, mypy, architecture          make bench  latency of the sample bundle
 # make coverage, make test-kernels, make test-oldest, make test-newest   the tests again, see each below
 # make kernels   compile the GPU's kernels (nvcc 13)     make gpu-test, make gpu-bench   on a machine with an NVIDIA GPU

@@ -122,6 +122,7 @@ def locating_steps(out: Path, label: str, title: str, bundle: Path, needs: tuple
     )  # fmt: skip
     for place, place_title, mosaic, photos, tiles, options, place_needs in places:
         gallery, found = out / f"{place}-{label}.gallery", out / f"{place}-{label}"
+        verified = out / f"{place}-{label}-verified"
         steps += [
             Step(
                 f"index-{place}-{label}",
@@ -133,10 +134,20 @@ def locating_steps(out: Path, label: str, title: str, bundle: Path, needs: tuple
             ),
             Step(
                 f"locate-{place}-{label}",
-                f"Locate the photos over {place_title}",
-                ("dphr-infer", "locate", str(bundle), str(gallery), str(photos), *options,
-                 "--map", str(mosaic), "--picture", str(found), "--summary", str(found.with_suffix(".json"))),
+                f"Locate the photos over {place_title}: by retrieval alone",
+                ("dphr-infer", "locate", str(bundle), str(gallery), str(photos), *options, "--rectify", "off",
+                 "--map", str(mosaic), "--no-verify", "--picture", str(found),
+                 "--summary", str(found.with_suffix(".json"))),
                 (found, found.with_suffix(".json")),
+                (f"index-{place}-{label}",),
+                ("dphr_infer",),
+            ),
+            Step(
+                f"verify-{place}-{label}",
+                "And rectified, and verified on the map",
+                ("dphr-infer", "locate", str(bundle), str(gallery), str(photos), *options[:2], "--map", str(mosaic),
+                 "--picture", str(verified), "--summary", str(verified.with_suffix(".json"))),
+                (verified, verified.with_suffix(".json")),
                 (f"index-{place}-{label}",),
                 ("dphr_infer",),
             ),

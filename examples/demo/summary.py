@@ -20,7 +20,8 @@ class Results:
 
     Attributes:
         retrieval: {model: {direction: {protocol: figures}}} on the unseen city.
-        flight, brighton: {model: dphr_infer.evaluate.scoring.LocateSummary as JSON}.
+        flight, brighton: {model: dphr_infer.evaluate.scoring.LocateSummary as JSON}, by retrieval alone.
+        flight_verified, brighton_verified: the same on the map.
         bench: the report of `python -m bench`.
         step_seconds: what each step took when it last ran.
         wall_seconds: what this call took, with all that was reused.
@@ -29,6 +30,8 @@ class Results:
     retrieval: dict[str, Any]
     flight: dict[str, Any]
     brighton: dict[str, Any]
+    flight_verified: dict[str, Any]
+    brighton_verified: dict[str, Any]
     bench: dict[str, Any]
     step_seconds: dict[str, float]
     wall_seconds: float
@@ -48,6 +51,8 @@ def read_results(out: Path, step_seconds: dict[str, float], wall_seconds: float)
         retrieval={"fresh": read("evaluation.json"), "shipped": read("evaluation-shipped.json")},
         flight={model: read(f"flight-{model}.json") for model in MODELS},
         brighton={model: read(f"brighton-{model}.json") for model in MODELS},
+        flight_verified={model: read(f"flight-{model}-verified.json") for model in MODELS},
+        brighton_verified={model: read(f"brighton-{model}-verified.json") for model in MODELS},
         bench=read("bench.json"),
         step_seconds=step_seconds,
         wall_seconds=wall_seconds,
@@ -77,8 +82,11 @@ def _rows(results: Results) -> list[tuple[str, list[str]]]:
                 for r in reports
             ]
             add(f"{direction}, {protocol} gallery ({sizes}): R@1 / R@5 / AP", cells)
-    for name, summaries in (("flight", results.flight), ("Brighton", results.brighton)):
-        s = [summaries[model] for model in MODELS]
+    for name, summaries, on_map in (
+        ("flight", results.flight, results.flight_verified),
+        ("Brighton", results.brighton, results.brighton_verified),
+    ):
+        s, v = ([one[model] for model in MODELS] for one in (summaries, on_map))
         photos = f"{name}, {s[0]['n_photos']} photos"
         add(f"{photos}: median error, best match", [_metres(x["median_error_m"]) for x in s])
         add(f"{photos}: within 40 m, best match", [_percent(x["share_within_40_m"]) for x in s])
@@ -88,6 +96,8 @@ def _rows(results: Results) -> list[tuple[str, list[str]]]:
         add(f"{photos}: median error of the accepted", [_metres(x["accepted_median_error_m"]) for x in s])
         if s[0]["n_with_footprint"]:
             add(f"{photos}: R@1 by footprint overlap", [_percent(x["recall_at_1"]) for x in s])
+        add(f"{photos}: verified on the map", [_percent(x["accepted_share"]) for x in v])
+        add(f"{photos}: median error of the verified", [_metres(x["accepted_median_error_m"]) for x in v])
     return rows
 
 
@@ -104,6 +114,7 @@ def format_summary(results: Results, out: Path) -> str:
         (out / "train/curves.png", "training curves"),
         (out / "flight-shipped", "the flight: photos beside their matches, and the map with estimates and truth"),
         (out / "brighton-shipped", "the same for the real photos"),
+        (out / "flight-shipped-verified", "and where they lie once verified"),
         (out / "bench.html", "latency report"),
     )
     lines += [f"  {path!s:<{width - 2}}{what}" for path, what in named]
