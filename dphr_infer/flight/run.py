@@ -12,11 +12,10 @@ from dphr_infer.errors import FlightError, ImageError
 from dphr_infer.flight.fix import Odometry, RegisteredPoint
 from dphr_infer.flight.flight import Flight, FlightStep
 from dphr_infer.flight.odometry import visual_odometry
-from dphr_infer.images.attitude import Attitude
 from dphr_infer.images.photo import Photo, PhotoLike
 from dphr_infer.images.rectify import rectify
 from dphr_infer.locate.localizer import Localizer
-from dphr_infer.types import LocationEstimate
+from dphr_infer.types import Attitude, LocationEstimate
 
 # How often a verified registration is wrong all the same: the most that registrations are held to.
 OUTLIER_SHARE = 0.01

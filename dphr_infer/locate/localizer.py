@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -26,10 +25,10 @@ from dphr_infer.errors import EngineError
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.gallery import Gallery
 from dphr_infer.images.frame_format import FrameFormat
-from dphr_infer.images.photo import Photo, PhotoLike, to_photo
+from dphr_infer.images.photo import Photo, PhotoLike, to_photo, with_yaw
 from dphr_infer.images.preprocess import check_image_size
 from dphr_infer.locate.devices import device_of
-from dphr_infer.locate.estimate import candidates, estimate, verified
+from dphr_infer.locate.estimate import candidates, estimate, verified, with_camera
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.settings import CameraSettings, DeviceSettings, LocateSettings
 from dphr_infer.locate.stream import OnError, located
@@ -199,10 +198,13 @@ class Localizer:
         """
         rotations = (0.0,) * len(matches.rows) if photo is None else self.views.rotations_deg(photo)
         found = estimate(matches, self.gallery, self.settings, rotations, "" if photo is None else photo.source)
-        if self.registrar is None or photo is None:
+        if photo is None:
             return found
-        places = candidates(matches, self.gallery)
-        return verified(found, self.registrar.register(photo.rgb, self.views.attitude(photo), places))
+        attitude, registration = self.views.attitude(photo), None
+        if self.registrar is not None:
+            registration = self.registrar.register(photo.rgb, attitude, candidates(matches, self.gallery))
+            found = verified(found, registration)
+        return with_camera(found, attitude, self.views.errors, registration)
 
     def locate(self, photo: PhotoLike, *, yaw_deg: float | None = None, prior: Prior | None = None) -> LocationEstimate:
         """Where one photo was taken of: prepare, embed, match, estimate.
@@ -219,7 +221,7 @@ class Localizer:
         """
         taken = to_photo(photo)
         if yaw_deg is not None:
-            taken = dataclasses.replace(taken, metadata=dataclasses.replace(taken.metadata, yaw_deg=yaw_deg))
+            taken = with_yaw(taken, yaw_deg)
         rows = self.rows_in(prior)
         if self._pipeline is None:
             return self.answer(taken, rows)

@@ -6,12 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import ImageError
-from dphr_infer.images.attitude import Attitude, attitude_of
+from dphr_infer.images.attitude import attitude_of
 from dphr_infer.images.photo import Photo
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.images.rectify import rectify
 from dphr_infer.images.rotation import rotate_square
+from dphr_infer.images.vehicle import ViewErrors
 from dphr_infer.locate.settings import CameraSettings, LocateSettings
+from dphr_infer.types import Attitude
 
 
 class Views:
@@ -27,6 +29,14 @@ class Views:
     def __init__(self, settings: LocateSettings, camera: CameraSettings, preprocess: Preprocess, tile_m: float) -> None:
         self._settings, self._camera, self._tile_m = settings, camera, tile_m
         self._side_px = max(preprocess.height_px, preprocess.width_px)
+
+    @property
+    def errors(self) -> ViewErrors:
+        """Of an attitude, as the settings state them."""
+        camera = self._camera
+        return ViewErrors(
+            camera.height_sigma_share, camera.pitch_sigma_deg, camera.roll_sigma_deg, camera.yaw_sigma_deg
+        )
 
     def attitude(self, photo: Photo) -> Attitude:
         """How its camera looked: the settings before the metadata."""
