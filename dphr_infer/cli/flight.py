@@ -23,6 +23,7 @@ from dphr_infer.cli.requests import Search
 from dphr_infer.cli.terminal import as_options
 from dphr_infer.cuda.topk.plan import MAX_K
 from dphr_infer.errors import ConfigError, FlightError, ImageError, printable
+from dphr_infer.evaluate.seen_from import ATTITUDE_COLUMNS, CAMERA_COLUMNS, attitude_columns, camera_columns
 from dphr_infer.evaluate.truth import Truth, check_truths, read_truth
 from dphr_infer.files.gallery import open_gallery
 from dphr_infer.files.outputs import check_outputs, output_of
@@ -39,6 +40,9 @@ _MOTION_COLUMNS = ("photo", "east_m", "north_m", "sigma_m")
 _COLUMNS = (
     *("photo", "time_s", "fix", "reason", "latitude_deg", "longitude_deg", "sigma_m", "protection_m", "error_m"),
     *("track_latitude_deg", "track_longitude_deg", "off", "moved_east_m", "moved_north_m"),
+    *("verdict", "verdict_reason"),
+    *CAMERA_COLUMNS,
+    *ATTITUDE_COLUMNS,
 )
 
 
@@ -71,7 +75,17 @@ class _Row:
             "off": round(step.off, 4),
             "moved_east_m": None if moved is None else round(moved.east_m, 2),
             "moved_north_m": None if moved is None else round(moved.north_m, 2),
+            "verdict": self.frame.estimate.verdict,
+            "verdict_reason": self.frame.estimate.reason,
+            **camera_columns(self.frame.camera, self.frame.camera_covariance_m2, self._camera_reason()),
+            **attitude_columns(self.frame.estimate.attitude),
         }
+
+    def _camera_reason(self) -> str:
+        if self.frame.camera is not None:
+            return ""
+        attitude = self.frame.estimate.attitude
+        return "no fix" if self.fix is None or attitude is None else f"attitude {attitude.reason}"
 
 
 def run(request: Request) -> None:
@@ -187,7 +201,8 @@ def _table(rows: Sequence[_Row]) -> str:
         name, step, fix = printable(Path(row.frame.photo.source).name), row.frame.step, row.fix
         start = f"{name:{width}}  {step.time_s % 86400:8.1f} s"
         if fix is None:
-            lines.append(f"{start}  none: {row.values()['reason']}")
+            own = f" ({row.frame.estimate.reason})" if row.frame.estimate.reason else ""
+            lines.append(f"{start}  none: {row.values()['reason']}{own}")
             continue
         error = "      -" if row.error_m is None else f"{row.error_m:5.1f} m"
         lines.append(

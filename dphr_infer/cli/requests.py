@@ -100,6 +100,8 @@ class Locate:
     """Write the list there; - prints it."""
     truth: Path | None = None
     """CSV with the columns photo,latitude_deg,longitude_deg[,corner…]."""
+    verbose: bool = False
+    """Say of each photo, on stderr, each value of its attitude and where it comes from, and where the camera hung."""
     summary: Annotated[str | None, arg(metavar="JSON")] = None
     """Write the summary's numbers there; - prints them."""
     picture: Path | None = None

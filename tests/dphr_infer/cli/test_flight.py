@@ -14,6 +14,8 @@ from generated_map import ArrayMap, town
 from town_site import DOWN, GSD_M, SIDE_PX, SIZE, save_photo
 
 from dphr_infer.cli.main import main
+from dphr_infer.geo import distance_m
+from dphr_infer.types import GeoPoint
 
 pytest.importorskip("cv2")
 
@@ -44,13 +46,19 @@ def fly(bundle, town_site):
     return lambda *words: main(["flight", str(bundle.folder), str(town_site.folder / "g"), *map(str, words), *on])
 
 
-def test_each_photo_over_the_map_has_a_fix_and_none_over_another(frames: Path, fly, capsys) -> None:
+def test_each_photo_over_the_map_has_a_fix_and_none_over_another(frames: Path, town_site, fly, capsys) -> None:
     assert fly(frames / "here", "--interval-s", 2, "--truth", frames / "truth.csv", "--format", "csv") == 0
     shown = capsys.readouterr()
     rows = list(csv.DictReader(io.StringIO(shown.out)))
     assert [row["fix"] for row in rows] == ["registered"] * FRAMES
     assert max(float(row["error_m"]) for row in rows) < 0.5
     assert f"{FRAMES} frames, {FRAMES} with a fix (100%)" in shown.err
+    assert {row["verdict"] for row in rows} == {"verified"} and {row["camera_reason"] for row in rows} == {""}
+    for number, row in enumerate(rows):  # straight down: the camera hangs over what it sees
+        hung = GeoPoint(float(row["camera_latitude_deg"]), float(row["camera_longitude_deg"]))
+        assert distance_m(hung, town_site.point(-45 + STEP_M * number, 10.0)) < 0.5
+        assert float(row["camera_sigma_m"]) > float(row["sigma_m"]) + 1
+        assert (row["pitch_deg"], row["pitch_source"]) == ("-90.0", "XMP GimbalPitchDegree")
     # The motion is seen in the photos, which know nothing of the truth.
     moved = np.array([[float(row["moved_east_m"]), float(row["moved_north_m"])] for row in rows[1:]])
     assert np.abs(moved - [STEP_M, 0]).max() < 1.0
@@ -58,6 +66,7 @@ def test_each_photo_over_the_map_has_a_fix_and_none_over_another(frames: Path, f
     assert fly(frames / "there", "--interval-s", 2) == 0
     out = capsys.readouterr().out
     assert f"{FRAMES} frames, 0 with a fix (0%); none: " in out and "registered" not in out
+    assert out.count(" (unverified: ") == FRAMES  # why each photo alone has no place
 
 
 def test_motion_may_be_told(frames: Path, fly, tmp_path: Path, capsys) -> None:
