@@ -77,9 +77,9 @@ class FlownFrame:
 
     @property
     def place(self) -> GeoPoint | None:
-        """Where the list has it: at its fix, else on the track; None where neither is."""
-        track = self.frame.step.track
-        return self.fix.point if self.fix is not None else None if track is None else track.point
+        """On the track, or where there is none at its fix; None where neither is."""
+        track, fix = self.frame.step.track, self.fix
+        return track.point if track is not None else None if fix is None else fix.point
 
 
 def draw_flight(flown: Sequence[FlownFrame], pixels: MapPixels, whole: Sequence[GeoPoint], path: Path) -> None:
@@ -91,7 +91,8 @@ def draw_flight(flown: Sequence[FlownFrame], pixels: MapPixels, whole: Sequence[
         whole: what is shown of the map where no frame has a place, nor a known truth.
         path: the PNG.
     """
-    points = [point for one in flown for point in (one.place, one.truth) if point is not None] or list(whole)
+    fixes = [one.fix.point for one in flown if one.fix is not None]
+    points = [point for one in flown for point in (one.place, one.truth) if point is not None] + fixes or list(whole)
     chart = _chart_of(points)
     view = pixels.view(chart.centre, chart.width_px, chart.height_px, chart.gsd_m)
     ground = Image.fromarray(np.where(view.covered[..., None], view.image, np.array(EMPTY, np.uint8)))
@@ -151,7 +152,7 @@ def _draw_paths(draw: ImageDraw.ImageDraw, flown: Sequence[FlownFrame], chart: _
     for (first, one, start), (second, other, end) in itertools.pairwise(known):
         silent = next((frame for frame in (*flown[first + 1 : second], one, other) if frame.fix is None), None)
         if silent is None:
-            draw.line([start, end], INK, 2 * _FINER)
+            draw.line([start, end], INK, 3 * _FINER)
         else:
             _dashed(draw, start, end, COLOURS[silent.kind])
 
@@ -199,9 +200,8 @@ def _draw_strip(draw: ImageDraw.ImageDraw, flown: Sequence[FlownFrame], width: i
     left, right = MARGIN, width - MARGIN
     edges = np.linspace(left, right, len(flown) + 1)
     for one, start, end in zip(flown, edges[:-1], edges[1:], strict=True):
-        draw.rectangle((start, top, end, top + _STRIP_PX), fill=COLOURS[one.kind])
-        if end - start >= 6:
-            draw.line((end, top, end, top + _STRIP_PX), PAPER, 1)
+        apart = 1 if end - start >= 6 else 0
+        draw.rectangle((start, top, end - 1 - apart, top + _STRIP_PX), fill=COLOURS[one.kind])
     first, last = flown[0].frame.step.time_s, flown[-1].frame.step.time_s
     below = top + _STRIP_PX + 4
     draw.text((left, below), "first frame", FAINT, font())

@@ -66,7 +66,7 @@ def attitude_lines(name: str, estimate: LocationEstimate) -> list[str]:
         given = f"given by `{column}`" if source == "given" else source
         lines.append(f"  {word:<7}{shown:>11}  {given}")
     if estimate.camera is None:
-        return [*lines, f"  camera            -  {estimate.camera_reason}"]
+        return [*lines, f"  camera           -  {estimate.camera_reason}"]
     camera, covariance = estimate.camera, estimate.camera_covariance_m2
     sigma = "" if covariance is None else f" ± {_sigma_m(covariance):.1f} m (1 sigma)"
     return [*lines, f"  camera   {camera.latitude_deg:.6f}, {camera.longitude_deg:.6f}{sigma}"]

@@ -77,7 +77,7 @@ def test_verbose_says_each_value_of_the_attitude_and_its_source(town_site, locat
     ]
     assert lines[start + 6].startswith("  camera   ") and lines[start + 6].endswith(" m (1 sigma)")
     assert "black.png: attitude unknown: height, pitch, yaw" in lines
-    assert "  roll        0.00 °  taken as 0" in lines and "  camera            -  no position" in lines
+    assert "  roll        0.00 °  taken as 0" in lines and "  camera           -  no position" in lines
     row = rows_of(shown.out)["oblique.jpg"]
     assert (row["pitch_deg"], row["pitch_source"]) == ("-50.0", "XMP GimbalPitchDegree")
     assert (row["fov_deg"], row["fov_source"], row["attitude_reason"]) == ("62.0", "given", "")
