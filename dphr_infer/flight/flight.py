@@ -1,10 +1,10 @@
 """Frames in time -> a fix or none, with its reason, and a track. The one file that knows all parts of the room.
 
     with dphr.open("samples/bundle", "city.gallery", top_k=16) as localizer:  # at least (tile/stride)² matches
-        flight = Flight(localizer.gallery)
+        flight = dphr.Flight(localizer.gallery)
         for time_s, photo, odometry in frames:
             step = flight.step(time_s, localizer.locate(photo), odometry)
-            if isinstance(step.fix, Fix):
+            if isinstance(step.fix, dphr.Fix):
                 ...
 
 It knows nothing of how a frame is matched or registered: it takes gallery rows, best first, and a registered point;

@@ -6,14 +6,18 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from generated_map import ArrayMap, town
+from PIL import Image
 from town_site import DOWN, GSD_M, SIDE_PX, SIZE, save_photo
 
+import dphr_infer as dphr
 from dphr_infer.cli.main import main
+from dphr_infer.evaluate.flight_picture import COLOURS
 from dphr_infer.geo import distance_m
 from dphr_infer.types import GeoPoint
 
@@ -69,11 +73,15 @@ def test_each_photo_over_the_map_has_a_fix_and_none_over_another(frames: Path, t
     assert out.count(" (unverified: ") == FRAMES  # why each photo alone has no place
 
 
-def test_motion_may_be_told(frames: Path, fly, tmp_path: Path, capsys) -> None:
+def test_motion_may_be_told_and_the_flight_drawn(frames: Path, fly, tmp_path: Path, capsys) -> None:
     told = tmp_path / "motion.csv"
     told.write_text("photo,east_m,north_m,sigma_m\n" + "".join(f"{n}.jpg,{STEP_M},0,1\n" for n in range(1, FRAMES)))
     out = tmp_path / "flight.geojson"
-    assert fly(frames / "here", "--interval-s", 2, "--motion", told, "--format", "geojson", "--out", out) == 0
+    picture = tmp_path / "flight.png"
+    words = ("--motion", told, "--format", "geojson", "--out", out, "--picture", picture)
+    assert fly(frames / "here", "--interval-s", 2, *words) == 0
+    with Image.open(picture) as drawn:
+        assert COLOURS["registered"] in {colour for _, colour in drawn.getcolors(1 << 24)}
     features = json.loads(out.read_text())["features"]
     assert [feature["geometry"]["type"] for feature in features] == ["Point"] * FRAMES + ["LineString"]
     assert all(feature["properties"]["moved_east_m"] == STEP_M for feature in features[1:FRAMES])
@@ -111,3 +119,33 @@ def test_a_photo_that_is_damaged_is_left_out_and_the_flight_goes_on(frames: Path
     shown = capsys.readouterr()
     assert "3 frames, 3 with a fix" in shown.out
     assert "1 of 4 photos were left out; see above." in shown.err and "1b.jpg is not a picture" in shown.err
+
+
+def test_a_picture_needs_the_map_and_replaces_no_input(bundle, town_site, frames: Path, fly, capsys) -> None:
+    photo = frames / "here/0.jpg"
+    assert fly(photo, "--interval-s", 2, "--picture", photo) == 2
+    assert "--picture would write" in capsys.readouterr().err
+    words = ["flight", str(bundle.folder), str(town_site.folder / "g"), str(photo), "--interval-s", "2"]
+    assert main([*words, "--picture", str(frames / "p.png")]) == 2
+    assert "--picture needs --map" in capsys.readouterr().err
+
+
+def test_the_python_of_the_readme_flies(bundle, town_site, frames: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    page = (Path(__file__).parents[3] / "dphr_infer/README.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "dphr.Flight" in block)
+    assert len(code.splitlines()) <= 15
+    paths = {
+        "bundle": bundle.folder,
+        "city.gallery": town_site.folder / "g",
+        "city.mbtiles": town_site.folder / "map.pack",
+    }
+    for name, path in paths.items():
+        assert f'"{name}"' in code
+        code = code.replace(f'"{name}"', repr(str(path)))
+    monkeypatch.chdir(tmp_path)
+    moved = dphr.Odometry(STEP_M, 0.0, np.eye(2))
+    photos = [(2.0 * number, frames / f"here/{number}.jpg", moved if number else None) for number in range(2)]
+    exec(code, {"frames": photos})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all(line.startswith("registered GeoPoint(latitude_deg=") for line in lines)
+    assert (tmp_path / "flight.state").is_file()
