@@ -37,6 +37,7 @@ from dphr_infer.maps.open_map import open_map
 from dphr_infer.measure.progress import Progress
 from dphr_infer.types import GeoPoint
 
+_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 _MOTION_COLUMNS = ("photo", "east_m", "north_m", "sigma_m")
 _COLUMNS = (
     *("photo", "time_s", "fix", "reason", "latitude_deg", "longitude_deg", "sigma_m", "protection_m", "error_m"),
@@ -154,7 +155,9 @@ def _rows(
 
         for frame in fly(localizer, flight, paths, clock, motion, skip):
             truth = truths.get(Path(frame.photo.source).name)
-            yield _Row(frame, None if truth is None else truth.point)
+            # The list is written at the end: kept pixels would make memory grow with the flight.
+            listed = dataclasses.replace(frame, photo=dataclasses.replace(frame.photo, image=_NO_PIXELS))
+            yield _Row(listed, None if truth is None else truth.point)
             progress.advance()
 
 

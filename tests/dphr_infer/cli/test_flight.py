@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from generated_map import ArrayMap, town
 from PIL import Image
 from town_site import DOWN, GSD_M, SIDE_PX, SIZE, save_photo
 
-import dphr_infer as dphr
 from dphr_infer.cli.main import main
 from dphr_infer.evaluate.flight_picture import COLOURS
 from dphr_infer.geo import distance_m
@@ -128,24 +126,3 @@ def test_a_picture_needs_the_map_and_replaces_no_input(bundle, town_site, frames
     words = ["flight", str(bundle.folder), str(town_site.folder / "g"), str(photo), "--interval-s", "2"]
     assert main([*words, "--picture", str(frames / "p.png")]) == 2
     assert "--picture needs --map" in capsys.readouterr().err
-
-
-def test_the_python_of_the_readme_flies(bundle, town_site, frames: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    page = (Path(__file__).parents[3] / "dphr_infer/README.md").read_text(encoding="utf-8")
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "dphr.Flight" in block)
-    assert len(code.splitlines()) <= 15
-    paths = {
-        "bundle": bundle.folder,
-        "city.gallery": town_site.folder / "g",
-        "city.mbtiles": town_site.folder / "map.pack",
-    }
-    for name, path in paths.items():
-        assert f'"{name}"' in code
-        code = code.replace(f'"{name}"', repr(str(path)))
-    monkeypatch.chdir(tmp_path)
-    moved = dphr.Odometry(STEP_M, 0.0, np.eye(2))
-    photos = [(2.0 * number, frames / f"here/{number}.jpg", moved if number else None) for number in range(2)]
-    exec(code, {"frames": photos})
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and all(line.startswith("registered GeoPoint(latitude_deg=") for line in lines)
-    assert (tmp_path / "flight.state").is_file()

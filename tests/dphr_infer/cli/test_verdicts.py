@@ -160,3 +160,24 @@ def test_without_opencv_map_names_the_extra_and_the_rest_works(town_site, locate
     assert "opencv-python-headless" in line and "dphr[register]" in line
     assert locate(photo) == 0
     assert locate(photo, "--map", town_site.folder / "map.tif", "--no-verify") == 0
+
+
+def test_watch_verifies_on_the_map_too(bundle, town_site, capsys) -> None:
+    words = ["watch", str(bundle.folder), str(town_site.folder / "g"), str(town_site.folder / "photos")]
+    words += ["--map", str(town_site.folder / "map.pack"), "--idle-s", "0", "--threads", "1", "--queue", "4"]
+    assert main([*words, "--format", "csv"]) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "black.png": "none",
+        "down.jpg": "verified",
+        "foreign.jpg": "none",
+        "oblique.jpg": "verified",
+    }
+    for name, (_, spot) in PHOTOS.items():
+        found = GeoPoint(float(rows[name]["latitude_deg"]), float(rows[name]["longitude_deg"]))
+        assert distance_m(found, town_site.point(*spot)) < 0.5 and rows[name]["camera_sigma_m"]
+        assert rows[name]["pitch_source"] == "XMP GimbalPitchDegree"
+    assert rows["foreign.jpg"]["reason"].startswith("unverified: ")
+    assert main(words) == 0
+    (silent,) = (line for line in capsys.readouterr().out.splitlines() if "black.png" in line)
+    assert "none" in silent and ": unverified: " in silent

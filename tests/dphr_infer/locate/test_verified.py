@@ -237,6 +237,35 @@ def test_a_camera_on_the_ground_shows_nothing_to_look_up(town_site, opened, tmp_
     assert opened("map.tif", rectify="off").locate(tmp_path / "low.jpg").verdict == "none"
 
 
+def sky() -> np.ndarray:
+    """Clouds: blue, with soft bright blots, and grain."""
+    from PIL import Image
+
+    draw = np.random.default_rng(5)
+    soft = Image.fromarray(draw.integers(120, 256, (9, 12), np.uint8)).resize((480, 360), Image.Resampling.BICUBIC)
+    grain = draw.normal(0, 3, (360, 480, 3))
+    return np.clip(np.asarray(soft)[..., None] * [0.8, 0.9, 1.0] + grain, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("pitch_deg", [8.0, -5.0, -60.0, None])
+def test_a_photo_wholly_of_sky_is_not_to_be_used_whatever_its_attitude_says(town_site, opened, pitch_deg) -> None:
+    told = PhotoMetadata(None, 90.0, 40.0, pitch_deg, 0.0, 60.0)
+    found = opened("map.pack").locate(Photo(sky(), metadata=told))
+    assert found.verdict == "none" and found.reason.startswith("unverified: ")
+    assert (found.camera, found.camera_reason) == (None, "no position")
+
+
+@pytest.mark.parametrize("height_m", [0.0, -20.0, 3_000.0, 19_000.0])
+def test_a_height_of_nothing_or_beyond_the_map_verifies_nothing_wrong(town_site, opened, height_m: float) -> None:
+    given = photo(town_site, "down.jpg")
+    told = dataclasses.replace(given, metadata=dataclasses.replace(given.metadata, relative_altitude_m=height_m))
+    found = opened("map.pack").locate(told)
+    # Without a usable height the photo is registered at any scale; with a wrong one it is not found.
+    assert found.verdict == "none" or (height_m <= 0 and error_m(town_site, "down.jpg", found) < 1.0)
+    assert found.camera is None and found.camera_reason
+    assert (found.attitude.reason == "") == (height_m > 0)
+
+
 def test_the_map_of_another_gallery_is_refused(bundle, town_site, tmp_path) -> None:
     with pytest.raises(MapError, match=r"other\.tif is not the map of .*: its sha256 is .* Give that map"):
         open_localizer(bundle, town_site.folder / "g", map=town_site.folder / "other.tif")
