@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from dphr_infer.errors import printable
+from dphr_infer.geo import sigma_m
 from dphr_infer.types import Attitude, Covariance, GeoPoint, LocationEstimate
 
 _NAMES = ("height_m", "pitch_deg", "roll_deg", "yaw_deg", "fov_deg")
@@ -47,7 +45,7 @@ def camera_columns(camera: GeoPoint | None, covariance_m2: Covariance | None, re
     return {
         "camera_latitude_deg": None if camera is None else round(camera.latitude_deg, 7),
         "camera_longitude_deg": None if camera is None else round(camera.longitude_deg, 7),
-        "camera_sigma_m": None if covariance_m2 is None else round(_sigma_m(covariance_m2), 2),
+        "camera_sigma_m": None if covariance_m2 is None else round(sigma_m(covariance_m2), 2),
         **covariance_columns(covariance_m2, "camera_"),
         "camera_reason": reason,
     }
@@ -68,10 +66,5 @@ def attitude_lines(name: str, estimate: LocationEstimate) -> list[str]:
     if estimate.camera is None:
         return [*lines, f"  camera           -  {estimate.camera_reason}"]
     camera, covariance = estimate.camera, estimate.camera_covariance_m2
-    sigma = "" if covariance is None else f" ± {_sigma_m(covariance):.1f} m (1 sigma)"
+    sigma = "" if covariance is None else f" ± {sigma_m(covariance):.1f} m (1 sigma)"
     return [*lines, f"  camera   {camera.latitude_deg:.6f}, {camera.longitude_deg:.6f}{sigma}"]
-
-
-def _sigma_m(covariance_m2: Covariance) -> float:
-    east2, both, north2 = covariance_m2
-    return math.sqrt(float(np.linalg.eigvalsh(np.array([[east2, both], [both, north2]]))[-1]))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.geo import distance_m, east_north_m, offset
+from dphr_infer.geo import distance_m, east_north_m, offset, sigma_m
 from dphr_infer.images.vehicle import ViewErrors, camera_covariance_m2, camera_point
 from dphr_infer.locate.settings import LocateSettings
 from dphr_infer.register.registrar import Registration
@@ -69,12 +69,11 @@ def verified(found: LocationEstimate, registration: Registration | None) -> Loca
         return dataclasses.replace(found, verdict="none", reason="unverified: too little of the photo matches the map")
     if not registration.verified:
         return dataclasses.replace(found, verdict="none", reason=registration.refused)
-    east2, _, north2 = registration.covariance_m2
     return dataclasses.replace(
         found,
         point=registration.point,
         verdict="verified",
-        radius_m=_CIRCLE_95 * math.sqrt(max(east2, north2)),
+        radius_m=_CIRCLE_95 * sigma_m(registration.covariance_m2),
         reason="",
         covariance_m2=registration.covariance_m2,
         matched=registration.matched,
