@@ -83,7 +83,8 @@ def _captions(estimate: LocationEstimate, ground: bool, side_m: float) -> Sequen
     if not ground:
         above, why = "cannot be rectified", why or "it shows nothing of the ground around its middle"
     count = "" if estimate.matched is None else f", {len(estimate.matched.map_m)} points agree"
-    where = f"the map at the {'verified' if estimate.verdict == 'verified' else 'best match'}{_place(estimate.point)}"
+    spot = "verified place" if estimate.verdict == "verified" else "best match"
+    where = f"the map at the {spot}, {_text(estimate.point)}"
     return (
         ("the photo", how),
         (above, why or f"{side_m:.0f} m across"),
@@ -91,8 +92,8 @@ def _captions(estimate: LocationEstimate, ground: bool, side_m: float) -> Sequen
     )
 
 
-def _place(point: GeoPoint) -> str:
-    return f" place {point.latitude_deg:.5f}, {point.longitude_deg:.5f}"
+def _text(point: GeoPoint) -> str:
+    return f"{point.latitude_deg:.5f}, {point.longitude_deg:.5f}"
 
 
 def _fitted(draw: ImageDraw.ImageDraw, text: str, width_px: float) -> str:
