@@ -312,6 +312,8 @@ def test_a_localizer_can_be_opened_again_with_its_map(bundle, town_site) -> None
         ({"pitch_deg": -1.57}, "pitch is -1.57"),
         ({"fov_deg": 0.5}, "field of view is 0.5"),
         ({"yaw_deg": math.nan}, "yaw is nan"),
+        ({"pitch_sigma_deg": -1.0}, r"`pitch_sigma_deg` is -1; expected a number in \[0, 45\]"),
+        ({"height_sigma_share": math.nan}, r"`height_sigma_share` is nan; expected a number in \[0, 1\]"),
         ({"candidates": 0}, "`candidates` is 0"),
     ],
 )
