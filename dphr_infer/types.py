@@ -273,7 +273,7 @@ class LocationEstimate:
     covariance_m2: Covariance | None = None
     camera: GeoPoint | None = None
     camera_covariance_m2: Covariance | None = None
-    camera_reason: str = "attitude unknown: no photo was given"
+    camera_reason: str = field(default="attitude unknown: no photo was given", compare=False)
     attitude: Attitude | None = field(default=None, compare=False)
     matched: MatchedPoints | None = field(default=None, compare=False)
 
