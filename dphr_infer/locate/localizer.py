@@ -20,6 +20,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from dphr_infer.cuda.preprocess.plan import Pose
 from dphr_infer.cuda.topk.plan import MAX_K
 from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import EngineError
@@ -248,13 +249,13 @@ class Localizer:
             raise EngineError(f"{len(self._waiting)} photos are on their way: call finish before the next start.")
         if self._pipeline is not None:
             _check_size(photo)
-            (degrees,), ground = self.views.rotations_deg(photo), self.views.rectified(photo)
-            if ground is not None:
-                self._pipeline.submit(ground, self._k(rows), None, rows)
-            else:
-                clockwise_deg = None if self.settings.heading == "as-is" else degrees
-                self._pipeline.submit(photo.image, self._k(rows), clockwise_deg, rows, photo.frame_format)
+            self._pipeline.submit(photo.image, self._k(rows), self._pose(photo), rows, photo.frame_format)
         self._waiting.append((photo, rows))
+
+    def _pose(self, photo: Photo) -> Pose:
+        """How the pipeline brings a photo to the model."""
+        (degrees,), square = self.views.rotations_deg(photo), self.views.square(photo)
+        return square or (None if self.settings.heading == "as-is" else degrees)
 
     def finish(self) -> LocationEstimate:
         """The estimate of the photo that was started first.
@@ -282,7 +283,9 @@ class Localizer:
         """
         if self._pipeline is None:
             return None
-        return self._pipeline.frame_memory(frame, self.settings.heading != "as-is")
+        if self.views.square(Photo(np.empty(0, np.uint8), frame_format=frame)) is not None:
+            return self._pipeline.frame_memory(frame, "rectified")
+        return self._pipeline.frame_memory(frame, "upright" if self.settings.heading == "as-is" else "turned")
 
     def locate_each(
         self,

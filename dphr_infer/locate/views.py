@@ -9,7 +9,7 @@ from dphr_infer.errors import ImageError
 from dphr_infer.images.attitude import Attitude, attitude_of
 from dphr_infer.images.photo import Photo
 from dphr_infer.images.preprocess import Preprocess
-from dphr_infer.images.rectify import rectify
+from dphr_infer.images.rectify import GroundSquare, rectify
 from dphr_infer.images.rotation import rotate_square
 from dphr_infer.locate.settings import CameraSettings, LocateSettings
 
@@ -33,16 +33,13 @@ class Views:
         height_px, width_px = photo.size_px
         return attitude_of(photo.metadata, self._camera.known, width_px, height_px, self._tile_m)
 
-    def rectified(self, photo: Photo) -> NDArray[np.uint8] | None:
-        """Its ground as a tile of the gallery shows it, north up; None where settings or its attitude forbid it.
-
-        Raises:
-            ImageError: the photo shows nothing of it.
-        """
+    def square(self, photo: Photo) -> GroundSquare | None:
+        """The ground that it is rectified to, as large as a tile of the gallery; None where settings or its attitude
+        forbid it."""
         attitude = self.attitude(photo)
         if self._camera.rectify == "off" or not attitude.known:
             return None
-        return rectify(photo.rgb, attitude.view, self._side_px, self._tile_m / self._side_px).image
+        return GroundSquare(attitude.view, self._side_px, self._tile_m / self._side_px)
 
     def rotations_deg(self, photo: Photo) -> tuple[float, ...]:
         """The clockwise rotations that it is embedded under.
@@ -64,10 +61,14 @@ class Views:
         return (attitude.view.yaw_deg % 360.0,)
 
     def images(self, photo: Photo) -> list[NDArray[np.uint8]]:
-        """One for each rotation, uint8 (h, w, 3), not yet of model size; errors as of the others."""
-        rotations, ground = self.rotations_deg(photo), self.rectified(photo)
-        if ground is not None:
-            return [ground]
+        """One for each rotation, uint8 (h, w, 3), not yet of model size.
+
+        Raises:
+            ImageError: as of `rotations_deg`; or the photo shows nothing of its square.
+        """
+        rotations, square = self.rotations_deg(photo), self.square(photo)
+        if square is not None:
+            return [rectify(photo.rgb, square.view, square.side_px, square.gsd_m).image]
         if self._settings.heading == "as-is":
             return [photo.rgb]
         return [rotate_square(photo.rgb, degrees, self._side_px) for degrees in rotations]

@@ -45,21 +45,25 @@ def random_frame(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.ascontiguousarray(np.kron(coarse, np.ones((16, 16, 1), np.uint8))[:height, :width])
 
 
-@pytest.mark.parametrize("degrees", [None, 0.0, 33.0, 90.0])
+@pytest.mark.parametrize(
+    "pose", [None, 0.0, 33.0, 90.0, GroundSquare(CameraView(50.0, -55.0, 70.0, 30.0, 4.0), 64, 1.0)]
+)
 @pytest.mark.parametrize(("height", "width"), [(70, 90), (300, 400)])
-def test_sanitized_frames_become_what_pillow_makes_of_them(
-    gpu: Any, height: int, width: int, degrees: float | None
-) -> None:
+def test_sanitized_frames_become_what_pillow_makes_of_them(gpu: Any, height: int, width: int, pose: Pose) -> None:
     size = Preprocess(64, 64)
     image = random_frame(height, width)
     with open_cuda() as cuda, cuda.active():
         kernels = load_fatbin(gpu.capability, gpu.driver, stem="preprocess")
-        launcher = DevicePreprocess(cuda, kernels, rgb_frames(width, height), size, turned=degrees is not None)
-        launcher.stage(image, degrees)
+        launcher = DevicePreprocess(cuda, kernels, rgb_frames(width, height), size, mode=mode_of(pose))
+        launcher.stage(image, pose)
         found = np.zeros((64, 64, 3), np.uint8)
         cuda.download(found, launcher.enqueue())
         cuda.synchronize()
-    expected = size(image if degrees is None else rotate_square(image, degrees, 64))
+    if isinstance(pose, GroundSquare):
+        image = rectify(image, pose.view, pose.side_px, pose.gsd_m).image
+    elif pose is not None:
+        image = rotate_square(image, pose, 64)
+    expected = size(image)
     assert np.abs(found.astype(int) - expected).max() <= 1
 
 
@@ -143,7 +147,7 @@ def by_two_on_their_way(pipeline: GpuPipeline, frames: list[np.ndarray], *how: A
 def by_lent_memory(pipeline: GpuPipeline, frames: list[np.ndarray], degrees: Any, ranges: Any, layout: Any) -> Any:
     found = []
     for frame in frames:
-        memory = pipeline.frame_memory(layout, turned=degrees is not None)
+        memory = pipeline.frame_memory(layout, mode_of(degrees))
         memory[:] = frame
         found.append(pipeline.match(memory, 5, degrees, ranges, layout))
     return found
