@@ -69,7 +69,8 @@ class GroundSquare:
         """The square's pixels -> the photo's, float64 (3, 3); both count from the outer corner of the first."""
         half = self.side_px / 2 * self.gsd_m
         to_ground = np.array([[self.gsd_m, 0, -half], [0, -self.gsd_m, half], [0, 0, 1.0]])
-        return projection(self.view, width_px, height_px) @ to_ground
+        matrix: NDArray[np.float64] = projection(self.view, width_px, height_px) @ to_ground
+        return matrix
 
     def spans(self, width_px: int, height_px: int) -> NDArray[np.int32]:
         """Which pixels a photo of that size shows: those of row r from spans[r, 0] on before spans[r, 1].
@@ -93,7 +94,7 @@ class GroundSquare:
         last = np.where(np.arange(4)[:, None] < 2, np.floor(crossing), np.ceil(crossing) - 1)
         stop = np.where(level, 0, np.where(falls, last + 1, self.side_px)).min(axis=0)
         begin, stop = np.maximum(begin, 0), np.minimum(stop, self.side_px)
-        found = np.where(stop > begin, [begin, stop], 0).T.astype(np.int32)
+        found: NDArray[np.int32] = np.where(stop > begin, [begin, stop], 0).T.astype(np.int32)
         if not found.any():
             raise ImageError(
                 f"The photo shows nothing of the {self.side_px * self.gsd_m:.0f} m around its middle from a height of "

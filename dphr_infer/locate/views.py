@@ -35,7 +35,8 @@ class Views:
 
     def square(self, photo: Photo) -> GroundSquare | None:
         """The ground that it is rectified to, as large as a tile of the gallery; None where settings or its attitude
-        forbid it."""
+        forbid it.
+        """
         attitude = self.attitude(photo)
         if self._camera.rectify == "off" or not attitude.known:
             return None

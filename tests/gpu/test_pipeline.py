@@ -15,18 +15,19 @@ import pytest
 from dphr_infer.cuda.build import load_fatbin
 from dphr_infer.cuda.driver import open_cuda
 from dphr_infer.cuda.preprocess.launch import DevicePreprocess
-from dphr_infer.cuda.preprocess.plan import longer_side_px
+from dphr_infer.cuda.preprocess.plan import Pose, longer_side_px, mode_of
 from dphr_infer.engines.embedder import Embedder
 from dphr_infer.engines.onnxruntime import offers
 from dphr_infer.files.bundle import open_bundle
 from dphr_infer.images.frame_format import nv12_frames, rgb_frames, to_rgb
 from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.images.rectify import GroundSquare, rectify
 from dphr_infer.images.rotation import rotate_square
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.exact import NumpyExactMatcher
-from dphr_infer.types import Matches
+from dphr_infer.types import CameraView, Matches
 
 BUNDLE = Path(__file__).resolve().parents[2] / "samples" / "bundle"
 # Half precision and another order of sums on the GPU; int8 against int8 on a CPU.
@@ -37,6 +38,7 @@ FRAMES = {
     "rgb": rgb_frames(1920, 1080),
     "nv12": nv12_frames(1920, 1080, matrix="bt709", colour_range="limited"),
 }
+OBLIQUE = GroundSquare(CameraView(50.0, -55.0, 70.0, 30.0, 4.0), 64, 1.0)
 RANGES = [(3, 20), (20, 21), (30, 45)]
 
 
@@ -45,9 +47,7 @@ def random_frame(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.ascontiguousarray(np.kron(coarse, np.ones((16, 16, 1), np.uint8))[:height, :width])
 
 
-@pytest.mark.parametrize(
-    "pose", [None, 0.0, 33.0, 90.0, GroundSquare(CameraView(50.0, -55.0, 70.0, 30.0, 4.0), 64, 1.0)]
-)
+@pytest.mark.parametrize("pose", [None, 0.0, 33.0, 90.0, OBLIQUE])
 @pytest.mark.parametrize(("height", "width"), [(70, 90), (300, 400)])
 def test_sanitized_frames_become_what_pillow_makes_of_them(gpu: Any, height: int, width: int, pose: Pose) -> None:
     size = Preprocess(64, 64)

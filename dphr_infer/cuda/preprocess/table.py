@@ -1,4 +1,4 @@
-"""A frame's table for `preprocess.cu`: colours, windows and weights of the resize, and how it is turned or rectified."""
+"""A frame's table for `preprocess.cu`: colours, the resize's windows and weights, and how it is turned or rectified."""
 
 from __future__ import annotations
 

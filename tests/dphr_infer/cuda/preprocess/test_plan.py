@@ -144,7 +144,7 @@ def test_a_table_needs_an_angle_or_a_view_where_frames_are_turned_or_rectified_a
 
 def test_a_square_of_another_size_than_the_models_is_refused() -> None:
     plan = plan_preprocess(rgb_frames(64, 64), Preprocess(16, 18), "rectified", ORIN_SHARED_BYTES)
-    with pytest.raises(EngineError, match="A square of 16 px .* longer side has 18"):
+    with pytest.raises(EngineError, match=r"A square of 16 px .* longer side has 18"):
         frame_table(plan, SQUARE)
 
 
