@@ -27,6 +27,7 @@ from dphr_infer.errors import EngineError
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.gallery import Gallery
 from dphr_infer.images.frame_format import FrameFormat
+from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.images.photo import Photo, PhotoLike, to_photo
 from dphr_infer.images.preprocess import check_image_size
 from dphr_infer.locate.devices import device_of
@@ -136,6 +137,21 @@ class Localizer:
         """Photos that `start` takes before the first `finish`: 2 on a GPU's pipeline, else 1."""
         return 1 if self._pipeline is None else _FRAMES_ON_A_GPU
 
+    def read(self, photo: PhotoLike) -> Photo:
+        """A photo as `to_photo` reads it, and where it is rectified on a CPU no finer than its square and the map are.
+
+        A JPEG is then decoded at a half, a quarter or an eighth of its size, which saves most of its time. What is found
+        differs as little as by another averaging of the same pixels.
+
+        Raises:
+            ImageError: as of `to_photo`.
+        """
+        return to_photo(photo, self._coarser if self._pipeline is None else None)
+
+    def _coarser(self, metadata: PhotoMetadata, width_px: int, height_px: int) -> float:
+        finest_m = None if self.registrar is None else self.registrar.finest_m
+        return self.views.coarser(metadata, width_px, height_px, finest_m)
+
     def prepare(self, photo: PhotoLike) -> NDArray[np.uint8]:
         """A photo at model size: rectified, or as it is, or once for each rotation.
 
@@ -148,7 +164,7 @@ class Localizer:
         """
         if self._embedder is None:
             raise self._not_open()
-        return self._embedder.prepare(self.views.images(to_photo(photo)))
+        return self._embedder.prepare(self.views.images(self.read(photo)))
 
     def embed(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Views at model size, uint8 (n, height_px, width_px, 3) -> float32 (n, D), unit length."""
@@ -218,7 +234,7 @@ class Localizer:
             GalleryError: no tile lies within the prior.
             EngineError: not open, or the device refused.
         """
-        taken = to_photo(photo)
+        taken = self.read(photo)
         if yaw_deg is not None:
             taken = dataclasses.replace(taken, metadata=dataclasses.replace(taken.metadata, yaw_deg=yaw_deg))
         rows = self.rows_in(prior)

@@ -7,11 +7,15 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import ImageError
 from dphr_infer.images.attitude import Attitude, attitude_of
+from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.images.photo import Photo
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.images.rectify import GroundSquare, rectify
 from dphr_infer.images.rotation import rotate_square
 from dphr_infer.locate.settings import CameraSettings, LocateSettings
+
+# A tile keeps at least so many pixels to its side: photos are also compared with each other, see flight/run.py.
+_LEAST_SIDE_PX = 256
 
 
 class Views:
@@ -32,6 +36,20 @@ class Views:
         """How its camera looked: the settings before the metadata."""
         height_px, width_px = photo.size_px
         return attitude_of(photo.metadata, self._camera.known, width_px, height_px, self._tile_m)
+
+    def coarser(self, metadata: PhotoMetadata, width_px: int, height_px: int, registered_m: float | None) -> float:
+        """How many pixels of a photo of that size one of its finest use covers; 1 where it is not rectified.
+
+        Args:
+            metadata: of the photo.
+            width_px, height_px: of its picture.
+            registered_m: metres a pixel that it may be registered at; None where there is no map.
+        """
+        attitude = attitude_of(metadata, self._camera.known, width_px, height_px, self._tile_m)
+        if self._camera.rectify == "off" or not attitude.known:
+            return 1.0
+        uses_m = [self._tile_m / max(self._side_px, _LEAST_SIDE_PX)] + ([] if registered_m is None else [registered_m])
+        return max(1.0, min(uses_m) / attitude.view.gsd_m(width_px))
 
     def square(self, photo: Photo) -> GroundSquare | None:
         """The ground that it is rectified to, as large as a tile of the gallery; None where settings or its attitude

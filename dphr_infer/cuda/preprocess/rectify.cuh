@@ -138,6 +138,5 @@ __device__ __forceinline__ void rectify_rows(const Pixels& pixels, const int* ta
       const int column = left + threadIdx.x % PASS_ROWS, row = upper + threadIdx.x / PASS_ROWS;
       if (column < right && row < lower)
         passes.words[row * passes.pitch + column] = shown ? ground.read() : 0;
-      if (shown) __syncthreads();
     }
 }
