@@ -58,8 +58,8 @@ def read_photo(path: str | Path, coarser: Coarser | None = None) -> Photo:
 
     Args:
         path: of the file.
-        coarser: asked how much of the resolution is of use; a JPEG that is stored upright and whose sides a half, quarter
-            or eighth divides is then decoded at that. None decodes all of it.
+        coarser: asked how much of the resolution is of use. A JPEG is then decoded at the half, quarter or eighth that
+            leaves as much, if it is stored upright and its sides can be divided so; None decodes all of it.
     """
     with opened_picture(path) as image:
         return _photo_of(image, str(path), str(path), coarser)

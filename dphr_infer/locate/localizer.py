@@ -138,10 +138,10 @@ class Localizer:
         return 1 if self._pipeline is None else _FRAMES_ON_A_GPU
 
     def read(self, photo: PhotoLike) -> Photo:
-        """A photo as `to_photo` reads it, and where it is rectified on a CPU no finer than its square and the map are.
+        """A photo as `to_photo` reads it; a JPEG that is rectified on a CPU no finer than its square and the map need.
 
-        A JPEG is then decoded at a half, a quarter or an eighth of its size, which saves most of its time. What is found
-        differs as little as by another averaging of the same pixels.
+        It is then decoded at a half, a quarter or an eighth of its size, in a part of the time. The square's pixels
+        differ by some levels, as means of the same pixels in another order.
 
         Raises:
             ImageError: as of `to_photo`.
