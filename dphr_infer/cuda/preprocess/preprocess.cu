@@ -32,7 +32,7 @@
 // Reference: dphr_infer/images: preprocess.py, rotation.py, rectify.py, frame_format.py; Pillow's integers:
 // dphr_infer/cuda/preprocess/resampling.py.
 // Launcher: dphr_infer/cuda/preprocess/launch.py.
-// Proof on the CPU: tests/dphr_infer/cuda/preprocess/test_kernels.py.
+// Proof on the CPU: tests/dphr_infer/cuda/preprocess: test_kernels.py, test_rectified.py.
 #include "pixels.cuh"
 #include "rectify.cuh"
 #include "resize.cuh"
