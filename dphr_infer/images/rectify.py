@@ -20,7 +20,7 @@ from dphr_infer.types import CameraView
 # A photo of more pixels than that to one of the square's side is averaged over so many and sampled beyond.
 MAX_REDUCTION = 64
 # Pixels of a photo that are reduced at a time: what Pillow makes of them stays in the processor's cache.
-_STRIP_PX = 1 << 17
+_STRIP_PX = 1 << 19
 
 
 def projection(view: CameraView, width_px: int, height_px: int) -> NDArray[np.float64]:
@@ -146,9 +146,10 @@ def rectify(image: NDArray[np.uint8], view: CameraView, side_px: int, gsd_m: flo
         (side_px, side_px), Image.Transform.PERSPECTIVE, tuple(_normal(matrix)[:8]), Image.Resampling.BILINEAR
     )
     pixels = np.array(turned)
-    for row, (begin, stop) in zip(pixels, spans.tolist(), strict=True):
-        row[:begin] = 0
-        row[stop:] = 0
+    for row in np.nonzero((spans[:, 0] > 0) | (spans[:, 1] < side_px))[0]:
+        begin, stop = spans[row]
+        pixels[row, :begin] = 0
+        pixels[row, stop:] = 0
     columns = np.arange(side_px, dtype=np.int32)
     return GroundPicture(pixels, (columns >= spans[:, :1]) & (columns < spans[:, 1:]), gsd_m)
 
