@@ -49,9 +49,7 @@ VECTOR_VALUES = 8
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """What a launcher is opened for: the frames' bytes, how they are brought to the model, and which of two on their
-    way.
-    """
+    """What a launcher is opened for: the frames' bytes, what becomes of them first, and which of two on their way."""
 
     frame: FrameFormat
     mode: Mode

@@ -52,9 +52,7 @@ class Views:
         return max(1.0, min(uses_m) / attitude.view.gsd_m(width_px))
 
     def square(self, photo: Photo) -> GroundSquare | None:
-        """The ground that it is rectified to, as large as a tile of the gallery; None where settings or its attitude
-        forbid it.
-        """
+        """The ground that it is rectified to, a tile's side; None where settings or its attitude forbid it."""
         attitude = self.attitude(photo)
         if self._camera.rectify == "off" or not attitude.known:
             return None
