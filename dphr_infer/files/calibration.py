@@ -32,12 +32,12 @@ CALIBRATE = "dphr-export calibrate BUNDLE --flights DIR… --out NEW, then index
 
 def _check(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
-        raise ValueError(f"{name} is {value!r}, not {wanted}")
+        raise ValueError(f"{name} is {value!r:.60}, not {wanted}")
 
 
 def _check_shares(name: str, shares: dict[str, float]) -> None:
     for kind, share in shares.items():
-        _check(0 <= share <= 1, f"{name}.{kind}", share, "a share in [0, 1]")
+        _check(0 <= share <= 1, f"{name}.{kind:.40}", share, "a share in [0, 1]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class Calibration:
     def __post_init__(self) -> None:
         _check(0 < self.tile_m < math.inf, "tile_m", self.tile_m, "metres above 0")
         _check(0 < self.stride_m < math.inf, "stride_m", self.stride_m, "metres above 0")
-        _check(re.fullmatch(r"\d{4}-\d\d-\d\d", self.date) is not None, "date", self.date, "YYYY-MM-DD")
+        _check(re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", self.date) is not None, "date", self.date, "YYYY-MM-DD")
         _check(len(self.maps) >= 1, "maps", self.maps, "at least one name")
 
     def fits(self, tile_m: float, stride_m: float) -> bool:
@@ -206,7 +206,7 @@ def _read(kind: type[Any], raw: object, where: str) -> Any:
             raise ValueError(f"{where} lacks {name}")
     for name in raw:
         if name not in names:
-            raise ValueError(f"{where} has a field {name!r}, which is unknown")
+            raise ValueError(f"{where} has a field {name!r:.40}, which is unknown")
     hints = get_type_hints(kind)
     values = {name: _typed(hints[name], raw[name], f"{where}.{name}") for name in names}
     try:
@@ -236,7 +236,7 @@ def _typed(hint: Any, value: object, where: str) -> Any:
     if hint == dict[str, float]:
         if not isinstance(value, dict):
             raise ValueError(f"{where} is {value!r:.60}, not an object")
-        return {_typed(str, kind, where): _typed(float, share, f"{where}.{kind}") for kind, share in value.items()}
+        return {_typed(str, kind, where): _typed(float, share, f"{where}.{kind:.40}") for kind, share in value.items()}
     if not isinstance(value, list):
         raise ValueError(f"{where} is {value!r:.60}, not a list")
     return tuple(_typed(hint.__args__[0], each, where) for each in value)

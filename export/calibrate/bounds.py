@@ -31,9 +31,9 @@ def loosest(
 ) -> Threshold | None:
     """Learn then test: the last threshold of a fixed order before the first whose bounds do not all stay at alpha.
 
-    Each is tested only after those before it held, so that the chosen one breaks the claim with a probability of at most
-    1 - confidence, however many were tried (fixed-sequence testing; Angelopoulos, Bates, Candès, Jordan and Lei,
-    "Learn then test", Annals of Applied Statistics 2025). The order must not come from the counts.
+    Each is tested only after those before it held, so the chosen one breaks the claim with a probability of at most
+    1 - confidence, however many were tried (fixed-sequence testing, as in Angelopoulos, Bates, Candès, Jordan and Lei,
+    "Learn then Test", arXiv 2110.01052). The order must not come from the counts.
 
     Args:
         tried: (threshold, [(wrong, n) of each kind of unit]), the strictest first.
