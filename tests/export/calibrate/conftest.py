@@ -15,14 +15,14 @@ from export.calibrate.site import Site, open_sites
 from export.request import CalibrateRequest
 
 BUNDLE = Path(__file__).resolve().parents[3] / "samples/bundle"
-SIDE_PX, FRAMES, TILE_M, STRIDE_M = 700, 24, 60.0, 30.0
+SIDE_PX, FRAMES, TILE_M, STRIDE_M = 700, 48, 60.0, 30.0
 
 
 def path_m(number: int) -> tuple[float, float]:
-    """Metres east and north of the map's middle: three legs to the north and back, 17 m from photo to photo."""
-    leg, place = divmod(number, FRAMES // 3)
-    north = -59.5 + 17.0 * place
-    return -60.0 + 60.0 * leg, north if leg % 2 == 0 else -north
+    """Metres east and north of the map's middle: four legs to the north and back, 17 m from photo to photo."""
+    leg, place = divmod(number, FRAMES // 4)
+    north = -93.5 + 17.0 * place
+    return -75.0 + 50.0 * leg, north if leg % 2 == 0 else -north
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ def test_the_rank_of_the_true_tile_is_counted_in_tile_areas(sites) -> None:
     similarity = np.asarray(gallery.embeddings, np.float32) @ site.queries[5]
     better = sum(float(value) > float(similarity[at_truth]) for value in similarity)
     areas = true_rank_areas(site)
-    assert areas.shape == (24,) and areas[5] == pytest.approx((better + 0.5) * stride)
+    assert areas.shape == (48,) and areas[5] == pytest.approx((better + 0.5) * stride)
     # A photo that is its tile ranks first.
     own = dataclasses.replace(
         site, queries=np.asarray(gallery.embeddings[[at_truth]], np.float32), truth=(site.truth[5],)
@@ -54,9 +54,9 @@ def test_each_site_is_flown_over_its_map_its_halves_the_others_and_kidnapped(sit
     settings = [FilterSettings(fix_mass=0.8)] * len(sites)
     frames = fly_all(sites, settings, 0)
     counts = Counter((frame.kind, frame.unit[0]) for frame in frames)
-    per_kind = dict(zip(KINDS, (24, 96, 48, 24), strict=True))
+    per_kind = dict(zip(KINDS, (48, 192, 96, 48), strict=True))
     assert counts == {(kind, number): n for kind, n in per_kind.items() for number in range(3)}
-    assert {frame.unit[1] for frame in frames} == set(range(8))
+    assert {frame.unit[1] for frame in frames} == set(range(15))
     right = [frame for frame in frames if frame.kind == "right" and frame.error_m is not None]
     assert len(right) > 10 and np.median([frame.error_m for frame in right]) < 30.0
     for frame in frames:
@@ -71,5 +71,5 @@ def test_each_site_is_flown_over_its_map_its_halves_the_others_and_kidnapped(sit
 
 def test_kidnapped_the_flight_goes_on_elsewhere_and_its_odometry_does_not_tell(sites) -> None:
     frames = [frame for frame in fly_all(sites[:2], [FilterSettings()] * 2, 0, ("kidnapped",)) if frame.unit[0] == 0]
-    order = [*range(12), *range(23, 11, -1)]
+    order = [*range(24), *range(47, 23, -1)]
     assert [frame.unit[1] for frame in frames] == [int(sites[0].unit[index]) for index in order]

@@ -25,9 +25,9 @@ def test_a_path_is_cut_into_stretches_of_one_tile_side() -> None:
 
 def test_a_site_has_an_embedding_for_each_photo_and_a_first_one_for_each_stretch(sites) -> None:
     site = sites[0]
-    assert site.name == "town-11" and len(site.queries) == len(site.truth) == len(site.unit) == 24
-    # 17 m a step and 60 m between legs of 119 m: the first photos beyond 60, 120, … of 477 m.
-    assert site.firsts() == [0, 4, 8, 9, 12, 16, 17, 20]
+    assert site.name == "town-11" and len(site.queries) == len(site.truth) == len(site.unit) == 48
+    # 17 m a step and 50 m between legs of 187 m: the first photos at or beyond 60, 120, … of 898 m.
+    assert site.firsts() == [0, 4, 8, 11, 13, 16, 20, 23, 25, 28, 32, 35, 37, 41, 44]
     assert np.linalg.norm(site.queries, axis=1) == pytest.approx(1.0, abs=1e-3)
     assert site.made.shape == (4, site.queries.shape[1])
     # Right after its photo the tile there is most similar, on most of them.
