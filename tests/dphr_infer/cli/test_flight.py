@@ -61,6 +61,7 @@ def test_each_photo_over_the_map_has_a_fix_and_none_over_another(frames: Path, t
         assert distance_m(hung, town_site.point(-45 + STEP_M * number, 10.0)) < 0.5
         assert float(row["camera_sigma_m"]) > float(row["sigma_m"]) + 1
         assert (row["pitch_deg"], row["pitch_source"]) == ("-90.0", "XMP GimbalPitchDegree")
+    assert shown.err.count("no promise: not calibrated. dphr-export calibrate BUNDLE") == 1
     # The motion is seen in the photos, which know nothing of the truth.
     moved = np.array([[float(row["moved_east_m"]), float(row["moved_north_m"])] for row in rows[1:]])
     assert np.abs(moved - [STEP_M, 0]).max() < 1.0
