@@ -3,7 +3,7 @@
     prepare   photo -> views at model size (one, or one for each rotation that is tried)     Preprocess
     embed     views -> unit vectors                                                          Engine
     match     unit vectors -> the k most similar gallery rows that the prior allows          Matcher
-    estimate  rows -> place, accepted or not, radius                                         Gallery
+    estimate  rows -> place, verdict, radius                                                 Gallery
 
 `locate` is these four in a row, or one launch on a GPU; a benchmark that times them one by one times the same code.
 """
@@ -31,7 +31,7 @@ from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.images.photo import Photo, PhotoLike, to_photo
 from dphr_infer.images.preprocess import check_image_size
 from dphr_infer.locate.devices import device_of
-from dphr_infer.locate.estimate import candidates, estimate, verified
+from dphr_infer.locate.estimate import candidates, estimate, matches_for_margin, not_blank, verified
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.settings import CameraSettings, DeviceSettings, LocateSettings
 from dphr_infer.locate.stream import OnError, located
@@ -53,7 +53,7 @@ class Localizer:
     Args:
         bundle: whose model made the gallery.
         gallery: refused if another bundle made it.
-        settings: what to look for, and when to accept it; None takes `LocateSettings()`.
+        settings: what to look for; None takes `LocateSettings()`.
         on: the device, precision and threads; None takes `DeviceSettings()`.
         camera: what is known of the camera, and whether photos are rectified; None takes `CameraSettings()`.
         registrar: lays photos on the map; entered and left with the localizer. With one an estimate is either verified
@@ -200,11 +200,12 @@ class Localizer:
         return self._matcher.match(embeddings, self._k(rows), rows)
 
     def _k(self, rows: RowRanges | None) -> int:
-        wanted = self.settings.top_k
+        wanted, origin = self.settings.top_k, self.gallery.origin
         if self.registrar is not None:  # enough rows to name that many places, each of which many tiles show
-            origin = self.gallery.origin
             a_place = math.ceil((origin.tile_m / origin.stride_m) ** 2 / 2)
             wanted = max(wanted, min(MAX_K, self.registrar.settings.candidates * a_place))
+        elif (calibration := self.bundle.manifest.calibration) is not None and calibration.verdict.floor is not None:
+            wanted = max(wanted, min(MAX_K, matches_for_margin(self.gallery)))
         return min(wanted, len(self.gallery) if rows is None else rows.count)
 
     def estimate(self, matches: Matches, photo: Photo | None = None) -> LocationEstimate:
@@ -215,11 +216,14 @@ class Localizer:
             photo: whose; None where only the matches are known, which are then not registered.
         """
         rotations = (0.0,) * len(matches.rows) if photo is None else self.views.rotations_deg(photo)
-        found = estimate(matches, self.gallery, self.settings, rotations, "" if photo is None else photo.source)
-        if self.registrar is None or photo is None:
+        source, calibration = "" if photo is None else photo.source, self.bundle.manifest.calibration
+        found = estimate(matches, self.gallery, self.settings, rotations, calibration, source)
+        if photo is None:
             return found
-        places = candidates(matches, self.gallery)
-        return verified(found, self.registrar.register(photo.rgb, self.views.attitude(photo), places))
+        if self.registrar is not None:
+            places = candidates(matches, self.gallery)
+            found = verified(found, self.registrar.register(photo.rgb, self.views.attitude(photo), places))
+        return not_blank(found, photo)
 
     def locate(self, photo: PhotoLike, *, yaw_deg: float | None = None, prior: Prior | None = None) -> LocationEstimate:
         """Where one photo was taken of: prepare, embed, match, estimate.
