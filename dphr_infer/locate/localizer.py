@@ -20,7 +20,6 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.cuda.preprocess.plan import Pose
 from dphr_infer.cuda.topk.plan import MAX_K
 from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import EngineError
@@ -269,13 +268,8 @@ class Localizer:
             raise EngineError(f"{len(self._waiting)} photos are on their way: call finish before the next start.")
         if self._pipeline is not None:
             _check_size(photo)
-            self._pipeline.submit(photo.image, self._k(rows), self._pose(photo), rows, photo.frame_format)
+            self._pipeline.submit(photo.image, self._k(rows), self.views.pose(photo), rows, photo.frame_format)
         self._waiting.append((photo, rows))
-
-    def _pose(self, photo: Photo) -> Pose:
-        """How the pipeline brings a photo to the model."""
-        (degrees,), square = self.views.rotations_deg(photo), self.views.square(photo)
-        return square or (None if self.settings.heading == "as-is" else degrees)
 
     def finish(self) -> LocationEstimate:
         """The estimate of the photo that was started first.

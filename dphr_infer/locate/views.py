@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dphr_infer.cuda.preprocess.plan import Pose
 from dphr_infer.errors import ImageError
 from dphr_infer.images.attitude import Attitude, attitude_of
 from dphr_infer.images.metadata import PhotoMetadata
@@ -76,6 +77,11 @@ class Views:
                     "GimbalYawDegree (DJI XMP) or GPSImgDirection (EXIF)."
                 )
         return (attitude.view.yaw_deg % 360.0,)
+
+    def pose(self, photo: Photo) -> Pose:
+        """How a GPU brings it to the model, under the one rotation that it is looked up by; errors as of `images`."""
+        (degrees,), square = self.rotations_deg(photo), self.square(photo)
+        return square or (None if self._settings.heading == "as-is" else degrees)
 
     def images(self, photo: Photo) -> list[NDArray[np.uint8]]:
         """One for each rotation, uint8 (h, w, 3), not yet of model size.
