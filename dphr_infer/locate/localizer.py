@@ -20,12 +20,14 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from dphr_infer.cuda.preprocess.plan import Pose
 from dphr_infer.cuda.topk.plan import MAX_K
 from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import EngineError
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.gallery import Gallery
 from dphr_infer.images.frame_format import FrameFormat
+from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.images.photo import Photo, PhotoLike, to_photo
 from dphr_infer.images.preprocess import check_image_size
 from dphr_infer.locate.devices import device_of
@@ -135,6 +137,21 @@ class Localizer:
         """Photos that `start` takes before the first `finish`: 2 on a GPU's pipeline, else 1."""
         return 1 if self._pipeline is None else _FRAMES_ON_A_GPU
 
+    def read(self, photo: PhotoLike) -> Photo:
+        """A photo as `to_photo` reads it; a JPEG that is rectified on a CPU no finer than its square and the map need.
+
+        It is then decoded at a half, a quarter or an eighth of its size, in a part of the time. The square's pixels
+        differ by some levels, as means of the same pixels in another order.
+
+        Raises:
+            ImageError: as of `to_photo`.
+        """
+        return to_photo(photo, self._coarser if self._pipeline is None else None)
+
+    def _coarser(self, metadata: PhotoMetadata, width_px: int, height_px: int) -> float:
+        finest_m = None if self.registrar is None else self.registrar.finest_m
+        return self.views.coarser(metadata, width_px, height_px, finest_m)
+
     def prepare(self, photo: PhotoLike) -> NDArray[np.uint8]:
         """A photo at model size: rectified, or as it is, or once for each rotation.
 
@@ -147,7 +164,7 @@ class Localizer:
         """
         if self._embedder is None:
             raise self._not_open()
-        return self._embedder.prepare(self.views.images(to_photo(photo)))
+        return self._embedder.prepare(self.views.images(self.read(photo)))
 
     def embed(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Views at model size, uint8 (n, height_px, width_px, 3) -> float32 (n, D), unit length."""
@@ -221,7 +238,7 @@ class Localizer:
             GalleryError: no tile lies within the prior.
             EngineError: not open, or the device refused.
         """
-        taken = to_photo(photo)
+        taken = self.read(photo)
         if yaw_deg is not None:
             taken = dataclasses.replace(taken, metadata=dataclasses.replace(taken.metadata, yaw_deg=yaw_deg))
         rows = self.rows_in(prior)
@@ -252,13 +269,13 @@ class Localizer:
             raise EngineError(f"{len(self._waiting)} photos are on their way: call finish before the next start.")
         if self._pipeline is not None:
             _check_size(photo)
-            (degrees,), ground = self.views.rotations_deg(photo), self.views.rectified(photo)
-            if ground is not None:
-                self._pipeline.submit(ground, self._k(rows), None, rows)
-            else:
-                clockwise_deg = None if self.settings.heading == "as-is" else degrees
-                self._pipeline.submit(photo.image, self._k(rows), clockwise_deg, rows, photo.frame_format)
+            self._pipeline.submit(photo.image, self._k(rows), self._pose(photo), rows, photo.frame_format)
         self._waiting.append((photo, rows))
+
+    def _pose(self, photo: Photo) -> Pose:
+        """How the pipeline brings a photo to the model."""
+        (degrees,), square = self.views.rotations_deg(photo), self.views.square(photo)
+        return square or (None if self.settings.heading == "as-is" else degrees)
 
     def finish(self) -> LocationEstimate:
         """The estimate of the photo that was started first.
@@ -286,7 +303,9 @@ class Localizer:
         """
         if self._pipeline is None:
             return None
-        return self._pipeline.frame_memory(frame, self.settings.heading != "as-is")
+        if self.views.square(Photo(np.empty(0, np.uint8), frame_format=frame)) is not None:
+            return self._pipeline.frame_memory(frame, "rectified")
+        return self._pipeline.frame_memory(frame, "upright" if self.settings.heading == "as-is" else "turned")
 
     def locate_each(
         self,

@@ -244,3 +244,17 @@ def test_an_estimate_s_geojson_is_json_and_says_its_verdict(town_site, opened) -
     assert feature["geometry"]["coordinates"] == [round(found.longitude_deg, 7), round(found.latitude_deg, 7)]
     assert feature["properties"]["verdict"] == "verified" and feature["properties"]["radius_m"] > 0
     assert 4 * feature["properties"]["radius_m"] < TILE_M
+
+
+def test_a_large_jpeg_is_decoded_as_finely_as_tile_and_map_need_and_placed_alike(town_site, opened, tmp_path) -> None:
+    # 1920 px across 103 m: a pixel of the map, 0.5 m, has 9 of them; of 256 to a tile's 60 m each has 4.
+    spot = (33.0, -21.0)
+    path = tmp_path / "large.jpg"
+    save_photo(path, town_site.pixels.photo(town_site.point(*spot), DOWN, 1920, 1440), DOWN)
+    localizer = opened("map.pack")
+    assert localizer.read(path).size_px == (360, 480)
+    found, whole = localizer.locate(path), localizer.locate(read_photo(path))
+    assert found.verdict == whole.verdict == "verified"
+    assert distance_m(found.point, whole.point) < 0.25 and distance_m(found.point, town_site.point(*spot)) < 0.5
+    assert found.similarity == pytest.approx(whole.similarity, abs=0.01)
+    assert opened("map.pack", rectify="off").read(path).size_px == (1440, 1920)
