@@ -172,7 +172,7 @@ class Trainer:
         count = min(config.sampler.range, len(places) - 1)
         if self.world.rank == 0:
             pairs = [places[place] for place in sorted(places)]
-            embed = network_embedder(self.parts.encoder, config.data.preprocess, config.device)
+            embed = network_embedder(self.parts.encoder, config.data, config.device)
             queries = embed([pair.query for pair in pairs], split.query_view, "embed train queries")
             references = embed([pair.reference for pair in pairs], "satellite", "embed train references")
             found = most_similar(queries, references, count)
@@ -195,7 +195,7 @@ class Trainer:
         if not self.parts.directions:
             _logger.warning("%s has no test split: nothing is evaluated.", data.root)
             return
-        embed = network_embedder(self.parts.encoder, data.preprocess, self.config.device)
+        embed = network_embedder(self.parts.encoder, data, self.config.device)
         ranked = evaluate(embed, self.parts.directions)
         state.metrics.setdefault("evaluations", {})[str(state.step)] = directions_to_json(ranked)
         self.save()

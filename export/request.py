@@ -8,10 +8,9 @@ from typing import Literal
 
 from dphr_infer.errors import ExportError
 from dphr_infer.types import Precision
-from dphr_train.config import DatasetName
+from dphr_train.config import DatasetName, Pooling
 
 Weights = Literal["int8", "float"]
-Pooling = Literal["average", "gem"]
 OPSET = 18
 MIN_CALIBRATION_IMAGES = 16
 

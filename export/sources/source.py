@@ -18,9 +18,10 @@ import torch
 
 from dphr_infer.errors import ConfigError, ExportError
 from dphr_infer.files.bundle import file_digest
+from dphr_infer.files.manifest import TRAINING_RECTIFY, TRAINING_TILE_M
 from dphr_infer.images.preprocess import Interpolation, Preprocess
 from dphr_train.checkpoint import Checkpoint, last_checkpoint, load_encoder, read_checkpoint
-from dphr_train.config import EMBEDDED_WEIGHTS, ModelConfig, TrainConfig
+from dphr_train.config import EMBEDDED_WEIGHTS, ModelConfig, Pooling, TrainConfig
 from dphr_train.config_json import MAY_DIFFER, config_to_json, differing_settings
 from dphr_train.encoder import Encoder, load_pretrained
 from dphr_train.run_record import RECORD_FILE, read_record
@@ -71,7 +72,7 @@ def from_timm(
     name: str,
     image_px: int,
     weights: Path | Literal["embedded", "random"] | None,
-    pooling: Literal["average", "gem"] = "average",
+    pooling: Pooling = "average",
 ) -> ExportSource:
     """A timm network as an encoder, without training of ours.
 
@@ -168,12 +169,16 @@ def _origin_of(checkpoint: Checkpoint) -> dict[str, str]:
             "model_config": _plain_model(checkpoint.config.model),
             "training_dataset": checkpoint.config.data.dataset,
         }
+    data = checkpoint.config.data
     origin = {
         "source": "dphr-train",
         "training_config": json.dumps(_plain_config(checkpoint.config), sort_keys=True),
         "training_seed": str(checkpoint.config.seed),
         "training_steps": str(checkpoint.step),
+        TRAINING_RECTIFY: data.rectify,
     }
+    if data.rectify != "off":
+        origin[TRAINING_TILE_M] = f"{data.tile_m:g}"
     if checkpoint.data_sha256:
         origin["training_data_sha256"] = checkpoint.data_sha256
     return origin

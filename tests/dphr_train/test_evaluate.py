@@ -13,6 +13,7 @@ from dphr_infer.images.preprocess import Preprocess
 from dphr_train.checkpoint import LAST_CHECKPOINT, Checkpoint, write_checkpoint
 from dphr_train.commands import Evaluate
 from dphr_train.config import DataConfig, ModelConfig, TrainConfig
+from dphr_train.datasets.reading import ViewReader
 from dphr_train.datasets.university1652 import University1652
 from dphr_train.encoder import Encoder
 from dphr_train.evaluate import (
@@ -63,7 +64,7 @@ def test_the_picture_of_failures_holds_one_line_a_query(tiny_root, tmp_path):
 
 def test_evaluate_reports_both_directions_and_protocols(tiny_root):
     encoder = Encoder(ModelConfig(name="test_resnet", weights="random"), 32).train()
-    embed = network_embedder(encoder, DataConfig(image_px=32).preprocess, "cpu")
+    embed = network_embedder(encoder, DataConfig(image_px=32), "cpu")
     directions = evaluate(embed, University1652(tiny_root).test_directions())
     sizes = {
         (direction.name, protocol): (report.n_queries, report.n_gallery)
@@ -132,7 +133,7 @@ class SizeEncoder(torch.nn.Module):
 
 def test_every_view_is_embedded_at_its_own_size(tiny_root):
     paths = [image.path for image in University1652(tiny_root).test_images("query", "satellite")]
-    embed = network_embedder(SizeEncoder(), DataConfig("cvusa", image_px=40, ground_px=(30, 40)).preprocess, "cpu")
+    embed = network_embedder(SizeEncoder(), DataConfig("cvusa", image_px=40, ground_px=(30, 40)), "cpu")
     assert embed(paths, "ground", "")[0] == pytest.approx([0.6, 0.8])
     assert embed(paths, "satellite", "")[0] == pytest.approx([0.5**0.5, 0.5**0.5])
 
@@ -149,11 +150,9 @@ def image_and_mirror(tiny_root, tmp_path):
 @pytest.mark.kernels
 def test_flip_adds_the_mirror_image_and_normalises_again(image_and_mirror):
     encoder = Encoder(ModelConfig(name="test_resnet", weights="random"), 32)
-    one_by_one = network_embedder(encoder, DataConfig(image_px=32).preprocess, "cpu")(image_and_mirror, "drone", "")
+    one_by_one = network_embedder(encoder, DataConfig(image_px=32), "cpu")(image_and_mirror, "drone", "")
     added = one_by_one[0] + one_by_one[1]
-    found = network_embedder(encoder, DataConfig(image_px=32).preprocess, "cpu", flip=True)(
-        image_and_mirror, "drone", ""
-    )
+    found = network_embedder(encoder, DataConfig(image_px=32), "cpu", flip=True)(image_and_mirror, "drone", "")
     assert np.abs(one_by_one[0] - one_by_one[1]).max() > 1e-4
     np.testing.assert_allclose(found, np.stack([added, added]) / np.linalg.norm(added), atol=1e-6)
 
@@ -174,7 +173,7 @@ def test_flip_of_a_bundle_mirrors_the_image_before_its_preprocess(tmp_path):
     Image.fromarray(half_white).save(tmp_path / "left.png")
     embedder = Embedder(Preprocess(32, 32, "box"), LeftRightEngine())
     (plain,), (flipped,) = (
-        bundle_embedder(embedder, flip)([tmp_path / "left.png"], "drone", "") for flip in (False, True)
+        bundle_embedder(embedder, ViewReader(), flip)([tmp_path / "left.png"], "drone", "") for flip in (False, True)
     )
     assert plain == pytest.approx([1, 0])
     assert flipped == pytest.approx([0.5**0.5, 0.5**0.5])
