@@ -19,7 +19,7 @@ from dphr_infer.measure.progress import Progress
 from dphr_train.config import DataConfig
 from dphr_train.datasets.reading import ViewImage, ViewReader, reader_of
 from dphr_train.encoder import Encoder, normalise
-from dphr_train.metrics import GroundPositions, report_retrieval
+from dphr_train.metrics import report_retrieval
 from dphr_train.types import Direction, GalleryProtocol, PlaceImage, RetrievalReport, View
 
 _BATCH = 64
@@ -135,9 +135,6 @@ def _rank(embed: EmbedFiles, direction: Direction) -> RankedDirection:
     gallery = EmbeddedImages(
         direction.gallery, embed(gallery_paths, direction.gallery_view, f"embed {direction.gallery_view} gallery")
     )
-    positions = None
-    if direction.query_positions_m is not None and direction.gallery_positions_m is not None:
-        positions = GroundPositions(direction.query_positions_m, direction.gallery_positions_m, direction.within_m)
     reports = {
         protocol: report_retrieval(
             queries.embeddings,
@@ -145,9 +142,7 @@ def _rank(embed: EmbedFiles, direction: Direction) -> RankedDirection:
             gallery.embeddings,
             gallery.place_ids,
             protocol,
-            one_percent=direction.one_percent,
-            semi_positives=direction.semi_positives,
-            positions=positions,
+            direction.rules,
         )
         for protocol in direction.protocols
     }

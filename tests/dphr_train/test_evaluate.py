@@ -28,7 +28,7 @@ from dphr_train.evaluate import (
 from dphr_train.failures import draw_failures, worst_queries
 from dphr_train.metrics import report_retrieval
 from dphr_train.rank_model import _device_of_bundle, rank_model
-from dphr_train.types import Direction, PlaceImage
+from dphr_train.types import Direction, GroundPositions, PlaceImage, Rules
 
 
 def unit(*degrees):
@@ -97,15 +97,17 @@ def ground_direction(**rules):
     """Query 0 (10 degrees) ranks rows 1, 0, 2, 3, 4; query 1 (100 degrees) ranks 2, 3, 4, 1, 0."""
     queries = [PlaceImage(Path("q0"), 0), PlaceImage(Path("q1"), 4)]
     gallery = [PlaceImage(Path(f"g{row}"), row) for row in range(5)]
-    return Direction("ground->satellite", "ground", "satellite", queries, gallery, ("full",), "floor", **rules)
+    return Direction("ground->satellite", "ground", "satellite", queries, gallery, ("full",), Rules("floor", **rules))
 
 
 def test_the_rules_of_a_direction_reach_its_report_table_and_json():
     near_its_match, far_from_all = [0.0, 0.0], [900.0, 0.0]
     direction = ground_direction(
         semi_positives=np.array([[1, 2, 3], [0, 1, 2]]),  # query 1 is also outranked by row 3, a stranger
-        query_positions_m=np.array([near_its_match, far_from_all]),
-        gallery_positions_m=np.array([[0.0, 0.0], [3.0, 4.0], [80.0, 0.0], [90.0, 0.0], [70.0, 0.0]]),
+        positions=GroundPositions(
+            np.array([near_its_match, far_from_all]),
+            np.array([[0.0, 0.0], [3.0, 4.0], [80.0, 0.0], [90.0, 0.0], [70.0, 0.0]]),
+        ),
     )
     (ranked,) = evaluate(embed_by_name, [direction])
     (report,) = ranked.reports.values()
