@@ -13,6 +13,7 @@ import tyro
 from dphr_infer.errors import DatasetError
 from dphr_train.cities.config import CitiesConfig
 from dphr_train.config import DatasetName, Rectification, TrainConfig
+from dphr_train.config_data import DEFAULT_DATASET
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class Compare:
     """Folders of runs."""
     data: Path | None = None
     """Evaluate the runs on this folder's test split instead of taking their own last evaluation."""
-    dataset: DatasetName = "university1652"
+    dataset: DatasetName = DEFAULT_DATASET
     """The layout of --data."""
     plot: Path | None = None
     """Write the comparison as a PNG."""

@@ -7,27 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from dphr_train.config_checks import bounded, chosen, require
-from dphr_train.config_data import AugmentConfig, DataConfig, DatasetName, Rectification, Rectify
-
-__all__ = [
-    "EMBEDDED_WEIGHTS",
-    "AugmentConfig",
-    "DataConfig",
-    "DatasetName",
-    "Distance",
-    "DphrConfig",
-    "LossConfig",
-    "ModelConfig",
-    "Negatives",
-    "OptimConfig",
-    "Pooling",
-    "ProgressKind",
-    "Rectification",
-    "Rectify",
-    "SamplerConfig",
-    "TrainConfig",
-    "TripletKind",
-]
+from dphr_train.config_data import AugmentConfig as AugmentConfig
+from dphr_train.config_data import DataConfig as DataConfig
+from dphr_train.config_data import DatasetName as DatasetName
+from dphr_train.config_data import Rectification as Rectification
+from dphr_train.config_data import Rectify as Rectify
 
 Pooling = Literal["average", "gem"]
 HeadName = Literal["pooled", "lpn", "mccg"]

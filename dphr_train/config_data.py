@@ -15,6 +15,9 @@ GroundName = Literal["cvusa", "cvact-val", "cvact-test", "vigor-same", "vigor-cr
 DatasetName = Literal["university1652", SuesName, GroundName]
 Rectify = Literal["off", "auto", "all"]
 
+DEFAULT_DATASET: DatasetName = "university1652"
+"""Where none is named: the layout that dphr-train cities writes."""
+
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
@@ -35,7 +38,7 @@ class DataConfig:
             shows; 160 for generated cities.
     """
 
-    dataset: DatasetName = "university1652"
+    dataset: DatasetName = DEFAULT_DATASET
     root: Path = Path("data")
     image_px: int = 128
     ground_px: tuple[int, int] | None = None

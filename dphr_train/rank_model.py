@@ -13,6 +13,7 @@ from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.settings import DeviceSettings
 from dphr_train.checkpoint import last_checkpoint, load_encoder, read_checkpoint
 from dphr_train.config import DataConfig, DatasetName, ModelConfig, Rectification
+from dphr_train.config_data import DEFAULT_DATASET
 from dphr_train.datasets.open import open_dataset
 from dphr_train.datasets.reading import ViewReader, drone_photos, reader_of
 from dphr_train.device import require_device
@@ -47,7 +48,7 @@ def rank_model(
     wanted = rectification or Rectification()
     if model != "imagenet" and (model / MANIFEST_NAME).is_file():
         bundle = open_bundle(model)
-        directions = _directions(dataset or "university1652", data)
+        directions = _directions(dataset or DEFAULT_DATASET, data)
         reader = _reader(wanted, _reader_of_bundle(bundle.manifest))
         reader.require_attitudes(drone_photos(directions))
         with open_engine(bundle, DeviceSettings(_device_of_bundle(device, model))) as engine:

@@ -9,6 +9,7 @@ from typing import Literal
 from dphr_infer.errors import ExportError
 from dphr_infer.types import Precision
 from dphr_train.config import DatasetName, Pooling
+from dphr_train.config_data import DEFAULT_DATASET
 
 Weights = Literal["int8", "float"]
 OPSET = 18
@@ -68,7 +69,7 @@ class ExportRequest:
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     optional: tuple[Precision, ...] = ()
     max_images: int = 2000
-    dataset: DatasetName = "university1652"
+    dataset: DatasetName = DEFAULT_DATASET
     int8: Int8Options = field(default_factory=Int8Options)
     opset: int = OPSET
 

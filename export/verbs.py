@@ -11,6 +11,7 @@ import tyro
 from dphr_infer.errors import ConfigError
 from dphr_infer.types import Precision
 from dphr_train.config import DatasetName
+from dphr_train.config_data import DEFAULT_DATASET
 from export import commands
 from export.request import ExportRequest, Int8Options, Pooling, TimmSource, Weights
 
@@ -197,7 +198,7 @@ class ImportSample4Geo:
     """Side of the square images."""
     out: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """File to write."""
-    dataset: DatasetName = "university1652"
+    dataset: DatasetName = DEFAULT_DATASET
     """What they were trained on."""
     ground_px: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None
     """Size of the panoramas, if not the authors'."""

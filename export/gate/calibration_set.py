@@ -21,6 +21,7 @@ from dphr_infer.files.bundle import file_digest
 from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_infer.measure.progress import Progress
 from dphr_train.config import DataConfig, DatasetName
+from dphr_train.config_data import DEFAULT_DATASET
 from dphr_train.datasets.open import open_dataset
 from dphr_train.types import PlaceImage
 from export.gate.evaluation_set import EvaluationSet, spread
@@ -51,7 +52,7 @@ def calibration_images(
     preprocess: Preprocess,
     count: int,
     judged_on: EvaluationSet,
-    dataset: DatasetName = "university1652",
+    dataset: DatasetName = DEFAULT_DATASET,
 ) -> CalibrationSet:
     """Read `count` training images, half of them queries, fewer references where there are not so many.
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dphr_infer.errors import ExportError
 from dphr_infer.files.bundle import Precision, file_digest
 from dphr_train.config import DataConfig, DatasetName
+from dphr_train.config_data import DEFAULT_DATASET
 from dphr_train.datasets.open import open_dataset
 from dphr_train.datasets.university1652 import University1652
 from dphr_train.metrics import report_retrieval
@@ -96,7 +97,7 @@ def spread(place_ids: Sequence[int], count: int) -> list[int]:
     return [row for turn in turns for row in turn if row is not None][:count]
 
 
-def read_evaluation_set(root: Path, max_images: int, dataset: DatasetName = "university1652") -> EvaluationSet:
+def read_evaluation_set(root: Path, max_images: int, dataset: DatasetName = DEFAULT_DATASET) -> EvaluationSet:
     """Read the query -> reference test split, cut to `max_images` in the same way every time.
 
     The cut keeps the gallery whole while it takes at most half of the images; a larger gallery loses distractors
