@@ -8,14 +8,14 @@ from typing import Literal
 
 from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import ConfigError, DatasetError
-from dphr_infer.files.bundle import MANIFEST_NAME, Manifest, open_bundle
+from dphr_infer.files.bundle import MANIFEST_NAME, open_bundle
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.settings import DeviceSettings
 from dphr_train.checkpoint import last_checkpoint, load_encoder, read_checkpoint
 from dphr_train.config import DataConfig, DatasetName, ModelConfig, Rectification
 from dphr_train.config_data import DEFAULT_DATASET
 from dphr_train.datasets.open import open_dataset
-from dphr_train.datasets.reading import ViewReader, drone_photos, reader_of
+from dphr_train.datasets.reading import ViewReader, drone_photos, reader_of, reader_of_bundle
 from dphr_train.device import require_device
 from dphr_train.encoder import Encoder, load_pretrained
 from dphr_train.evaluate import RankedDirection, bundle_embedder, evaluate, network_embedder
@@ -49,7 +49,7 @@ def rank_model(
     if model != "imagenet" and (model / MANIFEST_NAME).is_file():
         bundle = open_bundle(model)
         directions = _directions(dataset or DEFAULT_DATASET, data)
-        reader = _reader(wanted, _reader_of_bundle(bundle.manifest))
+        reader = _reader(wanted, reader_of_bundle(bundle.manifest))
         reader.require_attitudes(drone_photos(directions))
         with open_engine(bundle, DeviceSettings(_device_of_bundle(device, model))) as engine:
             return evaluate(bundle_embedder(Embedder(bundle.manifest.preprocess, engine), reader, flip), directions)
@@ -71,12 +71,6 @@ def _reader(wanted: Rectification, trained: ViewReader) -> ViewReader:
     """What is wanted, before what the model was trained with."""
     chosen = {name: value for name, value in dataclasses.asdict(wanted).items() if value is not None}
     return dataclasses.replace(trained, **chosen)
-
-
-def _reader_of_bundle(manifest: Manifest) -> ViewReader:
-    side_px = max(manifest.preprocess.height_px, manifest.preprocess.width_px)
-    tile_m = manifest.trained_tile_m
-    return ViewReader(side_px=side_px) if tile_m is None else ViewReader("auto", tile_m, side_px)
 
 
 def _device_of_bundle(device: str, model: Path) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import ConfigError, DatasetError, ImageError
+from dphr_infer.files.manifest import Manifest
 from dphr_infer.images.attitude import Attitude, attitude_of
 from dphr_infer.images.metadata import read_photo_metadata
 from dphr_infer.images.photo import read_photo
@@ -114,9 +115,23 @@ class ViewReader:
         _logger.warning("%s: they are left as they are.", found)
 
 
+PLAIN_READER = ViewReader()
+
+
 def reader_of(data: DataConfig) -> ViewReader:
     """The reader that a training run's data asks for."""
     return ViewReader(data.rectify, data.tile_m, data.image_px)
+
+
+def reader_of_bundle(manifest: Manifest) -> ViewReader:
+    """The reader that a bundle's encoder was trained with; photos without attitude are left as they are, and logged.
+
+    Raises:
+        BundleError: it was trained on rectified photos, but does not say to which size.
+    """
+    side_px = max(manifest.preprocess.height_px, manifest.preprocess.width_px)
+    tile_m = manifest.trained_tile_m
+    return ViewReader(side_px=side_px) if tile_m is None else ViewReader("auto", tile_m, side_px)
 
 
 def drone_photos(directions: Iterable[Direction]) -> list[Path]:

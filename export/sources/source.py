@@ -23,6 +23,7 @@ from dphr_infer.images.preprocess import Interpolation, Preprocess
 from dphr_train.checkpoint import Checkpoint, last_checkpoint, load_encoder, read_checkpoint
 from dphr_train.config import EMBEDDED_WEIGHTS, ModelConfig, Pooling, TrainConfig
 from dphr_train.config_json import MAY_DIFFER, config_to_json, differing_settings
+from dphr_train.datasets.reading import PLAIN_READER, ViewReader, reader_of
 from dphr_train.encoder import Encoder, load_pretrained
 from dphr_train.run_record import RECORD_FILE, read_record
 
@@ -43,11 +44,13 @@ class ExportSource:
         encoder: in evaluation mode and float32.
         preprocess: how any image reaches it.
         origin: where it comes from, text fields for the manifest, without paths of this machine.
+        reader: of the images that it is judged on: as in training, but photos without attitude are left as they are.
     """
 
     encoder: Encoder
     preprocess: Preprocess
     origin: dict[str, str]
+    reader: ViewReader = PLAIN_READER
 
 
 def from_checkpoint(path: Path) -> ExportSource:
@@ -65,7 +68,10 @@ def from_checkpoint(path: Path) -> ExportSource:
     _require_one_input(path, checkpoint)
     encoder, preprocess = load_encoder(path)
     origin = {"checkpoint_sha256": file_digest(path), **_origin_of(checkpoint), **_run_facts(path, checkpoint)}
-    return ExportSource(encoder, preprocess, {**origin, **package_versions()})
+    reader = reader_of(checkpoint.config.data)
+    if reader.rectify != "off":
+        reader = dataclasses.replace(reader, rectify="auto")
+    return ExportSource(encoder, preprocess, {**origin, **package_versions()}, reader)
 
 
 def from_timm(

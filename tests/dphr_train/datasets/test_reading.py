@@ -30,7 +30,11 @@ from dphr_train.config import AugmentConfig, DataConfig, ModelConfig, OptimConfi
 from dphr_train.datasets.pairs import PairDataset
 from dphr_train.datasets.reading import ViewReader
 from dphr_train.datasets.university1652 import University1652
+from dphr_train.encoder import Encoder
 from dphr_train.trainer import Trainer
+from export.build_bundle import write_selftest
+from export.gate.calibration_set import calibration_images
+from export.gate.evaluation_set import read_evaluation_set
 from export.sources.source import from_checkpoint
 
 BUNDLE = Path(__file__).resolve().parents[3] / "samples" / "bundle"
@@ -190,6 +194,23 @@ def test_a_run_on_rectified_photos_is_evaluated_so_and_its_bundle_says_so(
         assert (json.loads((tmp_path / "figures.json").read_text()) == trained) == same
     origin = from_checkpoint(last_checkpoint(run)).origin
     assert (origin["training_rectify"], origin["training_tile_m"]) == ("all", "160")
+
+
+def test_gate_calibration_and_self_test_read_photos_as_training_did(flown: Path, tmp_path: Path) -> None:
+    reader, preprocess = ViewReader("auto", TILE_M, 32), Preprocess(32, 32)
+    for number in range(8):  # more than a calibration needs, none of them a copy
+        write_jpeg(flown / f"train/drone/{number % 4:04d}/more{number}.jpg", 200 + number, 256, OBLIQUE)
+    data = read_evaluation_set(flown, 100, reader=reader)
+    queries, gallery = (preprocess(data.read(row)) for row in (3, len(data.queries)))
+    assert np.array_equal(queries, reader.read(data.queries[3].path, "drone").pixels)
+    assert np.array_equal(gallery, preprocess(read_photo(data.gallery[0].path).rgb))
+    calibration = calibration_images(flown, preprocess, 16, data)
+    for name, pixels in zip(calibration.names, calibration.images, strict=True):
+        view = "drone" if "drone" in name else "satellite"
+        assert np.array_equal(pixels, preprocess(reader.read(flown / name, view).pixels))
+    write_selftest(tmp_path, Encoder(ModelConfig("test_resnet", "random"), 32).eval(), preprocess, data)
+    (first, *_) = sorted((tmp_path / "selftest/images").iterdir())
+    assert np.array_equal(read_photo(first).rgb, preprocess(data.read(0)))
 
 
 @pytest.mark.parametrize(
