@@ -10,10 +10,10 @@ import tyro
 
 from dphr_infer.errors import ConfigError
 from dphr_infer.types import Precision
-from dphr_train.config import DatasetName
+from dphr_train.config import DatasetName, Pooling
 from dphr_train.config_data import DEFAULT_DATASET
 from export import commands
-from export.request import ExportRequest, Int8Options, Pooling, TimmSource, Weights
+from export.request import ExportRequest, Int8Options, TimmSource, Weights
 
 _REQUEST: dict[str, Any] = {name: each.default for name, each in ExportRequest.__dataclass_fields__.items()}
 _INT8 = Int8Options()

@@ -198,12 +198,13 @@ def test_a_run_on_rectified_photos_is_evaluated_so_and_its_bundle_says_so(
 
 def test_gate_calibration_and_self_test_read_photos_as_training_did(flown: Path, tmp_path: Path) -> None:
     reader, preprocess = ViewReader("auto", TILE_M, 32), Preprocess(32, 32)
-    for number in range(8):  # more than a calibration needs, none of them a copy
+    for number in range(8):  # as many as gate and calibration need
         write_jpeg(flown / f"train/drone/{number % 4:04d}/more{number}.jpg", 200 + number, 256, OBLIQUE)
+        write_jpeg(flown / f"test/query_drone/{4 + number % 4:04d}/more{number}.jpg", 300 + number, 256, OBLIQUE)
     data = read_evaluation_set(flown, 100, reader=reader)
-    queries, gallery = (preprocess(data.read(row)) for row in (3, len(data.queries)))
-    assert np.array_equal(queries, reader.read(data.queries[3].path, "drone").pixels)
-    assert np.array_equal(gallery, preprocess(read_photo(data.gallery[0].path).rgb))
+    query, tile = (preprocess(data.read(row)) for row in (3, len(data.queries)))
+    assert np.array_equal(query, reader.read(data.queries[3].path, "drone").pixels)
+    assert np.array_equal(tile, preprocess(read_photo(data.gallery[0].path).rgb))
     calibration = calibration_images(flown, preprocess, 16, data)
     for name, pixels in zip(calibration.names, calibration.images, strict=True):
         view = "drone" if "drone" in name else "satellite"
