@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from dphr_infer.files.manifest import Manifest
 from dphr_infer.images.attitude import Attitude, attitude_of
 from dphr_infer.images.metadata import read_photo_metadata
 from dphr_infer.images.photo import read_photo
-from dphr_infer.images.preprocess import read_image
+from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_infer.images.rectify import rectify
+from dphr_infer.locate.settings import CameraSettings, LocateSettings
+from dphr_infer.locate.views import Views
 from dphr_infer.measure.progress import track
 from dphr_infer.types import CameraView
 from dphr_train.config import DataConfig, Rectify
@@ -76,9 +79,9 @@ class ViewReader:
         """
         if self.rectify == "off" or view != "drone":
             return ViewImage(read_image(path), view == "satellite")
-        photo = read_photo(path)
-        height_px, width_px = photo.size_px
-        attitude = attitude_of(photo.metadata, {}, width_px, height_px, self.tile_m)
+        views = Views(LocateSettings(), CameraSettings(), Preprocess(self.side_px, self.side_px), self.tile_m)
+        photo = read_photo(path, partial(views.coarser, registered_m=None))
+        attitude = views.attitude(photo)
         if attitude.known:
             camera = attitude.view if jitter is None else jitter(attitude.view)
             return ViewImage(rectify(photo.rgb, camera, self.side_px, self.tile_m / self.side_px).image, True)
