@@ -38,7 +38,19 @@ ROOMS = {
     ),
     # Cities come first: a renderer that knows nothing of training.
     "dphr_train": (
-        *("cities", "types", "config", "config_json", "schedule", "device", "distributed", "metrics", "presets"),
+        *(
+            "cities",
+            "types",
+            "config_checks",
+            "config_data",
+            "config",
+            "config_json",
+            "schedule",
+            "device",
+            "distributed",
+            "metrics",
+            "presets",
+        ),
         *("augment", "datasets", "samplers", "heads", "encoder", "losses", "objective", "step", "run_log"),
         *("run_record", "checkpoint", "evaluate", "rank_model", "failures", "build", "state", "trainer"),
         *("throughput", "compare", "ablation", "commands", "cli"),

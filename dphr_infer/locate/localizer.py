@@ -76,7 +76,10 @@ class Localizer:
         self.bundle, self.gallery = bundle, gallery
         self.settings, self.on = settings or LocateSettings(), on or DeviceSettings()
         self.registrar = registrar
-        self.views = Views(self.settings, camera or CameraSettings(), bundle.manifest.preprocess, gallery.origin.tile_m)
+        manifest, tile_m = bundle.manifest, gallery.origin.tile_m
+        self.views = Views(
+            self.settings, camera or CameraSettings(), manifest.preprocess, tile_m, manifest.trained_rectified
+        )
         self._device = device_of(self.on)
         self._stack: ExitStack | None = None
         self._embedder: Embedder | None = None
