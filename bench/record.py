@@ -57,6 +57,8 @@ class Subject:
     image_px: tuple[int, int] | None
     images_from: str | None
     prior: str | None = None
+    rectify: str | None = None
+    map: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ def _subject(setup: Setup) -> Subject:
         image_px=(image.shape[0], image.shape[1]),
         images_from="the bundle's self-test" if request.images is None else str(request.images),
         prior=None if prior is None else f"{prior.latitude_deg},{prior.longitude_deg} ± {prior.radius_m:g} m",
+        rectify=request.search.camera.rectify,
+        map=None if setup.rig is None or setup.rig.localizer.registrar is None else str(request.search.map),
     )
 
 
@@ -134,7 +136,7 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
         if gallery is None:
             engine = stack.enter_context(open_engine(bundle, search.on))
         else:
-            rig = stack.enter_context(open_rig(bundle, gallery, search.settings, search.on, paths, search.prior))
+            rig = stack.enter_context(open_rig(bundle, gallery, search, paths))
             engine, _ = rig.apart.parts
         say("memory bandwidth, matrix products, the bench's own overhead")
         ceiling = measure_ceiling(machine, request.threads)

@@ -79,6 +79,8 @@ def machine_table(record: BenchRecord) -> Table:
         rows.append(("gallery", f"{s.gallery_rows:,} rows, {s.gallery_dtype}; matcher {s.matcher}, top {s.top_k}"))
     if s.prior is not None:
         rows.append(("prior", s.prior))
+    if s.map is not None:
+        rows.append(("map", f"{s.map}: photos are registered on it"))
     if s.image_px is not None:
         photos = f"{s.n_images} of {s.image_px[1]}x{s.image_px[0]} px, from {s.images_from}"
         rows.append(("photos", f"{photos}; heading {s.heading}, {s.views} view{'s' if s.views != 1 else ''} per photo"))
