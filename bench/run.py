@@ -6,7 +6,6 @@ An interrupt ends the run early; the record then holds what was measured until t
 from __future__ import annotations
 
 import contextlib
-import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from bench.machine.power import PowerReader, PowerSample, Recorder, open_power
 from bench.machine.program import identity, say
 from bench.machine.roofline import measure_ceiling
 from bench.machine.state import read_state
-from bench.record import CONDITIONS, ENDURANCE, BenchRecord, Subject
+from bench.record import ENDURANCE, BenchRecord, Subject, now
 from bench.request import BenchRequest
 from bench.sampling import GiveWay, measure_overhead_ns
 from bench.steps import Parts, Setup, measure
@@ -158,8 +157,7 @@ def _to_record(setup: Setup, parts: Parts, reader: PowerReader, overhead_ns: flo
     else:
         reasons = invalid_reasons(parts.accuracy)
     return BenchRecord(
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        conditions=CONDITIONS,
+        date=now(),
         valid=not reasons,
         invalid_reasons=reasons,
         interrupted=parts.interrupted,

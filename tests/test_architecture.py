@@ -34,7 +34,7 @@ ROOMS = {
     ),
     "bench": (
         *("machine", "sampling", "record", "request", "cases", "validity", "peers", "report", "compare"),
-        *("steps", "run", "sweep", "gpu", "commands", "cli", "__main__"),
+        *("steps", "run", "sweeps", "flights", "gpu", "commands", "cli", "__main__"),
     ),
 }
 MAX_FILES = 9
@@ -58,7 +58,7 @@ OWNERS = {
     "timm": ("dphr_train/encoder.py",),
     "torchvision": ("dphr_train/encoder.py",),
     "numba": ("dphr_train/cities/compiled.py",),
-    "scipy": ("dphr_train/datasets/cvact.py", "dphr_train/samplers/neighbours.py", "bench/compare/judge.py"),
+    "scipy": ("dphr_train/datasets/cvact.py", "dphr_train/samplers/neighbours.py", "bench/compare/judge.py", "bench/flights/intervals.py"),
     "faiss": ("bench/peers/cpu.py", "bench/peers/gpu.py"),
     "usearch": ("bench/peers/cpu.py",),
     "hnswlib": ("bench/peers/cpu.py",),

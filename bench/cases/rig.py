@@ -8,10 +8,11 @@ allows are resolved once a run, as in `locate`: the stage "prior" is what each p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from dphr_infer.cli.locate import registrar_of
 from dphr_infer.cli.requests import Search
@@ -33,6 +34,8 @@ DECODE, PRIOR, RECTIFY, PREPARE, EMBED, MATCH = "decode", "prior", "rectify", "p
 ESTIMATE, FEATURES, VOTE = "estimate", "features", "vote"
 STAGES = (DECODE, PREPARE, EMBED, MATCH, ESTIMATE)
 
+Result = TypeVar("Result")
+
 
 class StageClock:
     """Milliseconds by stage, each without those of the stages that ran within it. For one thread."""
@@ -41,21 +44,25 @@ class StageClock:
         self.spent_ms: dict[str, float] = {}
         self._within = [0.0]
 
-    def time(self, owner: object, method: str, stage: str) -> None:
-        """Time every call of a method of one object from now on."""
+    def wrap(self, call: Callable[..., Result], stage: str) -> Callable[..., Result]:
+        """The same call, timed."""
 
-        def timed(*arguments: object, **named: object) -> object:
+        def timed(*arguments: object, **named: object) -> Result:
             self._within.append(0.0)
             begun_ms = now_ms()
             try:
-                return getattr(type(owner), method)(owner, *arguments, **named)
+                return call(*arguments, **named)
             finally:
                 taken_ms = now_ms() - begun_ms
                 own_ms = taken_ms - self._within.pop()
                 self.spent_ms[stage] = self.spent_ms.get(stage, 0.0) + own_ms
                 self._within[-1] += taken_ms
 
-        setattr(owner, method, timed)
+        return timed
+
+    def time(self, owner: object, method: str, stage: str) -> None:
+        """Time every call of a method of one object from now on."""
+        setattr(owner, method, self.wrap(lambda *a, **k: getattr(type(owner), method)(owner, *a, **k), stage))
 
     def take(self) -> dict[str, float]:
         """What was spent since it was last taken."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from dphr_infer.flight.odometry import visual_odometry
 from dphr_infer.images.attitude import Attitude
 from dphr_infer.images.photo import Photo, PhotoLike
 from dphr_infer.images.rectify import rectify
-from dphr_infer.locate.localizer import Localizer
+from dphr_infer.locate.stream import OnError
 from dphr_infer.types import LocationEstimate
 
 # How often a verified registration is wrong all the same: the most that registrations are held to.
@@ -25,6 +26,16 @@ _SIDE_PX, _SIDE_TILES = 192, 1.5
 
 Motion = Callable[[Photo], Odometry | None]
 OnSkip = Callable[[PhotoLike, FlightError | ImageError], None]
+
+
+class Locating(Protocol):
+    """What gives each photo with its estimate: a `Localizer`, or estimates that were kept."""
+
+    def locate_photos(
+        self, photos: PhotoLike | Iterable[PhotoLike], *, on_error: OnError | None = None
+    ) -> Iterator[tuple[Photo, LocationEstimate]]:
+        """See `Localizer.locate_photos`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +81,7 @@ class SeenMotion:
 
 
 def fly(
-    localizer: Localizer,
+    localizer: Locating,
     flight: Flight,
     photos: Iterable[PhotoLike],
     time_s: Callable[[Photo], float],
