@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from bench.cases.endurance import MemoryLog, endurance_raw, find_drift
 from bench.cases.galleries import default_cache
 from bench.cases.photo import Raw, to_record
 from bench.cases.rig import ESTIMATE, FEATURES, MATCH, PREPARE, RECTIFY, VOTE, MeasuredLocalizer
-from bench.flights.figures import find_figures
+from bench.flights.figures import find_figures, is_false
 from bench.flights.fly import FILTER, KINDS, ODOMETRY, Flown, Kept, Kind, fly_over, motion_of
 from bench.flights.folders import HALVES, FlightFolder, localizer_over, open_folder
 from bench.machine.program import say
@@ -127,7 +127,7 @@ def run_flights(request: FlightRequest) -> BenchRecord:
     """
     bundle, cache = open_bundle(request.bundle, request.search.signer), request.cache or default_cache() / "flights"
     folders = [open_folder(path, bundle, request.tile_m, request.stride_m, cache) for path in request.folders]
-    bench = open_bench(StopRule(1.0))
+    bench = open_bench(StopRule(1.0), (request.search.on.threads or 0,))
     on = request.search.on
     with open_engine(bundle, on) as engine:
         accuracy = check_selftest(bundle, engine, on.precision)
@@ -209,5 +209,5 @@ def _scenarios(flights: Flights) -> list[ScenarioRecord]:
 
 
 def _flight_json(one: Flown) -> dict[str, Any]:
-    kept = asdict(replace(one, frame_ms=np.array([]), stage_ms={}))
-    return {name: kept[name] for name in ("flight", "over", "jump", "frames")}
+    frames = {**one.frames, "false": is_false(one).tolist()}
+    return {"flight": one.flight, "over": one.over, "jump": one.jump, "frames": frames}

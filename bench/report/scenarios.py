@@ -55,7 +55,7 @@ def accuracy_table(record: BenchRecord) -> Table | None:
     note = "By the engine and gallery that are timed, in this run."
     if found.median_error_m is not None:
         note += f" Median error {found.median_error_m:.1f} m."
-    if found.recall is None:
+    if found.recall is None and not any(scenario.name == FLIGHT for scenario in record.scenarios):
         note += " No truth was given, so no recall is known."
     return Table("Is it right?", ("check", "measured", "at least", ""), tuple(rows), (note,))
 

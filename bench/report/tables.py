@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from bench.record import BatchRecord, BenchRecord, MatchRecord
+from bench.report.flights import flight_stage_table, flight_table
 from bench.report.scenarios import LATENCY_HEAD, WORDS, accuracy_table, endurance_table, scenario_table, stage_table
 from dphr_infer.measure.stats import LatencySummary, format_ms, format_summary
 from export.report.table import Table
@@ -240,6 +241,8 @@ def tables(record: BenchRecord) -> list[Table]:
     """All tables that have something to say, in reading order; the machine's is the last."""
     found = [
         accuracy_table(record),
+        flight_table(record),
+        flight_stage_table(record),
         stage_table(record),
         scenario_table(record),
         endurance_table(record),
