@@ -14,7 +14,6 @@ COMMANDS = {
     "sweep": "one figure over a grid of settings, a line of JSON for each point",
     "versus": "another installation and this one in turns: is this one slower?",
     "compare": "what changed between reports: medians, intervals and ratios",
-    "history": "draw a folder of reports over time",
     "gpu": "measurements that need an NVIDIA GPU",
 }
 """Each command of commands.COMMANDS in one line."""

@@ -234,23 +234,6 @@ class Compare:
 
 
 @dataclass(frozen=True)
-class History:
-    """Draw a folder of reports over time."""
-
-    folder: tyro.conf.Positional[Path]
-    """Holds JSON of dphr-bench."""
-    out: Path
-    """The PNG to write."""
-
-    def run(self) -> int:
-        """Draw, and say what is in the picture."""
-        from bench.compare.history import plot_history
-
-        print(plot_history(self.folder, self.out).to_text(), end="")
-        return 0
-
-
-@dataclass(frozen=True)
 class GpuMatching:
     """Matching on the GPU beside one read of its memory, by both scans, and beside other exact searches in turns."""
 
@@ -348,6 +331,4 @@ class Gpu:
         return self.kind.run()
 
 
-COMMANDS: dict[str, type[Any]] = {
-    kind.__name__.lower(): kind for kind in (Run, Flight, Sweep, Versus, Compare, History, Gpu)
-}
+COMMANDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Run, Flight, Sweep, Versus, Compare, Gpu)}

@@ -1,4 +1,4 @@
-"""The page's pictures of one run. Beside compare/history.py the only file of the bench that imports matplotlib."""
+"""The page's pictures of one run, and how any picture is drawn."""
 
 from __future__ import annotations
 

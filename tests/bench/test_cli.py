@@ -207,13 +207,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_run_beside_itself_changed_by_nothing_and_has_its_history(
-    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_beside_itself_changed_by_nothing(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(done.folder / "b.json")
     assert main(["compare", file, file, "--png", str(tmp_path / "c.png")]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if " %" in line]
     assert len(rows) > 10 and all("+0.0 %" in row for row in rows)
-    assert main(["history", str(done.folder), "--out", str(tmp_path / "h.png")]) == 0
-    for name in ("c.png", "h.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
