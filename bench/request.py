@@ -92,8 +92,6 @@ class BenchRequest:
     """At most, for each case; single-stream and camera take four times as long."""
     noise: Share = DEFAULT_NOISE
     """End a case earlier once the 95 % interval of its p50 is narrower than ± this share of it, as 1%; 0 never does."""
-    match_rows: tuple[Count, ...] = (100_000,)
-    """Also match random galleries of as many rows; none without a number."""
     startups: int = 5
     """Warm starts of locate, after a cold one; 0 for none."""
     peers: bool = False
@@ -119,11 +117,6 @@ class BenchRequest:
             raise ConfigError(f"--noise is {self.noise:g}: give a share of the p50 in 0..1, such as 0.01.")
         if self.startups < 0:
             raise ConfigError(f"--startups is {self.startups}: give 0 for none, or how many.")
-        if any(rows < MATCH_TOP_K for rows in self.match_rows):
-            raise ConfigError(
-                f"--match-rows is {min(self.match_rows)}, but {MATCH_TOP_K} matches are asked for: give at least "
-                f"{MATCH_TOP_K} rows."
-            )
         self._check_accuracy()
 
     def _check_accuracy(self) -> None:

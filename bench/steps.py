@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bench.cases.batches import BatchCase
 from bench.cases.camera import camera
 from bench.cases.endurance import endure, find_drift
-from bench.cases.matching import MATCH_QUERIES, MatchLimits, time_generated_matching, time_matching
+from bench.cases.matching import MATCH_QUERIES, MatchLimits, time_matching
 from bench.cases.photo import Raw, multi_stream, offline, single_stream, stage_summaries, to_record
 from bench.cases.rig import Rig
 from bench.cases.startup import measure_startup
@@ -208,24 +208,18 @@ def _queries(rig: Rig, count: int) -> NDArray[np.float32]:
 
 
 def _matching(setup: Setup, parts: Parts) -> None:
-    request = setup.request
-    against = MatchLimits(setup.machine, setup.ceiling.bandwidth, request.threads)
+    against = MatchLimits(setup.machine, setup.ceiling.bandwidth, setup.request.threads)
     if setup.on.device != CPU:
         parts.left_out["matching alone"] = "its limit is the GPU's memory: dphr-bench gpu matching measures both"
         return
     if setup.gallery is None or setup.rig is None:
         parts.left_out["matching"] = NO_GALLERY
-    else:
-        say(f"matching the gallery's {len(setup.gallery)} rows")
-        k = min(MATCH_TOP_K, len(setup.gallery))
-        for count in MATCH_QUERIES:
-            queries = _queries(setup.rig, count)
-            embeddings = setup.gallery.embeddings
-            parts.matching.append(time_matching(embeddings, queries, k, _rule(setup), against, generated=False))
-    for rows in request.match_rows:
-        say(f"matching {rows} generated rows")
-        dim = setup.bundle.manifest.dim
-        parts.matching += time_generated_matching(rows, dim, MATCH_TOP_K, _rule(setup), against)
+        return
+    say(f"matching the gallery's {len(setup.gallery)} rows")
+    k = min(MATCH_TOP_K, len(setup.gallery))
+    for count in MATCH_QUERIES:
+        queries = _queries(setup.rig, count)
+        parts.matching.append(time_matching(setup.gallery.embeddings, queries, k, _rule(setup), against))
 
 
 def locate_arguments(request: BenchRequest, gallery: Path, photo: Path) -> list[str]:
