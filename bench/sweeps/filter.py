@@ -1,8 +1,8 @@
 """sweep filter: a step of the flight's filter by the number of cells.
 
-A made-up flight crosses a square map: half of a frame's best rows lie around its place, the others anywhere. It starts
-lost, and every 50 frames it is elsewhere without having been told, so that steps with a wide belief are among the
-samples. Frames are made ahead; a sample is `Flight.step` alone.
+A made-up flight crosses a square map: a third of a frame's best rows lie around its place, the others anywhere. It
+starts lost, and every 50 frames it is elsewhere without having been told, so that steps with a wide belief are among
+the samples. Frames are made ahead; a sample is `Flight.step` alone.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dphr_infer.types import Matches
 
 _TILE_CELLS = 4
 _TILE_M = _TILE_CELLS * STRIDE_M
+_MATCHES = _TILE_CELLS**2
 _FRAMES, _LOST_EVERY = 250, 50
 _INTERVAL_S = 10.0
 _SIGMA_SHARE = 0.05
@@ -44,7 +45,7 @@ def filter_points(grid: FilterGrid, bench: Bench) -> Iterator[BenchRecord]:
 
 
 def _measure(cells: int, step_tiles: float, rule: StopRule) -> Raw:
-    flight, number, tracked = Flight(_gallery(cells)), 0, 0
+    flight, number, tracked = Flight(made_up_gallery(cells)), 0, 0
     coming = itertools.cycle(made_up_frames(flight.lattice, step_tiles))
 
     def step() -> None:
@@ -58,7 +59,7 @@ def _measure(cells: int, step_tiles: float, rule: StopRule) -> Raw:
     return Raw(FILTER_STEP, settings, found.start_ms, found.duration_ms, {}, 0, found.stopped, extra)
 
 
-def _gallery(cells: int) -> Gallery:
+def made_up_gallery(cells: int) -> Gallery:
     """Places alone: the filter asks for nothing else."""
     origin = GalleryOrigin("", _TILE_M, STRIDE_M, "", "", "EPSG:4326", "fp32")
     return Gallery(np.empty((cells, 0), np.float16), *grid_places(cells, 0, cells), origin, Path("generated"))
@@ -81,8 +82,9 @@ def made_up_frames(lattice: Lattice, step_tiles: float) -> list[tuple[Matches, O
         reach = _TILE_CELLS // 2
         near = lattice.table[max(0, row - reach) : row + reach, max(0, column - reach) : column + reach].ravel()
         here = near[near >= 0]
-        elsewhere = rng.integers(0, len(lattice), len(here) // 2)
-        cells = np.unique(np.concatenate([rng.choice(here, len(here) - len(elsewhere), replace=False), elsewhere]))
+        near_by = rng.choice(here, min(len(here), _MATCHES // 2), replace=False)
+        elsewhere = rng.integers(0, len(lattice), _MATCHES)  # some meet; the filter loses nothing by the rest
+        cells = np.unique(np.concatenate([near_by, elsewhere]))
         rows = row_of_cell[rng.permutation(cells)].astype(np.int32)[None]
         # Rows of the lattice count from the north or the south: its axes know.
         east_m, north_m = np.linalg.solve(lattice.axes, step)
