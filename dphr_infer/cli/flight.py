@@ -82,7 +82,9 @@ def run(request: Request) -> None:
         ImageError: at the end, if a photo could not be read or was refused.
         GalleryError, MapError, StorageError: as of the parts.
     """
-    localizer = open_search(enough_matches(request.search, open_gallery(request.gallery)), request.bundle, request.gallery)
+    localizer = open_search(
+        enough_matches(request.search, open_gallery(request.gallery)), request.bundle, request.gallery
+    )
     paths = [Path(path) for path in each_photo(request.photos)]
     truths = {} if request.truth is None else read_truth(request.truth)
     if request.truth is not None:
