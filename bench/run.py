@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -160,25 +161,15 @@ def _to_record(setup: Setup, parts: Parts, reader: PowerReader, overhead_ns: flo
         date=now(),
         valid=not reasons,
         invalid_reasons=reasons,
-        interrupted=parts.interrupted,
-        failure=parts.failure,
         flags=_flags(setup, parts),
-        left_out=parts.left_out,
         program=identity(),
         machine=setup.machine,
         state=setup.state,
         subject=_subject(setup),
-        scenarios=tuple(parts.scenarios),
-        matching=tuple(parts.matching),
-        batches=tuple(parts.batches),
-        peers=tuple(parts.peers),
-        accuracy=parts.accuracy,
-        cold_first_ms=parts.cold_first_ms,
         power=_power_json(reader, setup.recorder, alone=setup.give_way is None),
         timeline=_timeline_json(setup.recorder.timeline),
-        startup_ms=parts.startup_ms,
-        peak_memory_bytes=parts.peak_memory_bytes,
         bandwidth_bytes_per_s=setup.ceiling.bandwidth,
         matmul_flops_per_s=setup.ceiling.flops_per_s,
         overhead_ns=overhead_ns,
+        **{part.name: getattr(parts, part.name) for part in fields(parts)},
     )

@@ -102,12 +102,12 @@ class Setup:
 
 @dataclass(slots=True)
 class Parts:
-    """What was measured so far; the peak of memory is of the checks and scenarios, without generated galleries."""
+    """What was measured so far, by the names of `BenchRecord`; the peak of memory is of the checks and scenarios."""
 
-    scenarios: list[ScenarioRecord] = field(default_factory=list)
-    batches: list[BatchRecord] = field(default_factory=list)
-    matching: list[MatchRecord] = field(default_factory=list)
-    peers: list[PeerRecord] = field(default_factory=list)
+    scenarios: tuple[ScenarioRecord, ...] = ()
+    batches: tuple[BatchRecord, ...] = ()
+    matching: tuple[MatchRecord, ...] = ()
+    peers: tuple[PeerRecord, ...] = ()
     accuracy: Accuracy | None = None
     cold_first_ms: float | None = None
     startup_ms: dict[str, Any] | None = None
@@ -173,7 +173,7 @@ def _scenario(name: str, setup: Setup, parts: Parts) -> None:
         stages = stage_summaries(pipeline, read_image(setup.paths[0]), k)
         extra["gpu_stage_p50_ms"] = {stage: summary.p50_ms for stage, summary in stages.items()}
     _note_peak(parts)
-    parts.scenarios.append(to_record(raw, timeline, energy_mj, extra))
+    parts.scenarios += (to_record(raw, timeline, energy_mj, extra),)
     differing = raw.extra.get("answers_differing", 0)
     if differing and parts.accuracy is not None:
         parts.accuracy = replace(parts.accuracy, answers_differing=differing)
@@ -196,7 +196,7 @@ def _batches(setup: Setup, parts: Parts) -> None:
     )
     for batch in request.batches:
         record, reason = case.measure(batch, _rule(setup))
-        parts.batches.append(record)
+        parts.batches += (record,)
         if reason:
             parts.left_out["share of the embedding's limit"] = reason
 
@@ -219,7 +219,7 @@ def _matching(setup: Setup, parts: Parts) -> None:
     k = min(MATCH_TOP_K, len(setup.gallery))
     for count in MATCH_QUERIES:
         queries = _queries(setup.rig, count)
-        parts.matching.append(time_matching(setup.gallery.embeddings, queries, k, _rule(setup), against))
+        parts.matching += (time_matching(setup.gallery.embeddings, queries, k, _rule(setup), against),)
 
 
 def locate_arguments(request: BenchRequest, gallery: Path, photo: Path) -> list[str]:
@@ -272,13 +272,13 @@ def _peers(setup: Setup, parts: Parts) -> None:
             "cpu" if setup.on.device == CPU else "cuda",
         )
         for count in MATCH_QUERIES:
-            parts.peers += match_peers(opened, setup.matcher, _queries(setup.rig, count), k, request.seconds)
+            parts.peers += (*match_peers(opened, setup.matcher, _queries(setup.rig, count), k, request.seconds),)
     if request.checkpoint is None:
         parts.left_out["torch as a peer of embedding"] = "no --checkpoint was given: it has no weights to run"
     views = Embedder(setup.bundle.manifest.preprocess, setup.engine).prepare([read_image(setup.paths[0])])
     on_gpu = setup.on.device != CPU
     task = EmbedTask(setup.bundle.model_path(setup.on.precision), request.checkpoint, on_gpu, request.threads)
-    parts.peers += embed_peers(setup.engine, task, views, request.seconds)
+    parts.peers += (*embed_peers(setup.engine, task, views, request.seconds),)
 
 
 def _steps(setup: Setup, parts: Parts) -> list[Callable[[], None]]:

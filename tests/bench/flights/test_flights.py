@@ -56,7 +56,22 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fly(bundle: Bundle, folders: list[Path], cache: Path, *words: str) -> int:
     paths = [str(bundle.folder), *map(str, folders)]
-    return main(["flight", *paths, *TILES, "--interval-s", "2", "--threads", "1", "--cache", str(cache), *words])
+    return main(
+        [
+            "flight",
+            *paths,
+            *TILES,
+            "--interval-s",
+            "2",
+            "--threads",
+            "1",
+            "--candidates",
+            "2",
+            "--cache",
+            str(cache),
+            *words,
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
