@@ -68,12 +68,13 @@ def verified(found: LocationEstimate, registration: Registration | None) -> Loca
         return dataclasses.replace(found, verdict="none", reason="unverified: too little of the photo matches the map")
     if not registration.verified:
         return dataclasses.replace(found, verdict="none", reason=registration.refused)
-    east2, _, north2 = registration.covariance_m2
+    east2, both, north2 = registration.covariance_m2
+    widest_m2 = (east2 + north2) / 2 + math.hypot((east2 - north2) / 2, both)
     return dataclasses.replace(
         found,
         point=registration.point,
         verdict="verified",
-        radius_m=_CIRCLE_95 * math.sqrt(max(east2, north2)),
+        radius_m=_CIRCLE_95 * math.sqrt(widest_m2),
         reason="",
         covariance_m2=registration.covariance_m2,
     )
