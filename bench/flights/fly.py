@@ -132,6 +132,7 @@ def fly_over(
     folder: FlightFolder,
     localizer: Locating,
     gallery: Gallery,
+    flight: Flight,
     motion: Motion,
     clock: StageClock,
     *,
@@ -145,11 +146,12 @@ def fly_over(
     Args:
         localizer: open, or estimates that were kept; of those no times are noted.
         gallery: of the map, or of half of it.
+        flight: over it, not yet begun.
         clock: of the localizer.
         keep: gets the estimates.
     """
     order, jump = kidnapped(folder) if kind == "kidnapped" else (list(range(len(folder.paths))), None)
-    flight, truth, skipped = Flight(gallery), _Truth(folder, order, jump, gallery), dict[str, str]()
+    truth, skipped = _Truth(folder, order, jump, gallery), dict[str, str]()
     clock.time(flight, "step", FILTER)
     times_s = itertools.count(0.0, interval_s)
 

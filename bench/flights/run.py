@@ -86,6 +86,7 @@ class Flights:
             folder,
             localizer if again is None else again,
             localizer.gallery,
+            _begin(localizer),
             motion_of(self.request.motion, folder, localizer, seed),
             localizer.clock,
             kind=kind,
@@ -99,7 +100,7 @@ class Flights:
         folder = self.folders[0]
         say(f"flight {folder.name} again and again for {minutes:g} minutes")
         with self._over(folder, folder) as localizer:
-            flight, memory = Flight(localizer.gallery), MemoryLog()
+            flight, memory = _begin(localizer), MemoryLog()
             motion = motion_of(self.request.motion, folder, localizer, 0)
             times_s = itertools.count(0.0, self.request.interval_s)
             end_ms = now_ms() + 60e3 * minutes
@@ -112,6 +113,11 @@ class Flights:
             coming.close()  # type: ignore[attr-defined]
         raw = endurance_raw(np.array(starts[:-1]), np.diff(starts), minutes, "time", memory)
         return to_record(raw, [], None, find_drift(raw, []))
+
+
+def _begin(localizer: MeasuredLocalizer) -> Flight:
+    """The filter, as `dphr-infer flight` begins it."""
+    return Flight(localizer.gallery)
 
 
 def _ignore(*_: object) -> None:
