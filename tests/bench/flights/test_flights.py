@@ -101,16 +101,19 @@ def test_over_a_wrong_map_there_is_no_fix(report: dict[str, Any]) -> None:
     }
 
 
-def test_over_half_of_the_map_what_is_registered_is_right_and_the_other_half_is_off_it(report: dict[str, Any]) -> None:
+def test_over_half_of_the_map_what_is_verified_is_right_and_the_other_half_is_off_it(report: dict[str, Any]) -> None:
     half = of_kind(report, "half")["extra"]
     east_only, north_only = (one["frames"] for one in half["flights"])
     assert 0 < sum(east_only["on_map"]) < FRAMES
     # The whole flight lies south of the middle, and the northern half is left.
     assert sum(north_only["on_map"]) == 0
-    for one in (east_only, north_only):
-        registered = [e for e, source in zip(one["error_m"], one["fix"], strict=True) if source == "registered"]
-        assert max(registered, default=0.0) < 1.0
-    assert "registered" in (*east_only["fix"], *north_only["fix"])
+    verified = [
+        error_m
+        for one in (east_only, north_only)
+        for error_m, verdict in zip(one["photo_error_m"], one["verdict"], strict=True)
+        if verdict == "verified"
+    ]
+    assert verified and max(verified) < 1.0
 
 
 def test_a_kidnapped_flight_leaves_a_stretch_out_and_is_found_again(report: dict[str, Any]) -> None:
