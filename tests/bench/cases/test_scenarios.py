@@ -228,7 +228,24 @@ def test_throttled_samples_are_left_out_of_the_windows_and_counted_there() -> No
     found = find_drift(drifting(10), [reading(299.5, False), reading(1000, True)])
     assert found["drift_share"] is None
     assert sum(window["discarded"] for window in found["windows"]) == 300
-    assert found["windows"][-1] == {"t_s": pytest.approx(599.012 * 29.5 / 30), "n": 0, "p50_ms": None, "discarded": 20}
+    assert found["windows"][-1] == {
+        "t_s": pytest.approx(599.012 * 29.5 / 30),
+        "n": 0,
+        "p50_ms": None,
+        "discarded": 20,
+        "resident_bytes": None,
+    }
+
+
+def test_memory_is_told_at_most_of_each_window_and_its_growth_from_the_first_third_to_the_last() -> None:
+    raw = drifting(10)
+    noted = [(1e3 * second, 100 + second // 200) for second in range(600)]
+    found = find_drift(dataclasses.replace(raw, extra={"memory": [*noted, (250e3, 150)]}), [])
+    assert [window["resident_bytes"] for window in found["windows"]] == [100] * 10 + [101, 101, 150] + [101] * 7 + [
+        102
+    ] * 10
+    assert found["memory_growth_share"] == pytest.approx(0.02)
+    assert find_drift(raw, [])["memory_growth_share"] is None
 
 
 def test_endurance_locates_the_photos_in_turn_for_all_of_the_time(rig: Rig) -> None:
@@ -236,3 +253,4 @@ def test_endurance_locates_the_photos_in_turn_for_all_of_the_time(rig: Rig) -> N
     assert raw.start_ms[-1] - raw.start_ms[0] >= 100
     assert raw.stopped == "time"
     assert raw.photos == len(raw.duration_ms)
+    assert raw.extra["memory"][0][1] > 10e6
