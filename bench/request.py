@@ -14,7 +14,7 @@ from dphr_infer.errors import ConfigError
 from dphr_infer.locate.settings import Scan
 from dphr_infer.types import Precision
 
-Scenario = Literal["single-stream", "multi-stream", "offline", "camera", "endurance"]
+Scenario = Literal["single-stream", "multi-stream", "offline", "camera", "flight", "endurance"]
 Device = Literal["cpu", "cuda", "cuda-onnxruntime"]
 MAX_BATCH = 1024
 DEFAULT_BATCHES = (1, 2, 4, 8, 16)
@@ -89,7 +89,7 @@ class BenchRequest:
     batches: tuple[int, ...] = DEFAULT_BATCHES
     """Batch sizes of the throughput table; the largest is that of offline."""
     seconds: float = 3.0
-    """At most, for each case; single-stream and camera take four times as long."""
+    """At most, for each case; single-stream, camera and flight take four times as long."""
     noise: Share = DEFAULT_NOISE
     """End a case earlier once the 95 % interval of its p50 is narrower than ± this share of it, as 1%; 0 never does."""
     startups: int = 5
@@ -144,7 +144,7 @@ class BenchRequest:
         """How long a scenario may take at most."""
         if scenario == "endurance":
             return 60 * self.minutes
-        return self.seconds * (SINGLE_STREAM_SHARE if scenario in ("single-stream", "camera") else 1)
+        return self.seconds * (SINGLE_STREAM_SHARE if scenario in ("single-stream", "camera", "flight") else 1)
 
 
 @dataclass(frozen=True, slots=True)

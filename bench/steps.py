@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bench.cases.batches import BatchCase
 from bench.cases.camera import camera
 from bench.cases.endurance import endure, find_drift
+from bench.cases.flight import flight
 from bench.cases.matching import MATCH_QUERIES, MatchLimits, time_matching
 from bench.cases.photo import Raw, multi_stream, offline, single_stream, stage_summaries, to_record
 from bench.cases.rig import Rig
@@ -29,6 +30,7 @@ from bench.peers.runs import EmbedTask, embed_peers, match_peers, open_match_pee
 from bench.record import (
     CAMERA,
     ENDURANCE,
+    FLIGHT,
     MULTI_STREAM,
     OFFLINE,
     SINGLE_STREAM,
@@ -149,6 +151,8 @@ def _run_scenario(name: str, rig: Rig, setup: Setup) -> Raw:
         return multi_stream(rig, request.streams, rule)
     if name == OFFLINE:
         return offline(rig, max(request.batches), rule)
+    if name == FLIGHT:
+        return flight(rig, request.seconds_of(name))
     if name == CAMERA:
         return camera(rig, request.rate_hz, request.seconds_of(name))
     return endure(rig, request.minutes)

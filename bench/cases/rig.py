@@ -32,7 +32,10 @@ from dphr_infer.types import LocationEstimate, Prior
 
 DECODE, PRIOR, RECTIFY, PREPARE, EMBED, MATCH = "decode", "prior", "rectify", "prepare", "embed", "match"
 ESTIMATE, FEATURES, VOTE = "estimate", "features", "vote"
+ODOMETRY, FILTER = "odometry", "filter"
 STAGES = (DECODE, PREPARE, EMBED, MATCH, ESTIMATE)
+# Of a flight, whose photos are decoded by another thread.
+FLIGHT_STAGES = (RECTIFY, PREPARE, EMBED, MATCH, ESTIMATE, FEATURES, VOTE, ODOMETRY, FILTER)
 
 Result = TypeVar("Result")
 

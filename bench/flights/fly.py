@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cases.rig import MeasuredLocalizer, StageClock
+from bench.cases.rig import FILTER, ODOMETRY, MeasuredLocalizer, StageClock
 from bench.flights.folders import FlightFolder, middle_of
 from dphr_infer.cli.flight import told_motion
 from dphr_infer.errors import FlightError, ImageError
@@ -35,7 +35,6 @@ from dphr_infer.types import GeoPoint, LocationEstimate
 Kind = Literal["right", "half", "wrong", "kidnapped"]
 KINDS: tuple[Kind, ...] = ("right", "half", "kidnapped", "wrong")
 MotionSource = Literal["seen", "truth", "file"]
-ODOMETRY, FILTER = "odometry", "filter"
 # Motion of the truth, as an odometer errs: scale and heading once per flight, noise per axis and step, all one σ.
 SCALE_SIGMA, TURN_SIGMA_DEG, NOISE_SHARE = 0.03, 2.0, 0.05
 # And what it says of itself: σ per axis as a share of the step and of the tile side.

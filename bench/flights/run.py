@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from bench.cases.endurance import MemoryLog, endurance_raw, find_drift
+from bench.cases.flight import fly_for
 from bench.cases.galleries import default_cache
 from bench.cases.photo import Raw, to_record
-from bench.cases.rig import ESTIMATE, FEATURES, MATCH, PREPARE, RECTIFY, VOTE, MeasuredLocalizer
+from bench.cases.rig import FLIGHT_STAGES, MeasuredLocalizer
 from bench.flights.figures import find_figures, is_false
-from bench.flights.fly import FILTER, KINDS, ODOMETRY, Flown, Kept, Kind, fly_over, motion_of
+from bench.flights.fly import KINDS, Flown, Kept, Kind, fly_over, motion_of
 from bench.flights.folders import HALVES, FlightFolder, localizer_over, open_folder
 from bench.machine.program import say
 from bench.record import FLIGHT, BenchRecord, ScenarioRecord, Subject
@@ -27,13 +27,9 @@ from dphr_infer.cli.flight import enough_matches
 from dphr_infer.errors import DphrError
 from dphr_infer.files.bundle import Bundle, open_bundle
 from dphr_infer.flight.flight import Flight
-from dphr_infer.flight.run import fly
 from dphr_infer.images.photo import read_photo
 from dphr_infer.locate.devices import open_engine
-from dphr_infer.measure.clock import now_ms
 from dphr_infer.measure.memory import peak_bytes, reset_peak
-
-_ORDER = (RECTIFY, PREPARE, "embed", MATCH, ESTIMATE, FEATURES, VOTE, ODOMETRY, FILTER)
 
 
 class Flights:
@@ -100,28 +96,16 @@ class Flights:
         folder = self.folders[0]
         say(f"flight {folder.name} again and again for {minutes:g} minutes")
         with self._over(folder, folder) as localizer:
-            flight, memory = _begin(localizer), MemoryLog()
-            motion = motion_of(self.request.motion, folder, localizer, 0)
-            times_s = itertools.count(0.0, self.request.interval_s)
-            end_ms = now_ms() + 60e3 * minutes
-            coming = fly(localizer, flight, itertools.cycle(folder.paths), lambda _: next(times_s), motion, _ignore)
-            starts = [now_ms()]
-            while starts[-1] < end_ms:
-                next(coming)
-                starts.append(now_ms())
-                memory.note(starts[-1])
-            coming.close()  # type: ignore[attr-defined]
-        raw = endurance_raw(np.array(starts[:-1]), np.diff(starts), minutes, "time", memory)
+            motion, memory = motion_of(self.request.motion, folder, localizer, 0), MemoryLog()
+            begun, interval_s = _begin(localizer), self.request.interval_s
+            flown = fly_for(localizer, begun, folder.paths, motion, interval_s, 60 * minutes, memory)
+        raw = endurance_raw(flown.start_ms, flown.duration_ms, minutes, "time", memory)
         return to_record(raw, [], None, find_drift(raw, []))
 
 
 def _begin(localizer: MeasuredLocalizer) -> Flight:
     """The filter, as `dphr-infer flight` begins it."""
     return Flight(localizer.gallery)
-
-
-def _ignore(*_: object) -> None:
-    """A photo that is left out in the first round is in all."""
 
 
 def run_flights(request: FlightRequest) -> BenchRecord:
@@ -203,7 +187,7 @@ def _scenarios(flights: Flights) -> list[ScenarioRecord]:
             "verify": flights.search.verify,
         }
         duration_ms = np.concatenate([one.frame_ms for one in own])
-        names = [name for name in _ORDER if any(name in one.stage_ms for one in own)]
+        names = [name for name in FLIGHT_STAGES if any(name in one.stage_ms for one in own)]
         stages = {name: np.concatenate([one.stage_ms.get(name, one.frame_ms * 0) for one in own]) for name in names}
         extra = {"figures": find_figures(own), "flights": [_flight_json(one) for one in own]}
         start_ms = np.cumsum(duration_ms) - duration_ms

@@ -42,8 +42,8 @@ _WORDS = {
 
 
 def flights_of(record: BenchRecord) -> list[ScenarioRecord]:
-    """The scenarios of flights, one per kind of map."""
-    return [scenario for scenario in record.scenarios if scenario.name == FLIGHT]
+    """The scenarios of flights that were held against the truth, one per kind of map."""
+    return [scenario for scenario in record.scenarios if scenario.name == FLIGHT and "figures" in scenario.extra]
 
 
 def figure_cell(figure: dict[str, Any] | None) -> str:
@@ -98,7 +98,8 @@ def flight_table(record: BenchRecord) -> Table | None:
 
 def flight_stage_table(record: BenchRecord) -> Table | None:
     """What a frame over its own map costs, stage by stage."""
-    found = [scenario for scenario in flights_of(record) if scenario.stages and scenario.latency is not None]
+    flights = [scenario for scenario in record.scenarios if scenario.name == FLIGHT]
+    found = [scenario for scenario in flights if scenario.stages and scenario.latency is not None]
     if not found:
         return None
     scenario, jetson = found[0], record.machine.is_jetson
@@ -111,7 +112,7 @@ def flight_stage_table(record: BenchRecord) -> Table | None:
     if scenario.latency is not None:
         rows.append(("a frame", *format_summary(scenario.latency), *model(scenario.latency.p50_ms)))
     note = (
-        f"Over {'its own map' if scenario.settings['kind'] == 'right' else 'a map'}, each without those within it. "
+        f"Over {'its own map' if scenario.settings.get('kind') == 'right' else 'a map'}, each without those within it. "
         "features: local features of the photo, and of map blocks when first needed; vote: the photo's ground picture, "
         "matches and their vote; filter: Flight.step. The next photo is decoded meanwhile by another thread."
     )

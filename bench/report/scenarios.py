@@ -107,6 +107,8 @@ def _settings(scenario: ScenarioRecord) -> str:
     asked = scenario.settings
     if scenario.name == GPU_FRAME:
         return f"{asked['frame']} {asked['precision']}, {asked['rows']:,} rows"
+    if scenario.name == FLIGHT and "kind" not in asked:
+        return "the photos in order, motion seen"
     if scenario.name == FLIGHT:
         return f"{asked['flights']} over {OVER[asked['kind']]}, motion {asked['motion']}"
     return {

@@ -141,17 +141,19 @@ def test_a_run_with_a_map_times_what_locate_does_with_it(
 ) -> None:
     folder = open_folder(folders[0], open_bundle(bundle.folder), TILE_M, STRIDE_M, cache)
     words = [str(bundle.folder), str(folder.gallery.path), "--images", str(folder.folder / "photos"), "--threads", "1"]
-    words += ["--seconds", "0.01", "--startups", "0", "--batches", "1", "--scenarios", "single-stream"]
+    words += ["--seconds", "0.01", "--startups", "0", "--batches", "1", "--scenarios", "single-stream", "flight"]
     words += ["--map", str(folder.pack), "--json", str(tmp_path / "r.json")]
     plain = ["decode", "prepare", "embed", "match", "estimate"]
     mapped = ["decode", "rectify", *plain[1:], "features", "vote"]
     for more, stages in (((), mapped), (("--no-verify", "--rectify", "off"), plain)):
         assert main(["run", *words, *more]) == 0
         found = json.loads((tmp_path / "r.json").read_text())
-        (scenario,) = found["scenarios"]
+        scenario, flown = found["scenarios"]
         assert list(scenario["stages"]) == stages
+        assert list(flown["stages"]) == [*stages[1:], "odometry", "filter"]
+        assert flown["latency"]["n"] >= FRAMES
         assert (found["subject"]["map"] is not None) == (stages == mapped)
-        assert all(part["p50_ms"] > 0 for part in scenario["stages"].values())
+        assert all(part["p50_ms"] > 0 for one in (scenario, flown) for part in one["stages"].values())
 
 
 def test_a_long_flight_tells_memory_and_latency_over_time(
