@@ -191,7 +191,7 @@ def _scenarios(flights: Flights) -> list[ScenarioRecord]:
         stages = {name: np.concatenate([one.stage_ms.get(name, one.frame_ms * 0) for one in own]) for name in names}
         extra = {"figures": find_figures(own), "flights": [_flight_json(one) for one in own]}
         start_ms = np.cumsum(duration_ms) - duration_ms
-        raw = Raw(FLIGHT, settings, start_ms, duration_ms, stages, len(duration_ms), "time", extra)
+        raw = Raw(FLIGHT, settings, start_ms, duration_ms, stages, len(duration_ms), "whole", extra)
         record = to_record(raw, [], None)
         record.extra.pop("difference_p50_ms", None)
         found.append(record)

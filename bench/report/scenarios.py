@@ -20,7 +20,12 @@ from export.report.table import Table
 LATENCY_HEAD = ("n", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms")
 # Columns of these titles hold words; all others but the first hold figures.
 WORDS = ("found",)
-_STOPPED = {"noise": "its p50 was steady", "time": "the time was over", "interrupt": "it was interrupted"}
+_STOPPED = {
+    "noise": "its p50 was steady",
+    "time": "the time was over",
+    "interrupt": "it was interrupted",
+    "whole": "all was flown",
+}
 _WINDOWS_SHOWN = 10
 OVER = {
     "right": "their own maps",
