@@ -18,8 +18,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python examples/demo/demo.py --out runs/demo
 
-# A process per core, each with one thread for its products.
+# A process per core, each with one thread for its products. Bytecode is written, whatever the shell says: each process
+# of a test would compile the packages again.
 TEST := -m pytest -n auto --dist worksteal
+test coverage: export PYTHONDONTWRITEBYTECODE :=
 test: $(READY)
 	$(BIN)/python $(TEST)
 
@@ -72,9 +74,10 @@ $(VENV)/.docs-ready: $(READY)
 clean:
 	rm -rf runs build *.egg-info
 
-# Commit what it writes: dphr_infer/cuda/{topk,preprocess}/*.fatbin and *.json.
+# Commit what it writes: dphr_infer/cuda/{topk,preprocess}/*.fatbin and *.json, tests/stand_ins/kernel_usage.json.
 kernels: $(READY)
 	$(BIN)/python -m dphr_infer.cuda.build
+	$(BIN)/python tests/stand_ins/kernel_sources.py
 
 # PyCUDA is built against the machine's CUDA toolkit. With PyCUDA elsewhere: make gpu-test GPU_PYTHON=python3
 GPU_PYTHON ?= $(BIN)/python

@@ -18,6 +18,7 @@ from bench.record import FLIGHT
 from dphr_infer.errors import DphrError
 from dphr_infer.flight.flight import Flight
 from dphr_infer.flight.run import Motion, SeenMotion, fly
+from dphr_infer.flight.settings import calibrated
 from dphr_infer.measure.clock import now_ms
 
 INTERVAL_S = 10.0
@@ -32,7 +33,7 @@ def flight(rig: Rig, seconds: float) -> Raw:
     """
     localizer = rig.localizer
     motion = SeenMotion(localizer.views.attitude, localizer.gallery.origin.tile_m)
-    begun = Flight(localizer.gallery, prior=rig.prior)
+    begun = Flight(localizer.gallery, calibrated(localizer.bundle.manifest.calibration), rig.prior)
     return fly_for(localizer, begun, rig.paths, motion, INTERVAL_S, seconds, MemoryLog())
 
 

@@ -19,7 +19,6 @@ from dphr_infer.cli.requests import Search
 from dphr_infer.engines.base import Engine
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.images.photo import read_photo
 from dphr_infer.locate.devices import Device, Rows
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.localizer import Localizer
@@ -135,7 +134,7 @@ class MeasuredLocalizer(Localizer):
 
     def tell_rectifying(self, path: Path) -> bool:
         """Whether a photo is rectified; making its picture is then a stage of its own, else a part of preparing."""
-        rectified = self.views.rectified(read_photo(path)) is not None
+        rectified = self.views.square(self.read(path)) is not None
         if rectified:
             self.clock.time(self.views, "images", RECTIFY)
         return rectified
@@ -163,7 +162,7 @@ class Rig:
     def locate_in_stages(self, path: Path) -> tuple[LocationEstimate, list[float]]:
         """The same photo by the same calls, and the milliseconds of each of `stages`."""
         begun_ms = now_ms()
-        photo = read_photo(path)
+        photo = self.apart.read(path)
         decoded_ms = now_ms()
         rows = self.apart.rows_in(self.prior)
         allowed_ms = now_ms()

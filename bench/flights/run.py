@@ -27,6 +27,7 @@ from dphr_infer.cli.flight import enough_matches
 from dphr_infer.errors import DphrError
 from dphr_infer.files.bundle import Bundle, open_bundle
 from dphr_infer.flight.flight import Flight
+from dphr_infer.flight.settings import calibrated
 from dphr_infer.images.photo import read_photo
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.measure.memory import peak_bytes, reset_peak
@@ -54,7 +55,7 @@ class Flights:
         folder, kinds = self.folders[number], self.request.kinds
         if "right" in kinds or "kidnapped" in kinds:
             with self._over(folder, folder) as localizer:
-                kept = Kept()
+                kept = Kept(localizer.read)
                 right = self._flown(folder, localizer, "right", folder.name, number, keep=kept)
                 self.flown += [right] if "right" in kinds else []
                 if "kidnapped" in kinds:
@@ -105,7 +106,7 @@ class Flights:
 
 def _begin(localizer: MeasuredLocalizer) -> Flight:
     """The filter, as `dphr-infer flight` begins it."""
-    return Flight(localizer.gallery)
+    return Flight(localizer.gallery, calibrated(localizer.bundle.manifest.calibration))
 
 
 def run_flights(request: FlightRequest) -> BenchRecord:

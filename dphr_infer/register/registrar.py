@@ -143,16 +143,21 @@ class Registrar:
     ) -> None:
         self._pixels.__exit__(kind, error, trace)
 
+    @property
+    def finest_m(self) -> float:
+        """Metres a pixel of the finest picture that a photo is registered by."""
+        return max(self._pixels.gsd_m, self.settings.side_tiles * self._tile_m / self.settings.max_side_px)
+
     def ground_picture(self, image: NDArray[np.uint8], attitude: Attitude) -> GroundPicture:
         """The photo as it is registered, at the map's resolution or coarser by steps of a square root of two.
 
         Raises:
             ImageError: the photo shows nothing of the ground around its middle.
         """
-        finest_m, view = self._pixels.gsd_m, attitude.view
+        map_m, view = self._pixels.gsd_m, attitude.view
         side_m = self.settings.side_tiles * self._tile_m
-        wanted_m = max(finest_m, view.gsd_m(image.shape[1]), side_m / self.settings.max_side_px)
-        gsd_m = finest_m * 2 ** (math.ceil(2 * math.log2(wanted_m / finest_m) - 1e-9) / 2)
+        wanted_m = max(self.finest_m, view.gsd_m(image.shape[1]))
+        gsd_m = map_m * 2 ** (math.ceil(2 * math.log2(wanted_m / map_m) - 1e-9) / 2)
         return rectify(image, view, max(1, round(side_m / gsd_m)), gsd_m)
 
     def register(self, image: NDArray[np.uint8], attitude: Attitude, places: Sequence[GeoPoint]) -> Registration | None:

@@ -172,7 +172,7 @@ class Builder:
         """
         if isinstance(source, str):
             path = self.cache / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.cu"
-            with _locked(path):
+            with locked(path):
                 if not path.exists() or path.read_text(encoding="utf-8") != source:
                     path.write_text(source, encoding="utf-8")
             source = path
@@ -186,7 +186,7 @@ class Builder:
         headers = "".join((FOLDER / name).read_text(encoding="utf-8") for name in HEADERS)
         key = "\n".join((text, headers, str(source), *options, *LIBRARY_FLAGS, _processor(), self.compiler))
         library = self.cache / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
-        with _locked(library):  # test processes share the folder: the first builds, the others wait
+        with locked(library):  # test processes share the folder: the first builds, the others wait
             if not library.exists():
                 self._compile(library, source, kernels, options)
         return CpuDevice(library, kernels)
@@ -213,7 +213,7 @@ class Builder:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """One process at a time, by a lock file beside `path` that stays."""
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

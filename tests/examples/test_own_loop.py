@@ -1,14 +1,13 @@
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_loop.py"
 
 
-def test_the_example_trains_and_prints_every_term():
-    done = subprocess.run([sys.executable, EXAMPLE], check=True, capture_output=True, text=True, timeout=120)
-    lines = done.stdout.splitlines()
+def test_the_example_trains_and_prints_every_term(capsys):
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
     terms = [
         {name: float(value) for name, value in re.findall(r"([a-z_]+) (-?[0-9.]+)(?:,|$)", line.partition(": ")[2])}
         for line in lines

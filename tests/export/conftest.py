@@ -91,18 +91,15 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def export_once() -> Iterator[Callable[..., bytes]]:
+def export_once(once: Callable[[str, Callable[[], bytes]], bytes]) -> Iterator[Callable[..., bytes]]:
     """`to_onnx` that traces the same weights once: 5 s each. `build_bundle` takes it here too; see `fresh_exports`."""
-    known: dict[tuple[object, ...], bytes] = {}
 
     def to_onnx_once(encoder: Encoder, preprocess: Preprocess, precision: Precision, opset: int = OPSET) -> bytes:
         weights = b"".join(value.numpy().tobytes() for value in encoder.state_dict().values())
         digest = hashlib.sha256(weights).hexdigest()
         settings = (type(encoder), repr(encoder), encoder.mean, encoder.std, encoder.training)
-        key = (*settings, digest, preprocess, precision, opset)
-        if key not in known:
-            known[key] = to_onnx(encoder, preprocess, precision, opset)
-        return known[key]
+        key = repr((*settings, digest, preprocess, precision, opset))
+        return once(key, lambda: to_onnx(encoder, preprocess, precision, opset))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export.build_bundle, "to_onnx", to_onnx_once)

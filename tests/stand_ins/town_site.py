@@ -84,6 +84,7 @@ def save_photo(path: Path, image: np.ndarray, view: CameraView) -> None:
 
 
 def write_map(path: Path, image: np.ndarray) -> None:
+    """As a GeoTIFF of GSD_M in UTM."""
     import rasterio
     from rasterio.transform import Affine
 

@@ -310,13 +310,21 @@ def picture(kind: str, side: tuple[int, int]) -> bytes:
     return data.getvalue()
 
 
+def webp_that_claims(side_px: int) -> bytes:
+    """A small WebP whose frame header says another width and height: to encode so many pixels takes seconds."""
+    data = bytearray(picture("WEBP", (16, 16)))
+    at = data.index(b"\x9d\x01\x2a") + 3  # a lossy frame's start code; two sizes of 14 bits come after it
+    data[at : at + 4] = side_px.to_bytes(2, "little") * 2
+    return bytes(data)
+
+
 @pytest.mark.parametrize(
     ("tile", "words"),
     [
         (b"no picture", "cannot identify"),
         (picture("WEBP", (256, 256))[:40], "cannot be read"),
         (picture("WEBP", (512, 512)), "512 x 512 pixels instead of 256 x 256"),
-        (picture("WEBP", (16_000, 16_000)), "decompression bomb"),
+        (webp_that_claims(16_000), "decompression bomb"),
         (picture("PNG", (256, 256)), "cannot identify"),
         (b"\0" * (2 << 20), "at most 1048576 bytes"),
         ("text", "no picture"),

@@ -284,10 +284,10 @@ def usage() -> tuple[int, int]:
     return resident, len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_memory_and_handles_stay_flat_over_ten_thousand_frames(bundle, site, tmp_path: Path) -> None:
+def test_memory_and_handles_stay_flat_over_thousands_of_frames(bundle, site, tmp_path: Path) -> None:
     """The real pipeline: pictures are decoded from files, embedded by ONNX Runtime, matched, and listed."""
     tiny = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
-    for number in range(500):
+    for number in range(200):
         tiny.save(tmp_path / f"{number:03}.bmp")
     gallery = open_gallery(site / "g")
     settings = SourceSettings(idle_s=0.0)
@@ -297,7 +297,8 @@ def test_memory_and_handles_stay_flat_over_ten_thousand_frames(bundle, site, tmp
             source = FolderSource(tmp_path, settings)
             notices = Notices(out)
             summary = watch(source, localizer, out=out, notices=notices, queue_length=50)
-            assert summary.located == 500
+            assert summary.located == 200
             measured.append(usage())
     assert measured[-1][1] == measured[0][1]
-    assert measured[-1][0] - measured[1][0] < 4 << 20
+    # The allocator has what it needs after two thousand frames; two thousand more may hold half a KiB each.
+    assert measured[-1][0] - measured[9][0] < 1 << 20
