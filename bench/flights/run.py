@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -49,6 +50,8 @@ class Flights:
         localizer.tell_rectifying(folder.paths[0])
         with localizer:
             yield localizer
+        del localizer
+        gc.collect()  # what times a method refers to its object, and the other way round
 
     def fly(self, number: int) -> None:
         """Fly a flight over all kinds of maps."""
