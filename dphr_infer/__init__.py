@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dphr_infer.errors import DphrError
     from dphr_infer.files.bundle import open_bundle
     from dphr_infer.files.gallery import open_gallery
+    from dphr_infer.flight.fix import Fix, NoFix, Odometry
+    from dphr_infer.flight.flight import Flight
     from dphr_infer.images.preprocess import read_image
     from dphr_infer.indexing.index import index
     from dphr_infer.locate.localizer import Localizer
@@ -30,10 +32,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DphrError",
+    "Fix",
+    "Flight",
     "GeoPoint",
     "Localizer",
     "LocateSettings",
     "LocationEstimate",
+    "NoFix",
+    "Odometry",
     "Prior",
     "__version__",
     "index",
@@ -46,10 +52,14 @@ __all__ = [
 # Each name is loaded from its room when it is first used, so that the import costs nothing.
 _ROOMS = {
     "DphrError": "dphr_infer.errors",
+    "Fix": "dphr_infer.flight.fix",
+    "Flight": "dphr_infer.flight.flight",
     "GeoPoint": "dphr_infer.types",
     "Localizer": "dphr_infer.locate.localizer",
     "LocateSettings": "dphr_infer.locate.settings",
     "LocationEstimate": "dphr_infer.types",
+    "NoFix": "dphr_infer.flight.fix",
+    "Odometry": "dphr_infer.flight.fix",
     "Prior": "dphr_infer.types",
     "index": "dphr_infer.indexing.index",
     "open": "dphr_infer.locate.open:open_localizer",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import ConfigError
-from dphr_infer.types import GeoPoint
+from dphr_infer.types import Covariance, GeoPoint
 
 _SEMI_MAJOR_M = 6378137.0
 _FLATTENING = 1 / 298.257223563
@@ -60,3 +60,9 @@ def distance_m(a: GeoPoint, b: GeoPoint) -> float:
     per_lat, per_lon = metres_per_degree((a.latitude_deg + b.latitude_deg) / 2)
     east_deg = (b.longitude_deg - a.longitude_deg + 180.0) % 360.0 - 180.0
     return math.hypot(east_deg * per_lon, (b.latitude_deg - a.latitude_deg) * per_lat)
+
+
+def sigma_m(covariance_m2: Covariance) -> float:
+    """Standard deviation along a covariance's worst direction."""
+    east2, both, north2 = covariance_m2
+    return math.sqrt((east2 + north2) / 2 + math.hypot((east2 - north2) / 2, both))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,13 +24,15 @@ VERDICTS: tuple[Verdict, ...] = ("verified", "retrieved", "none")
 PixelFormat = Literal["rgb", "nv12"]
 ColourMatrix = Literal["bt601", "bt709"]
 ColourRange = Literal["limited", "full"]
+Covariance = tuple[float, float, float]
+"""east², east·north, north² in square metres."""
 # Images that an engine gets at once where nobody says how many.
 EMBED_BATCH = 16
 
 # A camera that looks less far down sees most of its picture too far away, and a degree of error moves it too much.
 _MAX_PITCH_DEG = -25.0
 _MIN_FOV_DEG, _MAX_FOV_DEG = 2.0, 150.0
-_MAX_HEIGHT_M = 20_000.0
+MAX_HEIGHT_M = 20_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class CameraView:
     roll_deg: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_view("height", self.height_m, 0.0, _MAX_HEIGHT_M, "metres above the ground", open_below=True)
+        _check_view("height", self.height_m, 0.0, MAX_HEIGHT_M, "metres above the ground", open_below=True)
         _check_view("pitch", self.pitch_deg, -180 - _MAX_PITCH_DEG, _MAX_PITCH_DEG, "degrees, -90 straight down")
         _check_view("field of view", self.fov_deg, _MIN_FOV_DEG, _MAX_FOV_DEG, "degrees across the picture's width")
         _check_view("roll", self.roll_deg, -90.0, 90.0, "degrees")
@@ -130,6 +132,39 @@ def _check_view(name: str, value: float, low: float, high: float, unit: str, ope
             f"The camera's {name} is {value:g}; expected {unit}, {'above' if open_below else 'from'} {low:g} to "
             f"{high:g}. Check its unit and sign, or locate the photo as it is: `rectify` off."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Attitude:
+    """A camera's view, and how much of it is known; see `images/attitude.py`.
+
+    Attributes:
+        view: what is known, completed by what stands in.
+        sources: for people, where each value comes from, by the names of `CameraView`; by "view" what is wrong with all
+            together.
+        missing: what would be needed to rectify; empty where the view is known.
+        values: what was found, by the same names; also what no view could be made of.
+    """
+
+    view: CameraView
+    sources: Mapping[str, str]
+    missing: tuple[str, ...] = ()
+    values: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def known(self) -> bool:
+        """Whether height, pitch, field of view and yaw are."""
+        return not self.missing
+
+    @property
+    def yaw_known(self) -> bool:
+        """Whether north is."""
+        return "yaw" not in self.missing
+
+    @property
+    def reason(self) -> str:
+        """Why the view is not known, in words; empty where it is."""
+        return "" if self.known else self.sources.get("view", f"unknown: {', '.join(self.missing)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +224,19 @@ class Place:
     similarity: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MatchedPoints:
+    """Points that a photo and the map were found to share.
+
+    Attributes:
+        photo_m: float64 (n, 2), metres east and north of the photo's middle, as its camera's view has the ground.
+        map_m: float64 (n, 2), the same points, metres east and north of the estimated point.
+    """
+
+    photo_m: NDArray[np.float64]
+    map_m: NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class LocationEstimate:
     """Where a photo was taken of, and whether to believe it.
@@ -206,6 +254,12 @@ class LocationEstimate:
         source:     what was located, for people: the photo's path, or empty.
         reason:     why the verdict is "none", in words; else empty.
         covariance_m2: of a verified `point`: east², east·north, north² in square metres; else None.
+        camera: where the camera hung, which is not `point` unless it looked straight down; None by `camera_reason`.
+        camera_covariance_m2: of a verified estimate's `camera`: that of `point` and the errors of height and angles
+            that `CameraSettings` states; else None.
+        camera_reason: why there is no `camera`, in words; else empty.
+        attitude: how the camera looked, and where each value comes from; None where no photo was given.
+        matched: of a verified one, what the photo and the map share; else None.
     """
 
     point: GeoPoint
@@ -216,7 +270,12 @@ class LocationEstimate:
     rotation_deg: float
     source: str = ""
     reason: str = ""
-    covariance_m2: tuple[float, float, float] | None = None
+    covariance_m2: Covariance | None = None
+    camera: GeoPoint | None = None
+    camera_covariance_m2: Covariance | None = None
+    camera_reason: str = field(default="attitude unknown: no photo was given", compare=False)
+    attitude: Attitude | None = field(default=None, compare=False)
+    matched: MatchedPoints | None = field(default=None, compare=False)
 
     @property
     def accepted(self) -> bool:
@@ -241,14 +300,9 @@ class LocationEstimate:
         )
 
     def to_geojson(self) -> dict[str, Any]:
-        """A Feature (RFC 7946): a point, longitude first, and the other attributes as properties."""
+        """A Feature (RFC 7946): a point, longitude first, and the other attributes but `matched` as properties."""
         places = [
-            {
-                "row": place.row,
-                "latitude_deg": round(place.point.latitude_deg, 7),
-                "longitude_deg": round(place.point.longitude_deg, 7),
-                "similarity": round(place.similarity, 4),
-            }
+            {"row": place.row, **_degrees(place.point), "similarity": round(place.similarity, 4)}
             for place in self.places
         ]
         return {
@@ -261,7 +315,21 @@ class LocationEstimate:
                 "verdict": self.verdict,
                 "reason": self.reason,
                 "radius_m": round(self.radius_m, 1),
+                "covariance_m2": _rounded(self.covariance_m2),
+                "camera": None if self.camera is None else _degrees(self.camera),
+                "camera_covariance_m2": _rounded(self.camera_covariance_m2),
+                "camera_reason": self.camera_reason,
+                "attitude": None if self.attitude is None else dict(self.attitude.values),
+                "attitude_sources": None if self.attitude is None else dict(self.attitude.sources),
                 "rotation_deg": round(self.rotation_deg, 1),
                 "places": places,
             },
         }
+
+
+def _degrees(point: GeoPoint) -> dict[str, float]:
+    return {"latitude_deg": round(point.latitude_deg, 7), "longitude_deg": round(point.longitude_deg, 7)}
+
+
+def _rounded(covariance_m2: Covariance | None) -> list[float] | None:
+    return None if covariance_m2 is None else [round(value, 3) for value in covariance_m2]

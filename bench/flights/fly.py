@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from dphr_infer.flight.flight import Flight
 from dphr_infer.flight.run import FlightFrame, Locating, Motion, SeenMotion, fly
 from dphr_infer.geo import east_north_m
 from dphr_infer.images.photo import Photo, PhotoLike, each_photo
+from dphr_infer.locate.localizer import Localizer
 from dphr_infer.locate.stream import OnError
 from dphr_infer.measure.clock import now_ms
 from dphr_infer.types import GeoPoint, LocationEstimate
@@ -72,11 +73,11 @@ class Flown:
 
 
 class Kept:
-    """Estimates of a flight's photos, to fly them again in part; photos are read again, as `read` does."""
+    """Estimates of a flight's photos, to fly them again in part; photos are read again, as the localizer does."""
 
-    def __init__(self, read: Callable[[PhotoLike], Photo]) -> None:
+    def __init__(self, localizer: Localizer) -> None:
         self.estimates: dict[str, LocationEstimate] = {}
-        self._read = read
+        self.views, self._read = localizer.views, localizer.read
 
     def locate_photos(
         self, photos: PhotoLike | Iterable[PhotoLike], *, on_error: OnError | None = None

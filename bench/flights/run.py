@@ -58,7 +58,7 @@ class Flights:
         folder, kinds = self.folders[number], self.request.kinds
         if "right" in kinds or "kidnapped" in kinds:
             with self._over(folder, folder) as localizer:
-                kept = Kept(localizer.read)
+                kept = Kept(localizer)
                 right = self._flown(folder, localizer, "right", folder.name, number, keep=kept)
                 self.flown += [right] if "right" in kinds else []
                 if "kidnapped" in kinds:

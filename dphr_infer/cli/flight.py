@@ -11,7 +11,6 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +22,41 @@ from dphr_infer.cli.requests import Search
 from dphr_infer.cli.terminal import as_options
 from dphr_infer.cuda.topk.plan import MAX_K
 from dphr_infer.errors import ConfigError, FlightError, ImageError, printable
+from dphr_infer.evaluate.flight_picture import FlownFrame, draw_flight
+from dphr_infer.evaluate.seen_from import ATTITUDE_COLUMNS, CAMERA_COLUMNS, attitude_columns, camera_columns
 from dphr_infer.evaluate.truth import Truth, check_truths, read_truth
 from dphr_infer.files.gallery import Gallery, open_gallery
 from dphr_infer.files.outputs import check_outputs, output_of
-from dphr_infer.flight.fix import Fix, Odometry
+from dphr_infer.flight.fix import Odometry
 from dphr_infer.flight.flight import Flight
-from dphr_infer.flight.run import FlightFrame, Motion, SeenMotion, confirmed_ranks, fly, promise_line
+from dphr_infer.flight.run import Motion, SeenMotion, confirmed_ranks, fly, promise_line
 from dphr_infer.flight.settings import calibrated
 from dphr_infer.geo import distance_m
 from dphr_infer.images.photo import Photo, PhotoLike, each_photo
 from dphr_infer.locate.localizer import Localizer
+from dphr_infer.maps.open_map import open_map
 from dphr_infer.measure.progress import Progress
 from dphr_infer.types import GeoPoint
 
+_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 _MOTION_COLUMNS = ("photo", "east_m", "north_m", "sigma_m")
 _COLUMNS = (
     *("photo", "time_s", "fix", "reason", "latitude_deg", "longitude_deg", "sigma_m", "protection_m", "error_m"),
     *("track_latitude_deg", "track_longitude_deg", "off", "moved_east_m", "moved_north_m"),
+    *("verdict", "verdict_reason"),
+    *CAMERA_COLUMNS,
+    *ATTITUDE_COLUMNS,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A frame of the list, and how far its fix is from the truth."""
+class _Row(FlownFrame):
+    """A frame of the list."""
 
-    frame: FlightFrame
-    error_m: float | None
+    __slots__ = ()
 
     @property
-    def fix(self) -> Fix | None:
-        return self.frame.step.fix if isinstance(self.frame.step.fix, Fix) else None
+    def error_m(self) -> float | None:
+        return None if self.truth is None or self.fix is None else distance_m(self.fix.point, self.truth)
 
     def values(self) -> dict[str, Any]:
         step, fix, moved = self.frame.step, self.fix, self.frame.odometry
@@ -61,7 +65,7 @@ class _Row:
             "photo": self.frame.photo.source.encode("utf-8", "backslashreplace").decode(),
             "time_s": round(step.time_s, 3),
             "fix": "none" if fix is None else fix.source,
-            "reason": step.fix.reason if not isinstance(step.fix, Fix) else "",
+            "reason": "" if fix is not None else self.kind,
             "latitude_deg": None if fix is None else round(fix.point.latitude_deg, 7),
             "longitude_deg": None if fix is None else round(fix.point.longitude_deg, 7),
             "sigma_m": None if fix is None else round(fix.sigma_m, 2),
@@ -72,7 +76,17 @@ class _Row:
             "off": round(step.off, 4),
             "moved_east_m": None if moved is None else round(moved.east_m, 2),
             "moved_north_m": None if moved is None else round(moved.north_m, 2),
+            "verdict": self.frame.estimate.verdict,
+            "verdict_reason": self.frame.estimate.reason,
+            **camera_columns(self.frame.camera, self.frame.camera_covariance_m2, self._camera_reason()),
+            **attitude_columns(self.frame.estimate.attitude),
         }
+
+    def _camera_reason(self) -> str:
+        if self.frame.camera is not None:
+            return ""
+        attitude = self.frame.estimate.attitude
+        return "no fix" if self.fix is None or attitude is None else f"attitude {attitude.reason}"
 
 
 def run(request: Request) -> None:
@@ -92,7 +106,8 @@ def run(request: Request) -> None:
         check_truths(truths, request.truth, paths, localizer.gallery)
     out = output_of(request.out)
     inputs: dict[str, Path | Sequence[Path]] = {"the gallery": request.gallery, "a photo": paths}
-    check_outputs({} if out.path is None else {"--out": out.path}, inputs, request.bundle)
+    outputs = {"--out": out.path, "--picture": request.picture}
+    check_outputs({name: path for name, path in outputs.items() if path is not None}, inputs, request.bundle)
     motion: Motion = SeenMotion(localizer.views.attitude, localizer.gallery.origin.tile_m)
     if request.motion is not None:
         motion = told_motion(request.motion, paths)
@@ -106,8 +121,17 @@ def run(request: Request) -> None:
         on_map = localizer.registrar is not None
         lines = [*_summary(rows), "  " + promise_line(calibration, localizer.gallery, ranks, on_map)]
         print("\n".join(lines), file=sys.stderr if out.path is None and request.format != "table" else sys.stdout)
+        _draw(rows, localizer.gallery, request)
     if len(rows) < len(paths):
         raise ImageError(f"{len(paths) - len(rows)} of {len(paths)} photos were left out; see above.")
+
+
+def _draw(rows: Sequence[_Row], gallery: Gallery, request: Request) -> None:
+    if request.picture is None or request.search.map is None:
+        return
+    with open_map(request.search.map, gallery) as pixels:
+        outermost = (f(of) for f in (np.argmin, np.argmax) for of in (gallery.latitude_deg, gallery.longitude_deg))
+        draw_flight(rows, pixels, [gallery.point(int(row)) for row in outermost], request.picture)
 
 
 def enough_matches(search: Search, gallery: Gallery) -> Search:
@@ -133,9 +157,10 @@ def _rows(
             progress.advance()
 
         for frame in fly(localizer, flight, paths, clock, motion, skip):
-            truth, fix = truths.get(Path(frame.photo.source).name), frame.step.fix
-            known = truth is not None and isinstance(fix, Fix)
-            yield _Row(frame, distance_m(fix.point, truth.point) if known else None)  # type: ignore[union-attr]
+            truth = truths.get(Path(frame.photo.source).name)
+            # The list is written at the end: kept pixels would make memory grow with the flight.
+            listed = dataclasses.replace(frame, photo=dataclasses.replace(frame.photo, image=_NO_PIXELS))
+            yield _Row(listed, None if truth is None else truth.point)
             progress.advance()
 
 
@@ -195,7 +220,8 @@ def _table(rows: Sequence[_Row]) -> str:
         name, step, fix = printable(Path(row.frame.photo.source).name), row.frame.step, row.fix
         start = f"{name:{width}}  {step.time_s % 86400:8.1f} s"
         if fix is None:
-            lines.append(f"{start}  none: {row.values()['reason']}")
+            own = f" ({row.frame.estimate.reason})" if row.frame.estimate.reason else ""
+            lines.append(f"{start}  none: {row.values()['reason']}{own}")
             continue
         error = "      -" if row.error_m is None else f"{row.error_m:5.1f} m"
         lines.append(

@@ -14,6 +14,7 @@ from dphr_infer.errors import ConfigError, ImageError, printable
 from dphr_infer.evaluate.listing import summary_lines, to_text
 from dphr_infer.evaluate.picture import draw_map, draw_matches
 from dphr_infer.evaluate.scoring import LocatedPhoto, LocateSummary, summarise
+from dphr_infer.evaluate.seen_from import attitude_lines
 from dphr_infer.evaluate.truth import Truth, check_truths, read_truth, truth_of
 from dphr_infer.files.bundle import open_bundle
 from dphr_infer.files.gallery import Gallery, open_gallery
@@ -76,7 +77,7 @@ def run(request: Locate) -> None:
             file=sys.stderr,
         )
     with localizer:
-        photos = list(_locate_each(localizer, paths, truths, prior))
+        photos = list(_locate_each(localizer, paths, truths, prior, request.verbose))
     summary = summarise(photos, gallery.origin.tile_m, len(truths.keys() - {path.name for path in paths}))
     if photos:
         _deliver(photos, summary, request)
@@ -101,7 +102,7 @@ def _check_outputs(request: Locate, photos: Sequence[Path]) -> None:
 
 
 def _locate_each(
-    localizer: Localizer, paths: Sequence[Path], truths: dict[str, Truth], prior: Prior | None
+    localizer: Localizer, paths: Sequence[Path], truths: dict[str, Truth], prior: Prior | None, verbose: bool
 ) -> Iterator[LocatedPhoto]:
     with Progress("photos", len(paths), "photos") as progress:
 
@@ -112,6 +113,8 @@ def _locate_each(
 
         for photo, estimate in localizer.locate_photos(paths, prior=prior, on_error=skip):
             path = Path(photo.source)
+            if verbose:
+                print(as_options("\n".join(attitude_lines(path.name, estimate))), file=sys.stderr)
             yield LocatedPhoto(path, photo.metadata, estimate, truth_of(path, photo.metadata, truths))
             progress.advance()
 

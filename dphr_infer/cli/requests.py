@@ -100,6 +100,8 @@ class Locate:
     """Write the list there; - prints it."""
     truth: Path | None = None
     """CSV with the columns photo,latitude_deg,longitude_deg[,corner…]."""
+    verbose: bool = False
+    """Say of each photo, on stderr, each value of its attitude and where it comes from, and where the camera hung."""
     summary: Annotated[str | None, arg(metavar="JSON")] = None
     """Write the summary's numbers there; - prints them."""
     picture: Path | None = None
@@ -140,10 +142,14 @@ class Flight:
     """Write the list there; - prints it."""
     truth: Path | None = None
     """CSV with the columns photo,latitude_deg,longitude_deg."""
+    picture: Annotated[Path | None, arg(metavar="PNG")] = None
+    """Draw the flight on its map there: track, fixes, protection circles, truth, and where it was silent."""
 
     def __post_init__(self) -> None:
         if not self.photos:
             raise ConfigError("No photo is named: give at least one, or a folder of photos.")
+        if self.picture is not None and self.search.map is None:
+            raise ConfigError("--picture needs --map, the gallery's map or a map pack of it.")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,14 @@ from typing import Any
 
 from dphr_infer.errors import printable
 from dphr_infer.evaluate.scoring import NEAR_M, LocatedPhoto, LocateSummary
+from dphr_infer.evaluate.seen_from import (
+    ATTITUDE_COLUMNS,
+    CAMERA_COLUMNS,
+    COVARIANCE_COLUMNS,
+    attitude_columns,
+    camera_columns,
+    covariance_columns,
+)
 from dphr_infer.types import Format
 
 _COLUMNS = (
@@ -24,13 +32,15 @@ _COLUMNS = (
     "rotation_deg",
     "error_m",
     "truth_source",
-    "camera_latitude_deg",
-    "camera_longitude_deg",
+    *COVARIANCE_COLUMNS,
+    *CAMERA_COLUMNS,
+    *("gps_latitude_deg", "gps_longitude_deg"),
+    *ATTITUDE_COLUMNS,
 )
 
 
 def _properties(photo: LocatedPhoto) -> dict[str, Any]:
-    estimate, camera = photo.estimate, photo.metadata.camera
+    estimate, gps = photo.estimate, photo.metadata.camera
     return {
         # As given; a byte that is no UTF-8 becomes an escape, for neither CSV nor JSON can carry it.
         "photo": str(photo.path).encode("utf-8", "backslashreplace").decode(),
@@ -44,23 +54,27 @@ def _properties(photo: LocatedPhoto) -> dict[str, Any]:
         "rotation_deg": round(estimate.rotation_deg, 1),
         "error_m": None if photo.error_m is None else round(photo.error_m, 1),
         "truth_source": None if photo.truth is None else photo.truth.source,
-        "camera_latitude_deg": None if camera is None else round(camera.latitude_deg, 7),
-        "camera_longitude_deg": None if camera is None else round(camera.longitude_deg, 7),
+        **covariance_columns(estimate.covariance_m2),
+        **camera_columns(estimate.camera, estimate.camera_covariance_m2, estimate.camera_reason),
+        "gps_latitude_deg": None if gps is None else round(gps.latitude_deg, 7),
+        "gps_longitude_deg": None if gps is None else round(gps.longitude_deg, 7),
+        **attitude_columns(estimate.attitude),
     }
 
 
 def to_table(photos: Sequence[LocatedPhoto]) -> str:
-    """One aligned line for each photo, under a head."""
+    """One aligned line for each photo, under a head; behind it why it is not to be used."""
     names = [printable(photo.path.name) for photo in photos]
     width = max([len("photo"), *map(len, names)])
     lines = [f"{'photo':{width}}   latitude   longitude  similarity    verdict  radius    error"]
     for name, photo in zip(names, photos, strict=True):
         estimate = photo.estimate
         error = "      -" if photo.error_m is None else f"{photo.error_m:5.1f} m"
+        why = f"  {estimate.reason}" if estimate.reason else ""
         radius = f"{estimate.radius_m:.{0 if estimate.radius_m >= 10 else 1}f}"
         lines.append(
             f"{name:{width}}  {estimate.point.latitude_deg:9.6f}  {estimate.point.longitude_deg:10.6f}  "
-            f"{estimate.similarity:10.4f}  {estimate.verdict:>9}  {radius:>4} m  {error}"
+            f"{estimate.similarity:10.4f}  {estimate.verdict:>9}  {radius:>4} m  {error}{why}"
         )
     return "\n".join(lines) + "\n"
 

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import FlightError
-from dphr_infer.types import GeoPoint
+from dphr_infer.types import GeoPoint, LocationEstimate
 
 Reason = Literal["starting", "no-motion", "off-map", "ambiguous", "no-match"]
 Source = Literal["registered", "retrieved"]
+# How often a verified registration is wrong all the same: the most that registrations are held to.
+OUTLIER_SHARE = 0.01
 
 
 def check_covariance(name: str, covariance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -84,6 +86,14 @@ class RegisteredPoint:
         if not 0 < self.outlier_share < 1:
             raise FlightError(f"The registration's outlier share is {self.outlier_share}; expected it in (0, 1).")
         object.__setattr__(self, "covariance", check_covariance("the registration", self.covariance))
+
+
+def registered_point(estimate: LocationEstimate) -> RegisteredPoint | None:
+    """Of a verified estimate; None of any other."""
+    if estimate.covariance_m2 is None:
+        return None
+    east2, both, north2 = estimate.covariance_m2
+    return RegisteredPoint(estimate.point, np.array([[east2, both], [both, north2]]), OUTLIER_SHARE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

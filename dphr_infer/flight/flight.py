@@ -1,13 +1,14 @@
 """Frames in time -> a fix or none, with its reason, and a track. The one file that knows all parts of the room.
 
     with dphr.open("samples/bundle", "city.gallery", top_k=16) as localizer:  # at least (tile/stride)² matches
-        flight = Flight(localizer.gallery)
+        flight = dphr.Flight(localizer.gallery)
         for time_s, photo, odometry in frames:
             step = flight.step(time_s, localizer.locate(photo), odometry)
-            if isinstance(step.fix, Fix):
+            if isinstance(step.fix, dphr.Fix):
                 ...
 
-It knows nothing of how a frame is matched or registered: it takes gallery rows, best first, and a registered point.
+It knows nothing of how a frame is matched or registered: it takes gallery rows, best first, and a registered point;
+an estimate that a localizer with a map has verified brings both.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import FlightError
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.flight.fix import Fix, NoFix, Odometry, Reason, RegisteredPoint, Track, sigma_of
+from dphr_infer.flight.fix import Fix, NoFix, Odometry, Reason, RegisteredPoint, Track, registered_point, sigma_of
 from dphr_infer.flight.grid_filter import Estimate, GridFilter
 from dphr_infer.flight.lattice import gallery_lattice
 from dphr_infer.flight.settings import FilterSettings
@@ -111,7 +112,7 @@ class Flight:
                 all. None where it has none.
             odometry: motion since the last frame that was taken; None where it is not known, also over a gap: the
                 aircraft may then have gone `max_speed_mps` anywhere. Ignored at the first frame.
-            registration: where it was found on the map's pixels; None where it was not.
+            registration: where it was found on the map's pixels; None takes what a verified estimate says.
 
         Returns:
             A frame more than `max_back_s` before the last, or without odometry so long after it that the aircraft may
@@ -123,6 +124,8 @@ class Flight:
                 give it again without that odometry.
         """
         rows = self._rows(found)
+        if registration is None and isinstance(found, LocationEstimate):
+            registration = registered_point(found)
         seconds, note = self._check_time(time_s, odometry is not None)
         if odometry is not None and seconds is not None:
             self._check_speed(odometry, seconds)

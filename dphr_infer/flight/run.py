@@ -13,18 +13,17 @@ from numpy.typing import NDArray
 from dphr_infer.errors import FlightError, ImageError
 from dphr_infer.files.calibration import CALIBRATE, Calibration
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.flight.fix import Odometry, RegisteredPoint
+from dphr_infer.flight.fix import Fix, NoFix, Odometry
 from dphr_infer.flight.flight import Flight, FlightStep
 from dphr_infer.flight.odometry import visual_odometry
-from dphr_infer.images.attitude import Attitude
 from dphr_infer.images.photo import Photo, PhotoLike
 from dphr_infer.images.rectify import rectify
+from dphr_infer.images.vehicle import ViewErrors, camera_covariance_m2, camera_point
 from dphr_infer.locate.stream import OnError
+from dphr_infer.locate.views import Views
 from dphr_infer.measure.stats import ks_distance, ks_p_value
-from dphr_infer.types import LocationEstimate
+from dphr_infer.types import Attitude, Covariance, GeoPoint, LocationEstimate
 
-# How often a verified registration is wrong all the same: the most that registrations are held to.
-OUTLIER_SHARE = 0.01
 # Motion is seen on squares of so many pixels and tiles.
 _SIDE_PX, _SIDE_TILES = 192, 1.5
 
@@ -37,6 +36,11 @@ OnSkip = Callable[[PhotoLike, FlightError | ImageError], None]
 
 class Locating(Protocol):
     """What gives each photo with its estimate: a `Localizer`, or estimates that were kept."""
+
+    @property
+    def views(self) -> Views:
+        """How its photos are seen."""
+        ...
 
     def locate_photos(
         self, photos: PhotoLike | Iterable[PhotoLike], *, on_error: OnError | None = None
@@ -54,12 +58,16 @@ class FlightFrame:
         estimate: of this photo alone.
         odometry: motion since the last photo that was taken; None where it is not known.
         step: what the filter makes of both.
+        camera, camera_covariance_m2: where the camera hung by this frame's fix, and how sure that is; None without a
+            fix or a known attitude.
     """
 
     photo: Photo
     estimate: LocationEstimate
     odometry: Odometry | None
     step: FlightStep
+    camera: GeoPoint | None = None
+    camera_covariance_m2: Covariance | None = None
 
 
 class SeenMotion:
@@ -112,19 +120,28 @@ def fly(
     """
     for photo, estimate in localizer.locate_photos(photos, on_error=on_skip):
         moved = motion(photo)
-        registered = None
-        if estimate.covariance_m2 is not None:
-            east2, both, north2 = estimate.covariance_m2
-            covariance = np.array([[east2, both], [both, north2]])
-            registered = RegisteredPoint(estimate.point, covariance, OUTLIER_SHARE)
         try:
-            step = flight.step(time_s(photo), estimate, moved, registered)
+            step = flight.step(time_s(photo), estimate, moved)
         except FlightError as error:
             if on_skip is None:
                 raise
             on_skip(photo, error)
             continue
-        yield FlightFrame(photo, estimate, moved, step)
+        yield FlightFrame(photo, estimate, moved, step, *_camera(step.fix, estimate, localizer.views.errors))
+
+
+def _camera(
+    fix: Fix | NoFix, estimate: LocationEstimate, errors: ViewErrors
+) -> tuple[GeoPoint | None, Covariance | None]:
+    """Where the camera hung by a frame's fix, and the covariance."""
+    attitude = estimate.attitude
+    if isinstance(fix, NoFix) or attitude is None or not attitude.known:
+        return None, None
+    if fix.source == "registered":
+        return estimate.camera, estimate.camera_covariance_m2
+    (east2, both), (_, north2) = fix.covariance.tolist()
+    ground_m2 = (east2, both, north2)
+    return camera_point(fix.point, attitude.view), camera_covariance_m2(ground_m2, attitude.view, errors)
 
 
 def confirmed_rank(flight: Flight, step: FlightStep, rows: NDArray[np.int32]) -> int | None:

@@ -4,40 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from dphr_infer.errors import ConfigError
 from dphr_infer.images.metadata import PhotoMetadata
-from dphr_infer.types import CameraView
+from dphr_infer.types import Attitude, CameraView
 
 # Of the camera that stands in: any narrow field of view, seen straight down, has nearly the same geometry.
 _ASSUMED_FOV_DEG = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Attitude:
-    """A camera's view, and how much of it is known.
-
-    Attributes:
-        view: what is known, completed by what stands in.
-        sources: for people, where each value comes from, by the names of `CameraView`; by "view" what is wrong with all
-            together.
-        missing: what would be needed to rectify; empty where the view is known.
-    """
-
-    view: CameraView
-    sources: dict[str, str]
-    missing: tuple[str, ...] = ()
-
-    @property
-    def known(self) -> bool:
-        """Whether height, pitch, field of view and yaw are."""
-        return not self.missing
-
-    @property
-    def yaw_known(self) -> bool:
-        """Whether north is."""
-        return "yaw" not in self.missing
 
 
 def attitude_of(
@@ -79,10 +52,11 @@ def attitude_of(
         missing += ("a picture that is stored upright",)
     if not missing:
         try:
-            return Attitude(CameraView(**values), sources)
+            return Attitude(CameraView(**values), sources, values=values)
         except ConfigError as error:
             sources["view"] = f"not usable: {error}"
             missing = ("a usable view",)
     ground = tile_m * width_px / min(width_px, height_px)
     height_m = ground / 2 / math.tan(math.radians(_ASSUMED_FOV_DEG / 2))
-    return Attitude(CameraView(height_m, -90.0, _ASSUMED_FOV_DEG, values.get("yaw_deg", 0.0) % 360), sources, missing)
+    stand_in = CameraView(height_m, -90.0, _ASSUMED_FOV_DEG, values.get("yaw_deg", 0.0) % 360)
+    return Attitude(stand_in, sources, missing, values)

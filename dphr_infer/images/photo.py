@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -51,6 +52,22 @@ class Photo:
         if self.frame_format is not None:
             return self.frame_format.height_px, self.frame_format.width_px
         return self.image.shape[0], self.image.shape[1]
+
+
+def check_size(photo: Photo) -> None:
+    """Refuse a picture that is too small or too large; the size of raw bytes was checked with their format.
+
+    Raises:
+        ImageError: it is.
+    """
+    if photo.frame_format is None:
+        check_image_size(photo.image.shape[1], photo.image.shape[0], "The image")
+
+
+def with_yaw(photo: Photo, yaw_deg: float) -> Photo:
+    """A photo whose yaw its caller knows better than its metadata."""
+    sources = {**photo.metadata.sources, "yaw_deg": "given"}
+    return dataclasses.replace(photo, metadata=dataclasses.replace(photo.metadata, yaw_deg=yaw_deg, sources=sources))
 
 
 def read_photo(path: str | Path, coarser: Coarser | None = None) -> Photo:

@@ -10,12 +10,13 @@ import numpy as np
 
 from dphr_infer.files.calibration import CALIBRATE, Calibration
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.geo import distance_m, east_north_m, offset
+from dphr_infer.geo import distance_m, east_north_m, offset, sigma_m
 from dphr_infer.images.blank import blank_reason
 from dphr_infer.images.photo import Photo
+from dphr_infer.images.vehicle import ViewErrors, camera_covariance_m2, camera_point
 from dphr_infer.locate.settings import LocateSettings
 from dphr_infer.register.registrar import Registration
-from dphr_infer.types import GeoPoint, LocationEstimate, Matches, Place
+from dphr_infer.types import MAX_HEIGHT_M, Attitude, GeoPoint, LocationEstimate, Matches, Place
 
 # Places of a grid lie a whole stride apart only up to rounding; "within half a tile" must not depend on that.
 _ROUNDING = 1.01
@@ -112,15 +113,47 @@ def verified(found: LocationEstimate, registration: Registration | None) -> Loca
         return dataclasses.replace(found, verdict="none", reason="unverified: too little of the photo matches the map")
     if not registration.verified:
         return dataclasses.replace(found, verdict="none", reason=registration.refused)
-    east2, both, north2 = registration.covariance_m2
-    widest_m2 = (east2 + north2) / 2 + math.hypot((east2 - north2) / 2, both)
     return dataclasses.replace(
         found,
         point=registration.point,
         verdict="verified",
-        radius_m=_CIRCLE_95 * math.sqrt(widest_m2),
+        radius_m=_CIRCLE_95 * sigma_m(registration.covariance_m2),
         reason="",
         covariance_m2=registration.covariance_m2,
+        matched=registration.matched,
+    )
+
+
+def with_camera(
+    found: LocationEstimate, attitude: Attitude, errors: ViewErrors, registration: Registration | None
+) -> LocationEstimate:
+    """An estimate with where its camera hung, if it has a position and the attitude is known.
+
+    What a registration tells of height and yaw stands before the attitude: drones do write a yaw that is half a turn
+    off, and a height above take-off.
+
+    Args:
+        found: after its photo was tried on the map.
+        attitude: of its camera.
+        errors: of the attitude.
+        registration: of a verified estimate; of others it is not looked at.
+    """
+    found = dataclasses.replace(found, attitude=attitude)
+    if not found.accepted or not attitude.known:
+        reason = f"attitude {attitude.reason}" if found.accepted else "no position"
+        return dataclasses.replace(found, camera_reason=reason)
+    view = attitude.view
+    if registration is not None and found.verdict == "verified":
+        height_m = min(view.height_m * registration.scale, MAX_HEIGHT_M)
+        yaw_deg = (view.yaw_deg + registration.turn_deg) % 360
+        view = dataclasses.replace(view, height_m=height_m, yaw_deg=yaw_deg)
+        errors = dataclasses.replace(errors, yaw_deg=min(errors.yaw_deg, errors.roll_deg))
+    ground_m2 = found.covariance_m2
+    return dataclasses.replace(
+        found,
+        camera=camera_point(found.point, view),
+        camera_covariance_m2=None if ground_m2 is None else camera_covariance_m2(ground_m2, view, errors),
+        camera_reason="",
     )
 
 

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -27,10 +26,9 @@ from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.gallery import Gallery
 from dphr_infer.images.frame_format import FrameFormat
 from dphr_infer.images.metadata import PhotoMetadata
-from dphr_infer.images.photo import Photo, PhotoLike, to_photo
-from dphr_infer.images.preprocess import check_image_size
+from dphr_infer.images.photo import Photo, PhotoLike, check_size, to_photo, with_yaw
 from dphr_infer.locate.devices import device_of
-from dphr_infer.locate.estimate import candidates, estimate, matches_for_margin, not_blank, verified
+from dphr_infer.locate.estimate import candidates, estimate, matches_for_margin, not_blank, verified, with_camera
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.settings import CameraSettings, DeviceSettings, LocateSettings
 from dphr_infer.locate.stream import OnError, located
@@ -222,10 +220,11 @@ class Localizer:
         found = estimate(matches, self.gallery, self.settings, rotations, calibration, source)
         if photo is None:
             return found
+        attitude, registration = self.views.attitude(photo), None
         if self.registrar is not None:
-            places = candidates(matches, self.gallery)
-            found = verified(found, self.registrar.register(photo.rgb, self.views.attitude(photo), places))
-        return not_blank(found, photo)
+            registration = self.registrar.register(photo.rgb, attitude, candidates(matches, self.gallery))
+            found = verified(found, registration)
+        return with_camera(not_blank(found, photo), attitude, self.views.errors, registration)
 
     def locate(self, photo: PhotoLike, *, yaw_deg: float | None = None, prior: Prior | None = None) -> LocationEstimate:
         """Where one photo was taken of: prepare, embed, match, estimate.
@@ -242,7 +241,7 @@ class Localizer:
         """
         taken = self.read(photo)
         if yaw_deg is not None:
-            taken = dataclasses.replace(taken, metadata=dataclasses.replace(taken.metadata, yaw_deg=yaw_deg))
+            taken = with_yaw(taken, yaw_deg)
         rows = self.rows_in(prior)
         if self._pipeline is None:
             return self.answer(taken, rows)
@@ -270,7 +269,7 @@ class Localizer:
         if len(self._waiting) == self.most_on_the_way:
             raise EngineError(f"{len(self._waiting)} photos are on their way: call finish before the next start.")
         if self._pipeline is not None:
-            _check_size(photo)
+            check_size(photo)
             self._pipeline.submit(photo.image, self._k(rows), self.views.pose(photo), rows, photo.frame_format)
         self._waiting.append((photo, rows))
 
@@ -341,8 +340,3 @@ class Localizer:
         return EngineError(
             "The localizer is not open: use it inside a with statement: with dphr.open(...) as localizer."
         )
-
-
-def _check_size(photo: Photo) -> None:
-    if photo.frame_format is None:
-        check_image_size(photo.image.shape[1], photo.image.shape[0], "The image")

@@ -55,9 +55,22 @@ class CameraSettings:
     """Compass direction of the optical axis; straight down, of the picture's top edge."""
     roll_deg: float | None = None
     """About the optical axis; positive where the right side points below the horizon. Unknown, it is taken as 0."""
+    height_sigma_share: float = 0.05
+    """Standard deviation of the height above the ground, as a share of it: for the covariance of the camera's position.
+    As those below an assumption; put in what is known of the aircraft."""
+    pitch_sigma_deg: float = 2.0
+    """Of the pitch."""
+    roll_sigma_deg: float = 2.0
+    """Of the lean about the level direction of view."""
+    yaw_sigma_deg: float = 5.0
+    """Of the yaw; where a photo is verified its turn is measured, and the roll's stands in if that is less."""
 
     def __post_init__(self) -> None:
         _check_choice("rectify", self.rectify, RECTIFIES)
+        for name in ("height_sigma_share", "pitch_sigma_deg", "roll_sigma_deg", "yaw_sigma_deg"):
+            value, most = getattr(self, name), 1.0 if name == "height_sigma_share" else 45.0
+            if not 0 <= value <= most:
+                raise ConfigError(f"`{name}` is {value:g}; expected a number in [0, {most:g}].")
         # A view checks its own values: what is not given is filled in by some that pass.
         CameraView(**{"height_m": 100.0, "pitch_deg": -90.0, "fov_deg": 60.0, **self.known})
 

@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 
 from dphr_infer.cuda.preprocess.plan import Pose
 from dphr_infer.errors import ImageError
-from dphr_infer.images.attitude import Attitude, attitude_of
+from dphr_infer.images.attitude import attitude_of
 from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.images.photo import Photo
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.images.rectify import GroundSquare, rectify
 from dphr_infer.images.rotation import rotate_square
+from dphr_infer.images.vehicle import ViewErrors
 from dphr_infer.locate.settings import CameraSettings, LocateSettings
+from dphr_infer.types import Attitude
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +48,14 @@ class Views:
         self._settings, self._camera, self._tile_m = settings, camera, tile_m
         self._side_px = max(preprocess.height_px, preprocess.width_px)
         self._expected = trained_rectified
+
+    @property
+    def errors(self) -> ViewErrors:
+        """Of an attitude, as the settings state them."""
+        camera = self._camera
+        return ViewErrors(
+            camera.height_sigma_share, camera.pitch_sigma_deg, camera.roll_sigma_deg, camera.yaw_sigma_deg
+        )
 
     def attitude(self, photo: Photo) -> Attitude:
         """How its camera looked: the settings before the metadata."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 import numpy as np
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import ImageError
 from dphr_infer.geo import distance_m, offset
-from dphr_infer.images.attitude import Attitude
 from dphr_infer.images.rectify import GroundPicture, rectify
 from dphr_infer.maps.view import MapPixels
 from dphr_infer.register.false_alarms import log10_false_alarms
@@ -35,7 +34,7 @@ from dphr_infer.register.vote import (
     vote_similarity,
     vote_translation,
 )
-from dphr_infer.types import CameraView, GeoPoint
+from dphr_infer.types import Attitude, CameraView, GeoPoint, MatchedPoints
 
 # Errors of the view that a vote allows: scale as a factor, turn in degrees.
 _KNOWN = (1.25, 15.0)
@@ -78,6 +77,7 @@ class Registration:
         scale: metres on the map to a metre of the view: 1.02 where the camera was 2 % higher than it says.
         turn_deg: by how much the true yaw exceeds the view's.
         refused: why the vote is not believed; empty where it is.
+        matched: the matches that agree, for pictures.
     """
 
     point: GeoPoint
@@ -88,6 +88,7 @@ class Registration:
     scale: float
     turn_deg: float
     refused: str = ""
+    matched: MatchedPoints | None = field(default=None, compare=False, repr=False)
 
     @property
     def verified(self) -> bool:
@@ -295,11 +296,16 @@ class Registrar:
             abs(found.turn),
             -math.degrees(np.angle(found.turn)),
             refused,
+            MatchedPoints(*(_pairs(one[vote.inliers]) for one in (here, there - found.shift))),
         )
 
 
 def _ambiguous(here: int, elsewhere: int) -> str:
     return f"ambiguous: {here} matches agree here and {elsewhere} elsewhere"
+
+
+def _pairs(points: Points) -> NDArray[np.float64]:
+    return np.stack([points.real, points.imag], axis=1)
 
 
 def _leaning_m(view: CameraView, turn: complex) -> tuple[float, float]:

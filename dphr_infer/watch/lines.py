@@ -77,11 +77,12 @@ def _utc(unix_s: float) -> str:
 
 
 def _table_line(frame: Frame, estimate: LocationEstimate, latency_ms: float, age_ms: float) -> str:
-    point = estimate.point
+    point, why = estimate.point, f": {estimate.reason}" if estimate.reason else ""
     return (
         f"{frame.number:8d}  {point.latitude_deg:9.6f}  {point.longitude_deg:10.6f}  {estimate.similarity:10.4f}  "
         f"{estimate.verdict:>9}  {estimate.radius_m:4.0f} m  {latency_ms:6.1f} ms  "
         f"{age_ms:6.0f} ms  {printable(Path(frame.name).name)}"
+        f"{why}"
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import ConfigError, DatasetError, ImageError
 from dphr_infer.files.manifest import Manifest
-from dphr_infer.images.attitude import Attitude, attitude_of
+from dphr_infer.images.attitude import attitude_of
 from dphr_infer.images.metadata import read_photo_metadata
 from dphr_infer.images.photo import read_photo
 from dphr_infer.images.preprocess import Preprocess, read_image
@@ -22,7 +22,7 @@ from dphr_infer.images.rectify import rectify
 from dphr_infer.locate.settings import CameraSettings, LocateSettings
 from dphr_infer.locate.views import Views
 from dphr_infer.measure.progress import track
-from dphr_infer.types import CameraView
+from dphr_infer.types import Attitude, CameraView
 from dphr_train.config import DataConfig, Rectify
 from dphr_train.types import Direction, View
 

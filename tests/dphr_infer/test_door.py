@@ -14,6 +14,7 @@ import dphr_infer as dphr
 PROMISED = {
     *("DphrError", "GeoPoint", "LocateSettings", "LocationEstimate", "Localizer", "Prior", "__version__"),
     *("index", "open", "open_bundle", "open_gallery", "read_image"),
+    *("Fix", "Flight", "NoFix", "Odometry"),
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dphr_infer.errors import ConfigError
-from dphr_infer.geo import distance_m, east_north_m, metres_per_degree, offset
+from dphr_infer.geo import distance_m, east_north_m, metres_per_degree, offset, sigma_m
 from dphr_infer.types import GeoPoint
 
 
@@ -61,3 +61,9 @@ def test_an_offset_that_ends_at_180_degrees_is_called_minus_180() -> None:
 def test_an_offset_beyond_the_tangent_plane_is_refused(latitude_deg: float, east_m: float, north_m: float) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"{east_m:g} m east and {north_m:g} m north of ")):
         offset(GeoPoint(latitude_deg, 8.0), east_m, north_m)
+
+
+def test_sigma_is_that_of_the_worst_direction() -> None:
+    assert sigma_m((9.0, 0.0, 4.0)) == 3.0
+    assert sigma_m((10.0, -6.0, 10.0)) == 4.0  # 16 along the falling diagonal
+    assert sigma_m((0.0, 0.0, 0.0)) == 0.0

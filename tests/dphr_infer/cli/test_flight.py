@@ -11,9 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from generated_map import ArrayMap, town
+from PIL import Image
 from town_site import DOWN, GSD_M, SIDE_PX, SIZE, save_photo
 
 from dphr_infer.cli.main import main
+from dphr_infer.evaluate.flight_picture import COLOURS
+from dphr_infer.geo import distance_m
+from dphr_infer.types import GeoPoint
 
 pytest.importorskip("cv2")
 
@@ -44,13 +48,19 @@ def fly(bundle, town_site):
     return lambda *words: main(["flight", str(bundle.folder), str(town_site.folder / "g"), *map(str, words), *on])
 
 
-def test_each_photo_over_the_map_has_a_fix_and_none_over_another(frames: Path, fly, capsys) -> None:
+def test_each_photo_over_the_map_has_a_fix_and_none_over_another(frames: Path, town_site, fly, capsys) -> None:
     assert fly(frames / "here", "--interval-s", 2, "--truth", frames / "truth.csv", "--format", "csv") == 0
     shown = capsys.readouterr()
     rows = list(csv.DictReader(io.StringIO(shown.out)))
     assert [row["fix"] for row in rows] == ["registered"] * FRAMES
     assert max(float(row["error_m"]) for row in rows) < 0.5
     assert f"{FRAMES} frames, {FRAMES} with a fix (100%)" in shown.err
+    assert {row["verdict"] for row in rows} == {"verified"} and {row["camera_reason"] for row in rows} == {""}
+    for number, row in enumerate(rows):  # straight down: the camera hangs over what it sees
+        hung = GeoPoint(float(row["camera_latitude_deg"]), float(row["camera_longitude_deg"]))
+        assert distance_m(hung, town_site.point(-45 + STEP_M * number, 10.0)) < 0.5
+        assert float(row["camera_sigma_m"]) > float(row["sigma_m"]) + 1
+        assert (row["pitch_deg"], row["pitch_source"]) == ("-90.0", "XMP GimbalPitchDegree")
     assert shown.err.count("no promise: not calibrated. dphr-export calibrate BUNDLE") == 1
     # The motion is seen in the photos, which know nothing of the truth.
     moved = np.array([[float(row["moved_east_m"]), float(row["moved_north_m"])] for row in rows[1:]])
@@ -59,13 +69,18 @@ def test_each_photo_over_the_map_has_a_fix_and_none_over_another(frames: Path, f
     assert fly(frames / "there", "--interval-s", 2) == 0
     out = capsys.readouterr().out
     assert f"{FRAMES} frames, 0 with a fix (0%); none: " in out and "registered" not in out
+    assert out.count(" (unverified: ") == FRAMES  # why each photo alone has no place
 
 
-def test_motion_may_be_told(frames: Path, fly, tmp_path: Path, capsys) -> None:
+def test_motion_may_be_told_and_the_flight_drawn(frames: Path, fly, tmp_path: Path, capsys) -> None:
     told = tmp_path / "motion.csv"
     told.write_text("photo,east_m,north_m,sigma_m\n" + "".join(f"{n}.jpg,{STEP_M},0,1\n" for n in range(1, FRAMES)))
     out = tmp_path / "flight.geojson"
-    assert fly(frames / "here", "--interval-s", 2, "--motion", told, "--format", "geojson", "--out", out) == 0
+    picture = tmp_path / "flight.png"
+    words = ("--motion", told, "--format", "geojson", "--out", out, "--picture", picture)
+    assert fly(frames / "here", "--interval-s", 2, *words) == 0
+    with Image.open(picture) as drawn:
+        assert COLOURS["registered"] in {colour for _, colour in drawn.getcolors(1 << 24)}
     features = json.loads(out.read_text())["features"]
     assert [feature["geometry"]["type"] for feature in features] == ["Point"] * FRAMES + ["LineString"]
     assert all(feature["properties"]["moved_east_m"] == STEP_M for feature in features[1:FRAMES])
@@ -103,3 +118,12 @@ def test_a_photo_that_is_damaged_is_left_out_and_the_flight_goes_on(frames: Path
     shown = capsys.readouterr()
     assert "3 frames, 3 with a fix" in shown.out
     assert "1 of 4 photos were left out; see above." in shown.err and "1b.jpg is not a picture" in shown.err
+
+
+def test_a_picture_needs_the_map_and_replaces_no_input(bundle, town_site, frames: Path, fly, capsys) -> None:
+    photo = frames / "here/0.jpg"
+    assert fly(photo, "--interval-s", 2, "--picture", photo) == 2
+    assert "--picture would write" in capsys.readouterr().err
+    words = ["flight", str(bundle.folder), str(town_site.folder / "g"), str(photo), "--interval-s", "2"]
+    assert main([*words, "--picture", str(frames / "p.png")]) == 2
+    assert "--picture needs --map" in capsys.readouterr().err

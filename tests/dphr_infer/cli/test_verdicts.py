@@ -59,6 +59,39 @@ def test_geojson_and_the_table_carry_the_verdict_too(town_site, locate, capsys) 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[4] == "verdict"
     assert [line.split()[4] for line in lines[1:3]] == ["verified", "none"]
+    assert "unverified: " not in lines[1] and lines[2].endswith(f"  {two['properties']['reason']}")
+
+
+def test_verbose_says_each_value_of_the_attitude_and_its_source(town_site, locate, capsys) -> None:
+    photos = [town_site.folder / "photos" / name for name in ("oblique.jpg", "black.png")]
+    assert locate(*photos, "--map", town_site.folder / "map.pack", "--verbose", "--fov-deg=62", "--format", "csv") == 0
+    shown = capsys.readouterr()
+    lines = shown.err.splitlines()
+    start = lines.index("oblique.jpg: attitude known")
+    assert lines[start + 1 : start + 6] == [
+        "  height     75.00 m  XMP RelativeAltitude, above take-off",
+        "  pitch     -50.00 °  XMP GimbalPitchDegree",
+        "  roll        2.00 °  XMP GimbalRollDegree",
+        "  yaw       200.00 °  XMP GimbalYawDegree",
+        "  fov        62.00 °  given by --fov-deg",
+    ]
+    assert lines[start + 6].startswith("  camera   ") and lines[start + 6].endswith(" m (1 sigma)")
+    assert "black.png: attitude unknown: height, pitch, yaw" in lines
+    assert "  roll        0.00 °  taken as 0" in lines and "  camera           -  no position" in lines
+    row = rows_of(shown.out)["oblique.jpg"]
+    assert (row["pitch_deg"], row["pitch_source"]) == ("-50.0", "XMP GimbalPitchDegree")
+    assert (row["fov_deg"], row["fov_source"], row["attitude_reason"]) == ("62.0", "given", "")
+    assert (
+        float(row["camera_sigma_m"]) ** 2
+        >= float(row["camera_covariance_north2_m2"])
+        > float(row["covariance_north2_m2"])
+    )
+    row = rows_of(shown.out)["black.png"]
+    assert (row["pitch_deg"], row["pitch_source"]) == ("", "unknown")
+    assert row["attitude_reason"] == "unknown: height, pitch, yaw" and row["camera_reason"] == "no position"
+    # Without it stderr holds the summary alone.
+    assert locate(*photos, "--format", "csv") == 0
+    assert "pitch" not in capsys.readouterr().err
 
 
 def test_no_verify_leaves_retrieval_alone(town_site, locate, tmp_path: Path, capsys) -> None:
@@ -127,3 +160,24 @@ def test_without_opencv_map_names_the_extra_and_the_rest_works(town_site, locate
     assert "opencv-python-headless" in line and "dphr[register]" in line
     assert locate(photo) == 0
     assert locate(photo, "--map", town_site.folder / "map.tif", "--no-verify") == 0
+
+
+def test_watch_verifies_on_the_map_too(bundle, town_site, capsys) -> None:
+    words = ["watch", str(bundle.folder), str(town_site.folder / "g"), str(town_site.folder / "photos")]
+    words += ["--map", str(town_site.folder / "map.pack"), "--idle-s", "0", "--threads", "1", "--queue", "4"]
+    assert main([*words, "--format", "csv"]) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "black.png": "none",
+        "down.jpg": "verified",
+        "foreign.jpg": "none",
+        "oblique.jpg": "verified",
+    }
+    for name, (_, spot) in PHOTOS.items():
+        found = GeoPoint(float(rows[name]["latitude_deg"]), float(rows[name]["longitude_deg"]))
+        assert distance_m(found, town_site.point(*spot)) < 0.5 and rows[name]["camera_sigma_m"]
+        assert rows[name]["pitch_source"] == "XMP GimbalPitchDegree"
+    assert rows["foreign.jpg"]["reason"].startswith("unverified: ")
+    assert main(words) == 0
+    (silent,) = (line for line in capsys.readouterr().out.splitlines() if "black.png" in line)
+    assert "none" in silent and ": unverified: " in silent

@@ -96,10 +96,11 @@ def test_geojson_positions_are_longitude_then_latitude() -> None:
     assert properties["reason"] == "ambiguous, it says"
 
 
-def test_the_table_has_a_line_for_each_photo() -> None:
-    lines = to_text(PHOTOS, "table").splitlines()
-    assert len(lines) == 5 and len({len(line) for line in lines}) == 1
-    assert lines[3].split() == ["c.jpg", "47.000000", "8.002630", "0.9000", "none", "25", "m", "200.0", "m"]
+def test_the_table_has_a_line_for_each_photo_and_says_why_one_is_not_to_be_used() -> None:
+    head, *lines = to_text(PHOTOS, "table").splitlines()
+    assert [len(line) for line in lines] == [len(head)] * 2 + [len(head) + 20] + [len(head)]
+    numbers = ["c.jpg", "47.000000", "8.002630", "0.9000", "none", "25", "m", "200.0", "m"]
+    assert lines[2].split() == [*numbers, "ambiguous,", "it", "says"] and lines[2].endswith("  ambiguous, it says")
 
 
 def test_truth_is_taken_from_the_file_before_the_metadata() -> None:
@@ -153,9 +154,9 @@ def test_lists_for_programs_carry_the_path_the_camera_and_the_places() -> None:
     photo = located("far/a\udcff.jpg", True, True, 10.0, 5.0)
     photo = dataclasses.replace(photo, metadata=PhotoMetadata(camera=CENTRE))
     (row,) = csv.DictReader(io.StringIO(to_text([photo], "csv")))
-    assert (row["photo"], row["camera_latitude_deg"]) == ("far/a\\udcff.jpg", "47.0")
+    assert (row["photo"], row["gps_latitude_deg"]) == ("far/a\\udcff.jpg", "47.0")
     properties = json.loads(to_text([photo], "geojson"))["features"][0]["properties"]
-    assert (properties["photo"], properties["camera_longitude_deg"]) == ("far/a\\udcff.jpg", 8.0)
+    assert (properties["photo"], properties["gps_longitude_deg"]) == ("far/a\\udcff.jpg", 8.0)
     assert [place["row"] for place in properties["places"]] == [0, 1]
     assert properties["places"][1]["similarity"] == 0.8 and properties["places"][1]["latitude_deg"] == 47.0
     assert to_text([located("a\nb.jpg", True, True, 1.0)], "table").splitlines()[1].startswith("a\\nb.jpg ")

@@ -116,6 +116,21 @@ def test_odometry_that_lies_by_30_percent_leads_to_no_wrong_fix(scale: float) ->
         assert errors_m(fly(Flight(GALLERY), astray, scale), astray) == []
 
 
+@pytest.mark.parametrize("told", ["backwards", "across", "standing"])
+def test_odometry_of_another_direction_or_of_none_leads_to_no_wrong_fix(told: str) -> None:
+    for seed in range(4):
+        frames, flight, steps = list(frames_over(HOME, HOME, seed=seed)), Flight(GALLERY), []
+        for frame in frames:
+            east_m, north_m = {
+                "backwards": (-frame.east_m, 0.0),
+                "across": (0.0, frame.east_m),
+                "standing": (0.0, 0.0),
+            }[told]
+            covariance = motion(frame).covariance
+            steps.append(flight.step(frame.time_s, frame.matches, Odometry(east_m, north_m, covariance)))
+        assert all(error < TILE_M for error in errors_m(steps, frames))
+
+
 def test_without_odometry_there_is_no_fix_but_that_reason() -> None:
     flight = Flight(GALLERY)
     steps = [flight.step(frame.time_s, frame.matches, None) for frame in FLOWN[:10]]

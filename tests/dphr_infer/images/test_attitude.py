@@ -3,9 +3,9 @@ import math
 
 import pytest
 
-from dphr_infer.images.attitude import Attitude, attitude_of
+from dphr_infer.images.attitude import attitude_of
 from dphr_infer.images.metadata import PhotoMetadata
-from dphr_infer.types import CameraView
+from dphr_infer.types import Attitude, CameraView
 
 TOLD = {"relative_altitude_m": 120.0, "yaw_deg": 200.0, "pitch_deg": -60.0, "roll_deg": 3.0, "fov_deg": 70.0}
 TILE_M = 100.0

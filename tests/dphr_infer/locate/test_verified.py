@@ -14,7 +14,7 @@ from town_site import DOWN, OBLIQUE, PHOTOS, TILE_M, TownSite, save_photo
 
 from dphr_infer.errors import ConfigError, ImageError, MapError, MissingPackageError
 from dphr_infer.files.gallery import open_gallery
-from dphr_infer.geo import distance_m
+from dphr_infer.geo import distance_m, offset
 from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.images.photo import Photo, read_photo
 from dphr_infer.indexing.index import index
@@ -63,6 +63,61 @@ def test_a_photo_of_the_map_is_verified_and_placed_within_a_pixel(town_site, ope
     assert found.radius_m == pytest.approx(2.4477 * math.sqrt(max(east2, north2)), rel=1e-3)
     assert error_m(town_site, name, found) < found.radius_m < 4.0
     assert len(found.places) >= 5 and "±" in repr(found) and repr(found).endswith(", verified>")
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_the_cameras_own_position_is_told_with_its_covariance(town_site, opened, name) -> None:
+    (view, spot), found = PHOTOS[name], opened("map.tif").locate(photo(town_site, name))
+    assert found.camera is not None and found.camera_covariance_m2 is not None and found.camera_reason == ""
+    hung = offset(town_site.point(*spot), *view.camera_east_north_m())
+    assert distance_m(found.camera, hung) < 1.5  # 1 % of the height, half a degree of turn
+    assert (distance_m(found.camera, found.point) > 60) == (name == "oblique.jpg")
+    sure = opened("map.tif", height_sigma_share=0.0, pitch_sigma_deg=0.0, roll_sigma_deg=0.0).locate(
+        photo(town_site, name)
+    )
+    assert sure.camera_covariance_m2 == pytest.approx(sure.covariance_m2)
+    assert found.camera_covariance_m2[0] > found.covariance_m2[0] + 4
+    properties = json.loads(json.dumps(found.to_geojson(), allow_nan=False))["properties"]
+    assert properties["camera"]["latitude_deg"] == pytest.approx(found.camera.latitude_deg, abs=1e-6)
+    assert properties["camera_covariance_m2"] == pytest.approx(found.camera_covariance_m2, abs=1e-3)
+    assert properties["covariance_m2"] == pytest.approx(found.covariance_m2, abs=1e-3)
+    assert properties["attitude"]["pitch_deg"] == view.pitch_deg
+    assert properties["attitude_sources"]["pitch_deg"] == "XMP GimbalPitchDegree"
+
+
+def test_a_yaw_that_is_half_a_turn_off_and_a_wrong_height_do_not_move_the_camera(town_site, opened) -> None:
+    given, (view, spot) = photo(town_site, "oblique.jpg"), PHOTOS["oblique.jpg"]
+    told = dataclasses.replace(
+        given.metadata, yaw_deg=(view.yaw_deg + 180) % 360, relative_altitude_m=view.height_m / 1.1
+    )
+    found = opened("map.tif").locate(dataclasses.replace(given, metadata=told))
+    assert found.verdict == "verified" and found.camera is not None
+    assert distance_m(found.camera, offset(town_site.point(*spot), *view.camera_east_north_m())) < 3.0
+
+
+def test_where_the_attitude_or_the_place_is_unknown_there_is_no_camera_and_the_reason(town_site, opened) -> None:
+    given = photo(town_site, "down.jpg")
+    bare = opened("map.tif").locate(given.image)
+    assert bare.camera is None and bare.camera_covariance_m2 is None
+    assert bare.camera_reason == "attitude unknown: height, pitch, field of view, yaw" or not bare.accepted
+    lacking = dataclasses.replace(given, metadata=dataclasses.replace(given.metadata, fov_deg=None))
+    assert opened(agreeing=1).locate(lacking).camera_reason == "attitude unknown: field of view"
+    radians = dataclasses.replace(given, metadata=dataclasses.replace(given.metadata, pitch_deg=-1.57))
+    reason = opened(agreeing=1).locate(radians).camera_reason
+    assert reason.startswith("attitude not usable: The camera's pitch is -1.57; expected degrees")
+    nowhere = opened("map.tif").locate(photo(town_site, "foreign.jpg"))
+    assert (nowhere.camera, nowhere.camera_reason) == (None, "no position")
+    # Retrieval alone names a place, and no covariance to build on.
+    plain = opened(agreeing=1).locate(given)
+    assert plain.camera is not None and plain.camera_covariance_m2 is None and plain.camera_reason == ""
+
+
+def test_a_verified_estimate_says_which_points_match(town_site, opened) -> None:
+    matched = opened("map.tif").locate(photo(town_site, "down.jpg")).matched
+    assert matched is not None and matched.photo_m.shape == matched.map_m.shape and len(matched.map_m) > 20
+    # North up and in metres on both sides: they lie on each other.
+    assert np.abs(matched.photo_m - matched.map_m).max() < 2.0
+    assert opened("map.tif").locate(photo(town_site, "foreign.jpg")).matched is None
 
 
 def test_raster_and_pack_place_it_alike(town_site, opened) -> None:
@@ -184,6 +239,35 @@ def test_a_camera_on_the_ground_shows_nothing_to_look_up(town_site, opened, tmp_
     assert opened("map.tif", rectify="off").locate(tmp_path / "low.jpg").verdict == "none"
 
 
+def sky() -> np.ndarray:
+    """Clouds: blue, with soft bright blots, and grain."""
+    from PIL import Image
+
+    draw = np.random.default_rng(5)
+    soft = Image.fromarray(draw.integers(120, 256, (9, 12), np.uint8)).resize((480, 360), Image.Resampling.BICUBIC)
+    grain = draw.normal(0, 3, (360, 480, 3))
+    return np.clip(np.asarray(soft)[..., None] * [0.8, 0.9, 1.0] + grain, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("pitch_deg", [8.0, -5.0, -60.0, None])
+def test_a_photo_wholly_of_sky_is_not_to_be_used_whatever_its_attitude_says(town_site, opened, pitch_deg) -> None:
+    told = PhotoMetadata(None, 90.0, 40.0, pitch_deg, 0.0, 60.0)
+    found = opened("map.pack").locate(Photo(sky(), metadata=told))
+    assert found.verdict == "none" and found.reason.startswith("unverified: ")
+    assert (found.camera, found.camera_reason) == (None, "no position")
+
+
+@pytest.mark.parametrize("height_m", [0.0, -20.0, 3_000.0, 19_000.0])
+def test_a_height_of_nothing_or_beyond_the_map_verifies_nothing_wrong(town_site, opened, height_m: float) -> None:
+    given = photo(town_site, "down.jpg")
+    told = dataclasses.replace(given, metadata=dataclasses.replace(given.metadata, relative_altitude_m=height_m))
+    found = opened("map.pack").locate(told)
+    # Without a usable height the photo is registered at any scale; with a wrong one it is not found.
+    assert found.verdict == "none" or (height_m <= 0 and error_m(town_site, "down.jpg", found) < 1.0)
+    assert found.camera is None and found.camera_reason
+    assert (found.attitude.reason == "") == (height_m > 0)
+
+
 def test_the_map_of_another_gallery_is_refused(bundle, town_site, tmp_path) -> None:
     with pytest.raises(MapError, match=r"other\.tif is not the map of .*: its sha256 is .* Give that map"):
         open_localizer(bundle, town_site.folder / "g", map=town_site.folder / "other.tif")
@@ -230,6 +314,8 @@ def test_a_localizer_can_be_opened_again_with_its_map(bundle, town_site) -> None
         ({"pitch_deg": -1.57}, "pitch is -1.57"),
         ({"fov_deg": 0.5}, "field of view is 0.5"),
         ({"yaw_deg": math.nan}, "yaw is nan"),
+        ({"pitch_sigma_deg": -1.0}, r"`pitch_sigma_deg` is -1; expected a number in \[0, 45\]"),
+        ({"height_sigma_share": math.nan}, r"`height_sigma_share` is nan; expected a number in \[0, 1\]"),
         ({"candidates": 0}, "`candidates` is 0"),
     ],
 )

@@ -9,13 +9,13 @@ from generated_map import ArrayMap, place, town
 
 from dphr_infer.errors import ConfigError, MissingPackageError
 from dphr_infer.geo import distance_m, east_north_m, offset
-from dphr_infer.images.attitude import Attitude, attitude_of
+from dphr_infer.images.attitude import attitude_of
 from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.register.features import Features
 from dphr_infer.register.map_features import BLOCK_PX, DENSITY, MARGIN_PX
 from dphr_infer.register.registrar import Registrar, Registration, _leaning_m
 from dphr_infer.register.settings import RegisterSettings
-from dphr_infer.types import CameraView, GeoPoint
+from dphr_infer.types import Attitude, CameraView, GeoPoint
 
 pytest.importorskip("cv2")
 
