@@ -196,11 +196,11 @@ class LocationEstimate:
     Attributes:
         point:      the estimated ground position of the photo's centre.
         similarity: inner product with the best match, in [-1, 1].
-        verdict:    "verified": the photo lies on the map's pixels so that chance does not explain it; "retrieved": its
-            matches agree by the localizer's rule, which tells a place from no place but not this ground from ground
-            like it; "none": not to be used.
+        verdict:    "verified": the photo lies on the map's pixels so that chance does not explain it; "retrieved": no
+            map was there to verify it, and similarity and margin reach what the bundle was calibrated to; "none": not
+            to be used.
         radius_m:   of a verified one the circle that holds the place at 95 %, if the errors are as `covariance_m2`
-            says; else the spread of the matches that back it, an indication and no guarantee.
+            says; else the spread of the matches around the best, an indication and no guarantee.
         places:     the k best matches, best first.
         rotation_deg: clockwise rotation that was applied to the photo before it was embedded.
         source:     what was located, for people: the photo's path, or empty.

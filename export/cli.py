@@ -14,6 +14,7 @@ PROGRAM = "dphr-export"
 COMMANDS = {
     "bundle": "Export a checkpoint or a timm network as a bundle; a model that differs from torch is not written.",
     "add-int8": "Give a bundle an int8 model, calibrated and judged on images of your own.",
+    "calibrate": "Find, on flights over held-out maps, from where on a match and a fix of a bundle may be believed.",
     "build": "Build TensorRT engines of a bundle's models into this machine's cache.",
     "make-key": "Make an Ed25519 key pair: KEY.pem, private, and KEY.pub.pem for those who verify.",
     "sign": "Sign a bundle; dphr-infer --require-signature verifies it.",

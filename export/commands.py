@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from dphr_infer.errors import ConfigError, printable
 from dphr_infer.files.atomic import atomic_file, atomic_folder, check_target
 from dphr_infer.files.bundle import PRECISIONS, Manifest, Precision, model_name, open_bundle
+from dphr_infer.files.calibration import calibration_lines
 from dphr_infer.measure.clock import now_s
 from dphr_infer.measure.memory import peak_bytes
 from dphr_infer.measure.progress import format_duration
 
 if TYPE_CHECKING:
-    from export.request import ExportRequest
+    from export.request import CalibrateRequest, ExportRequest
     from export.to_tensorrt import EngineReport
 
 _MOST_SECONDS = 3600
@@ -72,6 +73,17 @@ def add_int8(request: ExportRequest) -> None:
     with _stated_cost():
         manifest = add(request)
     _say_bundle(request.out, manifest)
+
+
+def calibrate(request: CalibrateRequest) -> None:
+    """Copy a bundle, calibrated on flights, and say what came out."""
+    from export.calibrate.calibrate import calibrate as measure
+
+    with _stated_cost():
+        manifest = measure(request)
+    for line in calibration_lines(manifest.calibration):
+        print(printable(line))
+    print(printable(f"{request.out}: index the maps again with this bundle; galleries know it by its manifest."))
 
 
 def _megabytes(peak: int | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from dphr_infer.errors import ExportError
+from dphr_infer.locate.settings import Heading
 from dphr_infer.types import Precision
 from dphr_train.config import DatasetName
 
@@ -82,3 +83,39 @@ class ExportRequest:
                     f"{precision} is optional, but the precisions are {' '.join(self.precisions)}: name it among "
                     "them, or leave it out of the optional ones."
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateRequest:
+    """What to calibrate, and on which flights.
+
+    Attributes:
+        bundle: its folder.
+        flights: folders as `dphr-train cities flight` writes them, each over a map that training never saw.
+        out: the bundle folder; it must not exist.
+        tile_m, stride_m: of the galleries, as for `dphr-infer index`.
+        alpha: the most that may be wrong among what is accepted, in (0, 0.5].
+        heading: "as-is", or "north" where photos that cannot be rectified are to be turned by their yaw.
+        precision: which of the bundle's models embeds.
+        seed: of the simulated odometry's errors.
+        threads: of the engine; None takes every core.
+    """
+
+    bundle: Path
+    flights: tuple[Path, ...]
+    out: Path
+    tile_m: float
+    stride_m: float
+    alpha: float = 0.05
+    heading: Heading = "as-is"
+    precision: Precision = "fp32"
+    seed: int = 0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha <= 0.5:
+            raise ExportError(f"`alpha` is {self.alpha:g}; expected a share above 0 and at most 0.5.")
+        if self.heading == "search":
+            raise ExportError('`heading` is "search"; a flight is calibrated with one view per photo: as-is or north.')
+        if not self.flights:
+            raise ExportError("No flight was named. Name folders with a map, photos/ and truth.csv: --flights DIR…")

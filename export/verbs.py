@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,9 +12,10 @@ from dphr_infer.errors import ConfigError
 from dphr_infer.types import Precision
 from dphr_train.config import DatasetName
 from export import commands
-from export.request import ExportRequest, Int8Options, Pooling, TimmSource, Weights
+from export.request import CalibrateRequest, ExportRequest, Int8Options, Pooling, TimmSource, Weights
 
 _REQUEST: dict[str, Any] = {name: each.default for name, each in ExportRequest.__dataclass_fields__.items()}
+_CALIBRATE: dict[str, Any] = {name: each.default for name, each in CalibrateRequest.__dataclass_fields__.items()}
 _INT8 = Int8Options()
 _NAMED_WEIGHTS: dict[str, Literal["embedded", "random"]] = {"embedded": "embedded", "random": "random"}
 _Number = Annotated[int | None, tyro.conf.arg(metavar="N")]
@@ -145,6 +146,38 @@ class AddInt8:
 
 
 @dataclass(frozen=True)
+class Calibrate:
+    """Calibrate a bundle."""
+
+    bundle: tyro.conf.Positional[Path]
+    """The bundle to calibrate."""
+    flights: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR")]
+    """Folders with a map (*.tif), photos/ and truth.csv, as dphr-train cities flight writes them; maps that training
+    never saw."""
+    out: Annotated[Path, tyro.conf.arg(metavar="BUNDLE")]
+    """Folder to make; it must not exist."""
+    tile_m: float
+    """Side of the galleries' tiles."""
+    stride_m: float
+    """Distance between their centres."""
+    alpha: float = _CALIBRATE["alpha"]
+    """The most that may be wrong among what is accepted, by its upper bound at 95 %."""
+    heading: Annotated[Literal["as-is", "north"], tyro.conf.arg(help="Of photos that cannot be rectified.")] = (
+        _CALIBRATE["heading"]
+    )
+    precision: Precision = _CALIBRATE["precision"]
+    """Model that embeds."""
+    seed: int = _CALIBRATE["seed"]
+    """Of the simulated odometry's errors."""
+    threads: _Number = None
+    """CPU threads of the engine; None takes every core."""
+
+    def run(self) -> None:
+        """Write the calibrated bundle."""
+        commands.calibrate(CalibrateRequest(**{field.name: getattr(self, field.name) for field in fields(self)}))
+
+
+@dataclass(frozen=True)
 class Build:
     """Build TensorRT engines."""
 
@@ -254,6 +287,7 @@ class Compare:
 VERB_TYPES: dict[str, type[Any]] = {
     "bundle": Bundle,
     "add-int8": AddInt8,
+    "calibrate": Calibrate,
     "build": Build,
     "make-key": MakeKey,
     "sign": Sign,

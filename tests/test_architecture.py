@@ -22,7 +22,18 @@ ROOMS = {
         *("locate", "indexing", "flight", "evaluate", "watch", "cli"),
     ),
     "export": (
-        *("request", "graph", "sources", "gate", "int8", "signing", "to_tensorrt", "build_bundle", "add_int8"),
+        *(
+            "request",
+            "graph",
+            "sources",
+            "gate",
+            "int8",
+            "signing",
+            "to_tensorrt",
+            "build_bundle",
+            "add_int8",
+            "calibrate",
+        ),
         *("report", "commands", "verbs", "cli", "__main__"),
     ),
     # Cities come first: a renderer that knows nothing of training.
@@ -58,7 +69,10 @@ OWNERS = {
     "timm": ("dphr_train/encoder.py",),
     "torchvision": ("dphr_train/encoder.py",),
     "numba": ("dphr_train/cities/compiled.py",),
-    "scipy": ("dphr_train/datasets/cvact.py", "dphr_train/samplers/neighbours.py", "bench/compare/judge.py"),
+    "scipy": (
+        *("dphr_train/datasets/cvact.py", "dphr_train/samplers/neighbours.py", "bench/compare/judge.py"),
+        "export/calibrate/",
+    ),
     "faiss": ("bench/peers/cpu.py", "bench/peers/gpu.py"),
     "usearch": ("bench/peers/cpu.py",),
     "hnswlib": ("bench/peers/cpu.py",),

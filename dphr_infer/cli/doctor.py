@@ -21,6 +21,7 @@ from dphr_infer.engines.tensorrt.api import open_tensorrt
 from dphr_infer.engines.tensorrt.cache import default_folder
 from dphr_infer.errors import ConfigError, DphrError, EngineError, MissingPackageError, printable
 from dphr_infer.files.bundle import open_bundle
+from dphr_infer.files.calibration import calibration_lines
 from dphr_infer.locate.self_test import self_test
 from dphr_infer.maps.raster import rasterio_version
 from dphr_infer.measure.machine import Machine, read_machine
@@ -247,5 +248,8 @@ def run(request: Doctor) -> None:
         names = ", ".join(finding.name for finding in missing)
         raise EngineError(f"{names} missing, without which no photo can be located: {missing[0].fix}")
     if bundle is not None:
-        for result in self_test(open_bundle(bundle, signer)):
+        opened = open_bundle(bundle, signer)
+        for line in calibration_lines(opened.manifest.calibration):
+            print(printable(line))
+        for result in self_test(opened):
             print(result.line(), flush=True)

@@ -28,7 +28,8 @@ from dphr_infer.files.gallery import open_gallery
 from dphr_infer.files.outputs import check_outputs, output_of
 from dphr_infer.flight.fix import Fix, Odometry
 from dphr_infer.flight.flight import Flight
-from dphr_infer.flight.run import FlightFrame, Motion, SeenMotion, fly
+from dphr_infer.flight.run import FlightFrame, Motion, SeenMotion, confirmed_ranks, fly, promise_line
+from dphr_infer.flight.settings import calibrated
 from dphr_infer.geo import distance_m
 from dphr_infer.images.photo import Photo, PhotoLike, each_photo
 from dphr_infer.locate.localizer import Localizer
@@ -93,14 +94,16 @@ def run(request: Request) -> None:
     motion: Motion = SeenMotion(localizer.views.attitude, localizer.gallery.origin.tile_m)
     if request.motion is not None:
         motion = _told_motion(request.motion, paths)
-    flight = Flight(localizer.gallery, prior=request.search.prior)
+    calibration = localizer.bundle.manifest.calibration
+    flight = Flight(localizer.gallery, calibrated(calibration), request.search.prior)
     with localizer:
         rows = list(_rows(localizer, flight, paths, _clock(request.interval_s), motion, truths))
     if rows:
         out.write({"table": _table, "csv": _csv, "geojson": _geojson}[request.format](rows))
-        print(
-            "\n".join(_summary(rows)), file=sys.stderr if out.path is None and request.format != "table" else sys.stdout
-        )
+        ranks = confirmed_ranks(flight, (row.frame for row in rows))
+        on_map = localizer.registrar is not None
+        lines = [*_summary(rows), "  " + promise_line(calibration, localizer.gallery, ranks, on_map)]
+        print("\n".join(lines), file=sys.stderr if out.path is None and request.format != "table" else sys.stdout)
     if len(rows) < len(paths):
         raise ImageError(f"{len(paths) - len(rows)} of {len(paths)} photos were left out; see above.")
 

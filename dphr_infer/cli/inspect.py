@@ -5,6 +5,7 @@ from __future__ import annotations
 from dphr_infer.cli.requests import Inspect
 from dphr_infer.errors import printable
 from dphr_infer.files.bundle import MANIFEST_NAME, Bundle, open_bundle
+from dphr_infer.files.calibration import calibration_lines
 from dphr_infer.files.gallery import Gallery, open_gallery
 from dphr_infer.maps.pack import MapPack, is_map_pack, open_map_pack
 
@@ -40,6 +41,7 @@ def _bundle_lines(bundle: Bundle) -> list[str]:
             f"int8        recipe {made.recipe}, {len(made.float_layers)} layers left in half precision, calibrated on "
             f"{made.n_calibration_images} images"
         )
+    lines += calibration_lines(manifest.calibration)
     lines += [f"origin      {key}: {value}" for key, value in sorted(manifest.origin.items())]
     files = [bundle.folder / name for name in (MANIFEST_NAME, *sorted(manifest.files))]
     lines += [f"file        {path.relative_to(bundle.folder)}  {path.stat().st_size} bytes" for path in files]

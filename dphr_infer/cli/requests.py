@@ -82,9 +82,9 @@ class Locate:
 
     The list says of each photo: latitude and longitude, WGS84 degrees of the ground at the photo's centre; similarity,
     the cosine of the photo's embedding and the best tile's, in [-1, 1] (higher is nearer; its usual height depends on
-    the model: read it off photos whose place you know); accepted, whether at least --agreeing of the top K matches lie
-    within a tile's side of the best and the similarity is at least --min-similarity (ignore the rest); radius, the
-    largest distance of those matches from the place, at least half the stride: an indication of the error, not a bound.
+    the model); verdict, "verified" on the map, "retrieved" where similarity and margin reach what the bundle was
+    calibrated to (dphr-infer doctor BUNDLE prints it), or "none" with its reason (ignore these); radius, the circle of
+    95 % of a verified place, else the spread of the best matches: an indication of the error, not a bound.
     """
 
     bundle: Annotated[Positional[Path], arg(metavar="BUNDLE")]

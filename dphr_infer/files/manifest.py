@@ -13,6 +13,7 @@ UTF-8 JSON with sorted keys:
                 precisions whose model is in `files`
     quantisation  null without model.int8.onnx, else how it was made: {"recipe", "weights", "calibration_sha256",
                 "n_calibration_images", "float_layers": [layers that went back to half precision]}
+    calibration null, or left out, where the bundle is not calibrated; else see calibration.py
     origin      free text fields on how the model came to be (checkpoint digest, versions, command)
 
 A reader takes nothing else: each field has one JSON type and a range, a key stands once, and nothing is converted.
@@ -29,6 +30,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, NoReturn, get_args
 
 from dphr_infer.errors import BundleError, printable
+from dphr_infer.files.calibration import Calibration, read_calibration
 from dphr_infer.files.signature import SIGNATURE_NAME
 from dphr_infer.images.preprocess import MAX_PIXELS, MIN_SIDE_PX, Fit, Interpolation, Preprocess
 from dphr_infer.types import PRECISIONS, Precision
@@ -97,6 +99,7 @@ class Manifest:
     parity: dict[str, Parity]
     origin: dict[str, str]
     quantisation: Quantisation | None = None
+    calibration: Calibration | None = None
 
     def to_json(self) -> str:
         """The exact text of manifest.json."""
@@ -210,7 +213,8 @@ def _read_fraction(value: object, where: str, most: float = 1.0) -> float:
 
 
 def _read_manifest(raw: dict[str, Any]) -> Manifest:
-    names = tuple(field.name for field in dataclasses.fields(Manifest))
+    names = tuple(field.name for field in dataclasses.fields(Manifest) if field.name != "calibration")
+    calibration = raw.get("calibration")  # bundles of before it were not calibrated
     raw = _read_object(raw, "it", names, further=True)
     origin = _read_object(raw["origin"], "origin", further=True)
     manifest = Manifest(
@@ -222,6 +226,7 @@ def _read_manifest(raw: dict[str, Any]) -> Manifest:
         parity=_read_parities(raw["parity"]),
         origin={_read_text(key, "a field of origin"): _read_text(text, "origin.*") for key, text in origin.items()},
         quantisation=None if raw["quantisation"] is None else _read_quantisation(raw["quantisation"]),
+        calibration=None if calibration is None else read_calibration(calibration),
     )
     models = manifest.precisions
     if not models:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import FlightError, ImageError
+from dphr_infer.files.calibration import CALIBRATE, Calibration
+from dphr_infer.files.gallery import Gallery
 from dphr_infer.flight.fix import Odometry, RegisteredPoint
 from dphr_infer.flight.flight import Flight, FlightStep
 from dphr_infer.flight.odometry import visual_odometry
@@ -16,12 +19,16 @@ from dphr_infer.images.attitude import Attitude
 from dphr_infer.images.photo import Photo, PhotoLike
 from dphr_infer.images.rectify import rectify
 from dphr_infer.locate.localizer import Localizer
+from dphr_infer.measure.stats import ks_distance, ks_p_value
 from dphr_infer.types import LocationEstimate
 
 # How often a verified registration is wrong all the same: the most that registrations are held to.
 OUTLIER_SHARE = 0.01
 # Motion is seen on squares of so many pixels and tiles.
 _SIDE_PX, _SIDE_TILES = 192, 1.5
+
+# Fewer confirmed ranks tell nothing of their law; and how seldom a flight like those of the calibration is disowned.
+_LEAST_RANKS, _LEAST_P = 8, 0.01
 
 Motion = Callable[[Photo], Odometry | None]
 OnSkip = Callable[[PhotoLike, FlightError | ImageError], None]
@@ -107,3 +114,74 @@ def fly(
             on_skip(photo, error)
             continue
         yield FlightFrame(photo, estimate, moved, step)
+
+
+def confirmed_rank(flight: Flight, step: FlightStep, rows: NDArray[np.int32]) -> int | None:
+    """How the tile where the filter is sure to be ranks among a frame's matches; None where it is not sure.
+
+    Args:
+        flight: whose step it is.
+        step: after that frame.
+        rows: int32 (k,), the frame's matches, best first; a tile that is not among them has the rank k.
+    """
+    if step.track is None or step.mass < flight.settings.fix_mass:
+        return None
+    lattice = flight.lattice
+    east_m, north_m = lattice.metres(step.track.point)
+    cell = int(np.argmin(np.hypot(lattice.east_m - east_m, lattice.north_m - north_m)))
+    here = np.flatnonzero(lattice.cell_of_row[rows] == cell)
+    return int(here[0]) if len(here) else len(rows)
+
+
+def confirmed_ranks(flight: Flight, frames: Iterable[FlightFrame]) -> list[int]:
+    """Of each stretch of one tile side the first confirmed rank, which do not share their ground."""
+    ranks: list[int] = []
+    moved_m = math.inf
+    for frame in frames:
+        moved_m += 0.0 if frame.odometry is None else frame.odometry.distance_m
+        rows = np.array([place.row for place in frame.estimate.places], np.int32)
+        rank = confirmed_rank(flight, frame.step, rows)
+        if rank is not None and moved_m >= flight.lattice.tile_m:
+            ranks.append(rank)
+            moved_m = 0.0
+    return ranks
+
+
+def promise_line(calibration: Calibration | None, gallery: Gallery, ranks: Sequence[int], on_map: bool) -> str:
+    """What the fixes of a flight are promised, or why nothing is.
+
+    Args:
+        calibration: of the bundle.
+        gallery: that was flown over.
+        ranks: as `confirmed_ranks` gives them.
+        on_map: whether photos were registered on the map besides.
+    """
+    if calibration is None:
+        return f"no promise: not calibrated. {CALIBRATE}"
+    promise, origin = calibration.promise, gallery.origin
+    if promise.fix_mass is None:
+        return f"no promise: at alpha {promise.alpha:g} no threshold held when the bundle was calibrated"
+    if not calibration.fits(origin.tile_m, origin.stride_m):
+        return (
+            f"no promise: the gallery's stride is {origin.stride_m / origin.tile_m:.2f} tile sides, that of the "
+            f"calibration {calibration.stride_m / calibration.tile_m:.2f}"
+        )
+    last = len(promise.confirmed_ranks) - 1
+    words = (
+        f"promise: of stretches of {origin.tile_m:g} m with a fix at most {promise.alpha:.1%} have one more than "
+        f"{origin.tile_m:g} m off ({promise.wrong} of {promise.n} on {len(calibration.maps)} maps, {calibration.date})"
+    )
+    if on_map:
+        words += "; for fixes of matches alone, those registered on the map are judged by their false alarms"
+    if len(ranks) < _LEAST_RANKS:
+        return f"{words}; {len(ranks)} confirmed ranks are too few to tell whether this flight is like those"
+    counts = np.bincount(np.minimum(ranks, last), minlength=last + 1)
+    distance = ks_distance(counts.tolist(), promise.confirmed_ranks)
+    p_value = ks_p_value(distance, len(ranks), sum(promise.confirmed_ranks))
+    if p_value < _LEAST_P:
+        return (
+            f"no promise: the {len(ranks)} confirmed ranks do not look like the calibration's "
+            f"{sum(promise.confirmed_ranks)} (Kolmogorov-Smirnov {distance:.2f}, p {p_value:.2g}): another ground, "
+            "camera or season than it was calibrated on"
+        )
+    return f"{words}; its {len(ranks)} confirmed ranks look like the calibration's (p {p_value:.2g})"

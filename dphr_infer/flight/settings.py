@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import ConfigError
+from dphr_infer.files.calibration import Calibration
 
 _SHARES = (
     *("outlier_share", "first_weight", "least_ground", "start_off", "to_off", "from_off", "floor"),
@@ -22,7 +23,7 @@ class FilterSettings:
     """What the filter believes about ranks, motion and being lost, and when it speaks.
 
     "Fitted" numbers are of this project's shipped bundle on generated cities, each left out in turn; the others are
-    choices. None is a certified figure: a bundle of another kind has to be calibrated on held-out maps.
+    choices. None is a certified figure: `calibrated` takes those that a bundle was calibrated to on held-out maps.
 
     Raises:
         ConfigError: one lies outside its range.
@@ -108,3 +109,21 @@ class FilterSettings:
         near, far = ((1 + areas / self.rank_scale) ** -self.rank_shape for areas in (listed_areas, map_areas))
         mean = map_areas * (near - far) / (map_areas - listed_areas)
         return float((1 - self.outlier_share) * mean + self.outlier_share)
+
+
+def calibrated(calibration: Calibration | None) -> FilterSettings:
+    """The law, threshold and factors that a bundle was calibrated to; without, the defaults, which promise nothing.
+
+    Where no threshold held at the calibration's alpha the default one is taken, and nothing is promised either.
+    """
+    if calibration is None:
+        return FilterSettings()
+    promise = calibration.promise
+    settings = FilterSettings(
+        rank_shape=promise.rank_shape,
+        rank_scale=promise.rank_scale,
+        outlier_share=promise.outlier_share,
+        fix_factor=promise.fix_factor,
+        track_factor=promise.track_factor,
+    )
+    return settings if promise.fix_mass is None else dataclasses.replace(settings, fix_mass=promise.fix_mass)

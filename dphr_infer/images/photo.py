@@ -15,9 +15,11 @@ from PIL import Image
 from dphr_infer.errors import ImageError
 from dphr_infer.images.frame_format import FrameFormat, to_rgb
 from dphr_infer.images.metadata import PhotoMetadata, metadata_of
-from dphr_infer.images.preprocess import check_image_size, decoded, list_images, opened_picture
+from dphr_infer.images.preprocess import MIN_SIDE_PX, check_image_size, decoded, list_images, opened_picture
 
 PhotoLike = Any  # str | Path | NDArray[np.uint8] | Image.Image | Photo; what else is refused by `to_photo`
+# By how many times a picture's file may be read coarser than it is: of its metadata, width and height.
+Coarser = Callable[[PhotoMetadata, int, int], float]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -51,23 +53,39 @@ class Photo:
         return self.image.shape[0], self.image.shape[1]
 
 
-def read_photo(path: str | Path) -> Photo:
-    """A picture's file decoded, with its metadata; errors as of `read_image`. The file is opened once."""
+def read_photo(path: str | Path, coarser: Coarser | None = None) -> Photo:
+    """A picture's file decoded, with its metadata; errors as of `read_image`. The file is opened once.
+
+    Args:
+        path: of the file.
+        coarser: asked how much of the resolution is of use. A JPEG is then decoded at the half, quarter or eighth that
+            leaves as much, if it is stored upright and its sides can be divided so; None decodes all of it.
+    """
     with opened_picture(path) as image:
-        return _photo_of(image, str(path), str(path))
+        return _photo_of(image, str(path), str(path), coarser)
 
 
-def _photo_of(image: Image.Image, source: str, name: str) -> Photo:
+def _photo_of(image: Image.Image, source: str, name: str, coarser: Coarser | None = None) -> Photo:
     metadata = metadata_of(image)  # first: decoding a TIFF turns it upright and forgets that it was stored turned
+    if coarser is not None and image.format == "JPEG" and not metadata.stored_turned:
+        check_image_size(image.width, image.height, name)
+        times = coarser(metadata, image.width, image.height)
+        for part in (8, 4, 2):
+            width, height = image.width // part, image.height // part
+            # A part of a block at the edge would shift the geometry.
+            if part <= times and (width * part, height * part) == image.size and min(width, height) >= MIN_SIDE_PX:
+                image.draft(image.mode, (width, height))
+                break
     return Photo(decoded(image, name), source, metadata)
 
 
-def to_photo(given: PhotoLike) -> Photo:
+def to_photo(given: PhotoLike, coarser: Coarser | None = None) -> Photo:
     """A path read, or an array or a PIL image checked.
 
     Args:
         given: a path (str or Path), uint8 (H, W, 3) RGB, a PIL image (turned upright by its EXIF orientation), or a
             Photo, which is returned as it is.
+        coarser: of a path, as of `read_photo`.
 
     Raises:
         ImageError: a file that is missing or damaged; an array that is grey, RGBA or not uint8; a size out of range.
@@ -75,7 +93,7 @@ def to_photo(given: PhotoLike) -> Photo:
     if isinstance(given, Photo):
         return given
     if isinstance(given, str | Path):
-        return read_photo(given)
+        return read_photo(given, coarser)
     if isinstance(given, Image.Image):
         return _photo_of(given, getattr(given, "filename", "") or "", "The image")
     if not isinstance(given, np.ndarray):

@@ -17,6 +17,11 @@ from PIL import Image
 from dphr_infer.errors import ImageError
 from dphr_infer.types import CameraView
 
+# A photo of more pixels than that to one of the square's side is averaged over so many and sampled beyond.
+MAX_REDUCTION = 64
+# Pixels of a photo that are reduced at a time: what Pillow makes of them stays in the processor's cache.
+_STRIP_PX = 1 << 19
+
 
 def projection(view: CameraView, width_px: int, height_px: int) -> NDArray[np.float64]:
     """Ground -> picture, float64 (3, 3).
@@ -37,6 +42,65 @@ def projection(view: CameraView, width_px: int, height_px: int) -> NDArray[np.fl
     lens = np.array([[focal, 0, width_px / 2], [0, focal, height_px / 2], [0, 0, 1.0]])
     axes = lens @ np.stack([right, lower, forward])
     return np.column_stack([axes[:, 0], axes[:, 1], axes @ np.array([-east, -north, -view.height_m])])
+
+
+@dataclass(frozen=True, slots=True)
+class GroundSquare:
+    """The square of ground that a photo is brought to: by `rectify`, or by preprocess.cu from what this value says.
+
+    The pixel in row r and column c has its centre (c + 0.5 - side_px/2) * gsd_m east and (side_px/2 - r - 0.5) * gsd_m
+    north of the ground in the middle of the photo.
+
+    Attributes:
+        view: of the camera.
+        side_px: of the square.
+        gsd_m: metres a pixel.
+    """
+
+    view: CameraView
+    side_px: int
+    gsd_m: float
+
+    def reduction(self, width_px: int) -> int:
+        """By which whole factor a photo of that width is averaged before it is read, 1..64."""
+        return max(1, min(MAX_REDUCTION, int(self.gsd_m / self.view.gsd_m(width_px))))
+
+    def to_photo(self, width_px: int, height_px: int) -> NDArray[np.float64]:
+        """The square's pixels -> the photo's, float64 (3, 3); both count from the outer corner of the first."""
+        half = self.side_px / 2 * self.gsd_m
+        to_ground = np.array([[self.gsd_m, 0, -half], [0, -self.gsd_m, half], [0, 0, 1.0]])
+        matrix: NDArray[np.float64] = projection(self.view, width_px, height_px) @ to_ground
+        return matrix
+
+    def spans(self, width_px: int, height_px: int) -> NDArray[np.int32]:
+        """Which pixels a photo of that size shows: those of row r from spans[r, 0] on before spans[r, 1].
+
+        Returns:
+            int32 (side_px, 2); 0 and 0 where it shows none of a row.
+
+        Raises:
+            ImageError: it shows none at all.
+        """
+        x, y, z = self.to_photo(width_px, height_px)
+        # Inside is where four values, linear in the column, are not below 0; then z is above 0.
+        inside = np.stack([x, y, width_px * z - x, height_px * z - y])
+        rows = np.arange(self.side_px) + 0.5
+        at_0 = inside[:, 1, None] * rows + inside[:, 2, None] + inside[:, :1] / 2  # in the middle of the first column
+        with np.errstate(divide="ignore", invalid="ignore"):
+            crossing = np.clip(-at_0 / inside[:, :1], -1.0, self.side_px + 1.0)
+        rises, falls, level = (inside[:, :1] > 0), (inside[:, :1] < 0), (inside[:, :1] == 0) & (at_0 < 0)
+        begin = np.where(rises, np.ceil(crossing), 0).max(axis=0)
+        # What the photo's right and lower edge pass through, the photo does not show.
+        last = np.where(np.arange(4)[:, None] < 2, np.floor(crossing), np.ceil(crossing) - 1)
+        stop = np.where(level, 0, np.where(falls, last + 1, self.side_px)).min(axis=0)
+        begin, stop = np.maximum(begin, 0), np.minimum(stop, self.side_px)
+        found: NDArray[np.int32] = np.where(stop > begin, [begin, stop], 0).T.astype(np.int32)
+        if not found.any():
+            raise ImageError(
+                f"The photo shows nothing of the {self.side_px * self.gsd_m:.0f} m around its middle from a height of "
+                f"{self.view.height_m:g} m: check its height."
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,39 +136,51 @@ def rectify(image: NDArray[np.uint8], view: CameraView, side_px: int, gsd_m: flo
     Raises:
         ImageError: the photo shows nothing of that square.
     """
+    square = GroundSquare(view, side_px, gsd_m)
     height, width = image.shape[:2]
-    seen = seen_ground(view, width, height, side_px, gsd_m)
-    if not seen.any():
-        raise ImageError(
-            f"The photo shows nothing of the {side_px * gsd_m:.0f} m around its middle from a height of "
-            f"{view.height_m:g} m: check its height."
-        )
-    picture = Image.fromarray(image)
-    factor = max(1, int(gsd_m / view.gsd_m(width)))
-    if factor > 1:
-        picture = picture.reduce(factor)
-    matrix = np.diag([1 / factor, 1 / factor, 1.0]) @ projection(view, width, height) @ _to_ground(side_px, gsd_m)
+    spans, matrix = square.spans(width, height), square.to_photo(width, height)
+    factor = square.reduction(width)
+    picture, left, top = _reduced(image, factor, _box(matrix, spans))
+    matrix = np.array([[1 / factor, 0, -left], [0, 1 / factor, -top], [0, 0, 1.0]]) @ matrix
     turned = picture.transform(
         (side_px, side_px), Image.Transform.PERSPECTIVE, tuple(_normal(matrix)[:8]), Image.Resampling.BILINEAR
     )
     pixels = np.array(turned)
-    pixels[~seen] = 0
-    return GroundPicture(pixels, seen, gsd_m)
+    for row in np.nonzero((spans[:, 0] > 0) | (spans[:, 1] < side_px))[0]:
+        begin, stop = spans[row]
+        pixels[row, :begin] = 0
+        pixels[row, stop:] = 0
+    columns = np.arange(side_px, dtype=np.int32)
+    return GroundPicture(pixels, (columns >= spans[:, :1]) & (columns < spans[:, 1:]), gsd_m)
 
 
-def seen_ground(view: CameraView, width_px: int, height_px: int, side_px: int, gsd_m: float) -> NDArray[np.bool_]:
-    """Which pixels of a square of ground a photo of that size shows, bool (side_px, side_px)."""
-    matrix = projection(view, width_px, height_px) @ _to_ground(side_px, gsd_m)
-    steps = np.arange(side_px) + 0.5
-    x, y, z = (row[0] * steps + row[1] * steps[:, None] + row[2] for row in matrix)
-    inside: NDArray[np.bool_] = (z > 0) & (x >= 0) & (y >= 0) & (x < width_px * z) & (y < height_px * z)
-    return inside
+def _box(matrix: NDArray[np.float64], spans: NDArray[np.int32]) -> tuple[float, float, float, float]:
+    """Where in the photo the pixels of the spans lie: least and most x, least and most y."""
+    rows = np.nonzero(spans[:, 1] > spans[:, 0])[0]
+    ends = np.stack([spans[rows] + np.array([0.5, -0.5]), np.repeat(rows[:, None] + 0.5, 2, axis=1)])
+    x, y, z = np.tensordot(matrix[:, :2], ends, axes=1) + matrix[:, 2, None, None]
+    return (x / z).min(), (x / z).max(), (y / z).min(), (y / z).max()
 
 
-def _to_ground(side_px: int, gsd_m: float) -> NDArray[np.float64]:
-    """Pixels of the square -> metres east and north."""
-    half = side_px / 2 * gsd_m
-    return np.array([[gsd_m, 0, -half], [0, -gsd_m, half], [0, 0, 1.0]])
+def _reduced(
+    image: NDArray[np.uint8], factor: int, box: tuple[float, float, float, float]
+) -> tuple[Image.Image, int, int]:
+    """What `reduce(factor)` makes of the part of a photo between these x and y, and its left and upper end in it.
+
+    A pixel more lies around what the box needs, where the photo has one.
+    """
+    height, width = image.shape[:2]
+    left, right = max(0, int(box[0] / factor) - 2), min(-(-width // factor), int(box[1] / factor) + 3)
+    top, bottom = max(0, int(box[2] / factor) - 2), min(-(-height // factor), int(box[3] / factor) + 3)
+    part = image[:, left * factor : right * factor]
+    if factor == 1:
+        return Image.fromarray(part[top:bottom]), left, top
+    reduced = Image.new("RGB", (right - left, bottom - top))
+    rows = max(1, _STRIP_PX // (part.shape[1] * factor))
+    for row in range(top, bottom, rows):
+        strip = part[row * factor : min(row + rows, bottom) * factor]
+        reduced.paste(Image.fromarray(strip).reduce(factor), (0, row - top))
+    return reduced, left, top
 
 
 def _normal(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dphr_infer.files.calibration import CALIBRATE, Calibration
 from dphr_infer.files.gallery import Gallery
 from dphr_infer.geo import distance_m, east_north_m, offset
+from dphr_infer.images.blank import blank_reason
+from dphr_infer.images.photo import Photo
 from dphr_infer.locate.settings import LocateSettings
 from dphr_infer.register.registrar import Registration
 from dphr_infer.types import GeoPoint, LocationEstimate, Matches, Place
@@ -21,18 +24,26 @@ _CIRCLE_95 = math.sqrt(-2 * math.log(0.05))
 
 
 def estimate(
-    matches: Matches, gallery: Gallery, settings: LocateSettings, rotations_deg: Sequence[float], source: str = ""
+    matches: Matches,
+    gallery: Gallery,
+    settings: LocateSettings,
+    rotations_deg: Sequence[float],
+    calibration: Calibration | None,
+    source: str = "",
 ) -> LocationEstimate:
     """Of the view with the most similar match, its places; the first of equals.
 
-    The radius is the largest distance of an agreeing match from the estimated point, and at least half the stride,
-    which is how far a place between the grid's points may be from the nearest along an axis.
+    It is "retrieved" where the bundle's calibration says so: similarity and margin, each at least what was stated. The
+    radius is the largest distance from the estimated point of the places within a tile side of the best one, and at
+    least half the stride, which is how far a place between the grid's points may be from the nearest along an axis.
 
     Args:
-        matches: of the photo's views, rows (R, k).
+        matches: of the photo's views, rows (R, k); at least `matches_for_margin` of them, or the margin is a lower
+            bound.
         gallery: whose rows they are.
-        settings: when to accept, and whether to refine.
+        settings: how many places to tell, and whether to refine.
         rotations_deg: R, under which the views were embedded.
+        calibration: of the bundle.
         source: of the photo, for people.
     """
     view = int(np.argmax(matches.similarity[:, 0]))
@@ -41,25 +52,58 @@ def estimate(
         Place(int(row), gallery.point(int(row)), float(value)) for row, value in zip(rows, similarity, strict=True)
     )
     tile_m, stride_m = gallery.origin.tile_m, gallery.origin.stride_m
-    agreeing = [place for place in places if distance_m(place.point, places[0].point) <= tile_m * _ROUNDING]
+    near = [place for place in places if distance_m(place.point, places[0].point) <= tile_m * _ROUNDING]
     point = _refined(places, tile_m / 2 * _ROUNDING) if settings.refine else places[0].point
-    reason = ""
-    if len(agreeing) < settings.agreeing:
-        reason = (
-            f"ambiguous: {len(agreeing)} of the best {len(places)} matches lie together, {settings.agreeing} are needed"
-        )
-    elif places[0].similarity < settings.min_similarity:
-        reason = f"similarity {places[0].similarity:.4f}, {settings.min_similarity:g} is needed"
+    reason = _not_retrieved(matches, view, gallery, calibration)
     return LocationEstimate(
         point=point,
         similarity=places[0].similarity,
         verdict="none" if reason else "retrieved",
-        radius_m=max(stride_m / 2, *(distance_m(place.point, point) for place in agreeing)),
+        radius_m=max(stride_m / 2, *(distance_m(place.point, point) for place in near)),
         places=places,
         rotation_deg=rotations_deg[view],
         source=source,
         reason=reason,
     )
+
+
+def matches_for_margin(gallery: Gallery) -> int:
+    """How many matches hold one that lies more than a tile side from the best, where the map goes on there."""
+    origin = gallery.origin
+    return math.ceil(math.pi * (origin.tile_m * _ROUNDING / origin.stride_m + 1) ** 2) + 1
+
+
+def margin_of(matches: Matches, view: int, gallery: Gallery) -> float:
+    """How much more similar the best match of a view is than the best that lies more than a tile side from it.
+
+    Where none of the matches does, the least similar of them stands for it: the margin is at least that.
+    """
+    rows, similarity = matches.rows[view], matches.similarity[view]
+    best = gallery.point(int(rows[0]))
+    away = np.hypot(*east_north_m(best, gallery.latitude_deg[rows], gallery.longitude_deg[rows]))
+    others = np.flatnonzero(away > gallery.origin.tile_m * _ROUNDING)
+    return float(similarity[0]) - float(similarity[others[0] if len(others) else -1])
+
+
+def _not_retrieved(matches: Matches, view: int, gallery: Gallery, calibration: Calibration | None) -> str:
+    """Why matches alone are not to be believed; empty where they are."""
+    if calibration is None:
+        return f"not calibrated: the bundle states no similarity floor and margin. {CALIBRATE}"
+    wanted, origin = calibration.verdict, gallery.origin
+    if wanted.floor is None or wanted.margin is None:
+        return f"unverified: matches alone told right from wrong nowhere at the bundle's alpha {wanted.alpha:g}"
+    if not calibration.fits(origin.tile_m, origin.stride_m):
+        return (
+            f"not calibrated for this gallery: its stride is {origin.stride_m / origin.tile_m:.2f} tile sides, that of "
+            f"the calibration {calibration.stride_m / calibration.tile_m:.2f}"
+        )
+    similarity = float(matches.similarity[view][0])
+    if similarity < wanted.floor:
+        return f"off the map: similarity {similarity:.3f}, the bundle's floor is {wanted.floor:.3f}"
+    margin = margin_of(matches, view, gallery)
+    if margin < wanted.margin:
+        return f"ambiguous: margin {margin:.3f} to another place, the bundle asks {wanted.margin:.3f}"
+    return ""
 
 
 def verified(found: LocationEstimate, registration: Registration | None) -> LocationEstimate:
@@ -68,15 +112,23 @@ def verified(found: LocationEstimate, registration: Registration | None) -> Loca
         return dataclasses.replace(found, verdict="none", reason="unverified: too little of the photo matches the map")
     if not registration.verified:
         return dataclasses.replace(found, verdict="none", reason=registration.refused)
-    east2, _, north2 = registration.covariance_m2
+    east2, both, north2 = registration.covariance_m2
+    widest_m2 = (east2 + north2) / 2 + math.hypot((east2 - north2) / 2, both)
     return dataclasses.replace(
         found,
         point=registration.point,
         verdict="verified",
-        radius_m=_CIRCLE_95 * math.sqrt(max(east2, north2)),
+        radius_m=_CIRCLE_95 * math.sqrt(widest_m2),
         reason="",
         covariance_m2=registration.covariance_m2,
     )
+
+
+def not_blank(found: LocationEstimate, photo: Photo) -> LocationEstimate:
+    """An estimate that is not verified, after its photo was looked at: of nothing, it is not to be used."""
+    if found.verdict == "verified" or not (blank := blank_reason(photo)):
+        return found
+    return dataclasses.replace(found, verdict="none", reason=blank)
 
 
 def candidates(matches: Matches, gallery: Gallery) -> list[GeoPoint]:

@@ -27,6 +27,7 @@ from dphr_infer.cuda.frames_in_flight import MOST, Flight, FramesInFlight
 from dphr_infer.cuda.graph import GraphCache
 from dphr_infer.cuda.one_at_a_time import OneAtATime
 from dphr_infer.cuda.preprocess.launch import DevicePreprocess
+from dphr_infer.cuda.preprocess.plan import Mode, Pose, mode_of
 from dphr_infer.cuda.topk.launch import DeviceScan, Limits
 from dphr_infer.cuda.topk.operands import view_outputs
 from dphr_infer.cuda.topk.plan import MAX_K
@@ -48,10 +49,10 @@ VECTOR_VALUES = 8
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """What a launcher is opened for: the frames' bytes, whether they are turned, and which of two on their way."""
+    """What a launcher is opened for: the frames' bytes, what becomes of them first, and which of two on their way."""
 
     frame: FrameFormat
-    turned: bool
+    mode: Mode
     slot: int
 
 
@@ -143,7 +144,7 @@ class GpuPipeline:
         self,
         image: NDArray[np.uint8],
         k: int,
-        clockwise_deg: float | None = None,
+        pose: Pose = None,
         row_ranges: Iterable[tuple[int, int]] | None = None,
         frame: FrameFormat | None = None,
     ) -> Matches:
@@ -152,7 +153,8 @@ class GpuPipeline:
         Args:
             image: uint8 (H, W, 3), RGB, or the bytes of `frame`.
             k: 1..max_k, at most the rows allowed.
-            clockwise_deg: turn the frame so far and take its largest square first; None takes it as it is.
+            pose: degrees turn the frame so far clockwise and take its largest square first; a `GroundSquare` of the
+                model's longer side rectifies it; None takes it as it is.
             row_ranges: as `Matcher.match` takes them.
             frame: what the bytes mean; None is RGB without gaps.
 
@@ -161,7 +163,7 @@ class GpuPipeline:
 
         Raises:
             ImageError: the frame is of a size that cannot be brought to the model's, or not (H, W, 3) and without
-                `frame`; the angle is not finite.
+                `frame`; the angle is not finite; the frame shows nothing of the square.
             GalleryError: k or a range is out of bounds.
             EngineError: not open, in use by another thread, frames of `submit` are on their way, more than 8 frame
                 formats, or the GPU refused.
@@ -169,14 +171,14 @@ class GpuPipeline:
         with self._in_turn() as cuda:
             if self._flights:
                 raise EngineError(f"{len(self._flights)} submitted frames are on their way: collect them first.")
-            self._start(cuda, image, k, clockwise_deg, row_ranges, frame)
+            self._start(cuda, image, k, pose, row_ranges, frame)
             return self._finish()
 
     def submit(
         self,
         image: NDArray[np.uint8],
         k: int,
-        clockwise_deg: float | None = None,
+        pose: Pose = None,
         row_ranges: Iterable[tuple[int, int]] | None = None,
         frame: FrameFormat | None = None,
     ) -> None:
@@ -185,22 +187,22 @@ class GpuPipeline:
         Arguments and errors as in `match`; `collect` gives the answers in the same order.
         """
         with self._in_turn() as cuda:
-            self._start(cuda, image, k, clockwise_deg, row_ranges, frame)
+            self._start(cuda, image, k, pose, row_ranges, frame)
 
     def _start(
         self,
         cuda: Cuda,
         image: NDArray[np.uint8],
         k: int,
-        clockwise_deg: float | None,
+        pose: Pose,
         row_ranges: Iterable[tuple[int, int]] | None,
         frame: FrameFormat | None,
     ) -> None:
         ranges = self._checked_ranges(row_ranges, k)
         slot = self._flights.next_slot()
-        layout, turned = _format_of(image, frame), clockwise_deg is not None
-        opened = self._open_format(cuda, _Format(layout, turned, slot))
-        opened.stage(image, clockwise_deg)
+        layout, mode = _format_of(image, frame), mode_of(pose)
+        opened = self._open_format(cuda, _Format(layout, mode, slot))
+        opened.stage(image, pose)
         if self._flights and not self._scan.has_ranges(ranges):
             cuda.synchronize()  # the frame before reads its ranges from where these go
         launch = self._scan.ready(1, k, ranges)
@@ -212,10 +214,10 @@ class GpuPipeline:
             self._scan.enqueue(launch, self._outputs[slot])
 
         allowed = sum(stop - start for start, stop in ranges)
-        self._graphs.run((slot, layout, turned, k, len(ranges), allowed, self._scan.range_capacity), work)
+        self._graphs.run((slot, layout, mode, k, len(ranges), allowed, self._scan.range_capacity), work)
         self._flights.add(Flight(slot, k, cuda.record()))
 
-    def frame_memory(self, frame: FrameFormat, turned: bool = False) -> NDArray[np.uint8]:
+    def frame_memory(self, frame: FrameFormat, mode: Mode = "upright") -> NDArray[np.uint8]:
         """Pinned memory for the next frame, for a camera or decoder to write into; `submit` and `match` then copy none.
 
         Write the whole frame, then give this array, or the (H, W, 3) that it is reshaped to, to the next `submit` or
@@ -224,7 +226,7 @@ class GpuPipeline:
 
         Args:
             frame: what the bytes will mean.
-            turned: whether the frame will be submitted with an angle.
+            mode: how the frame will be submitted: as it is, with an angle, or with a square of ground.
 
         Returns:
             uint8 (frame.padded_bytes,), valid until the pipeline is left.
@@ -235,7 +237,7 @@ class GpuPipeline:
         """
         with self._in_turn() as cuda:
             slot = self._flights.next_slot()
-            memory = self._open_format(cuda, _Format(frame, turned, slot)).frame_memory()
+            memory = self._open_format(cuda, _Format(frame, mode, slot)).frame_memory()
             self._flights.lend(slot)
             return memory
 
@@ -276,7 +278,7 @@ class GpuPipeline:
         """
         with self._in_turn() as cuda:
             ranges = self._checked_ranges(None, k)
-            opened = self._open_format(cuda, _Format(_format_of(image, frame), False, 0))
+            opened = self._open_format(cuda, _Format(_format_of(image, frame), "upright", 0))
             cuda.synchronize()
             opened.stage(image)
             launch = self._scan.ready(1, k, ranges)
@@ -319,12 +321,12 @@ class GpuPipeline:
             return opened
         if sum(known.slot == key.slot for known in self._formats) == MAX_FORMATS:
             raise EngineError(
-                f"Frames of {MAX_FORMATS} formats have come (size, pixels, turned or not), and one of "
+                f"Frames of {MAX_FORMATS} formats have come (size, pixels, turned or rectified or not), and one of "
                 f"{key.frame.width_px}x{key.frame.height_px} px would be one more; memory is taken for each. Locate "
                 "them in several runs."
             )
         size = self._bundle.manifest.preprocess
-        opened = DevicePreprocess(cuda, self._image, key.frame, size, turned=key.turned, images=self._images)
+        opened = DevicePreprocess(cuda, self._image, key.frame, size, mode=key.mode, images=self._images)
         self._formats[key] = opened
         return opened
 

@@ -3,7 +3,7 @@
     prepare   photo -> views at model size (one, or one for each rotation that is tried)     Preprocess
     embed     views -> unit vectors                                                          Engine
     match     unit vectors -> the k most similar gallery rows that the prior allows          Matcher
-    estimate  rows -> place, accepted or not, radius                                         Gallery
+    estimate  rows -> place, verdict, radius                                                 Gallery
 
 `locate` is these four in a row, or one launch on a GPU; a benchmark that times them one by one times the same code.
 """
@@ -20,16 +20,18 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from dphr_infer.cuda.preprocess.plan import Pose
 from dphr_infer.cuda.topk.plan import MAX_K
 from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import EngineError
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.gallery import Gallery
 from dphr_infer.images.frame_format import FrameFormat
+from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.images.photo import Photo, PhotoLike, to_photo
 from dphr_infer.images.preprocess import check_image_size
 from dphr_infer.locate.devices import device_of
-from dphr_infer.locate.estimate import candidates, estimate, verified
+from dphr_infer.locate.estimate import candidates, estimate, matches_for_margin, not_blank, verified
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.settings import CameraSettings, DeviceSettings, LocateSettings
 from dphr_infer.locate.stream import OnError, located
@@ -51,7 +53,7 @@ class Localizer:
     Args:
         bundle: whose model made the gallery.
         gallery: refused if another bundle made it.
-        settings: what to look for, and when to accept it; None takes `LocateSettings()`.
+        settings: what to look for; None takes `LocateSettings()`.
         on: the device, precision and threads; None takes `DeviceSettings()`.
         camera: what is known of the camera, and whether photos are rectified; None takes `CameraSettings()`.
         registrar: lays photos on the map; entered and left with the localizer. With one an estimate is either verified
@@ -135,6 +137,21 @@ class Localizer:
         """Photos that `start` takes before the first `finish`: 2 on a GPU's pipeline, else 1."""
         return 1 if self._pipeline is None else _FRAMES_ON_A_GPU
 
+    def read(self, photo: PhotoLike) -> Photo:
+        """A photo as `to_photo` reads it; a JPEG that is rectified on a CPU no finer than its square and the map need.
+
+        It is then decoded at a half, a quarter or an eighth of its size, in a part of the time. The square's pixels
+        differ by some levels, as means of the same pixels in another order.
+
+        Raises:
+            ImageError: as of `to_photo`.
+        """
+        return to_photo(photo, self._coarser if self._pipeline is None else None)
+
+    def _coarser(self, metadata: PhotoMetadata, width_px: int, height_px: int) -> float:
+        finest_m = None if self.registrar is None else self.registrar.finest_m
+        return self.views.coarser(metadata, width_px, height_px, finest_m)
+
     def prepare(self, photo: PhotoLike) -> NDArray[np.uint8]:
         """A photo at model size: rectified, or as it is, or once for each rotation.
 
@@ -147,7 +164,7 @@ class Localizer:
         """
         if self._embedder is None:
             raise self._not_open()
-        return self._embedder.prepare(self.views.images(to_photo(photo)))
+        return self._embedder.prepare(self.views.images(self.read(photo)))
 
     def embed(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Views at model size, uint8 (n, height_px, width_px, 3) -> float32 (n, D), unit length."""
@@ -183,11 +200,12 @@ class Localizer:
         return self._matcher.match(embeddings, self._k(rows), rows)
 
     def _k(self, rows: RowRanges | None) -> int:
-        wanted = self.settings.top_k
+        wanted, origin = self.settings.top_k, self.gallery.origin
         if self.registrar is not None:  # enough rows to name that many places, each of which many tiles show
-            origin = self.gallery.origin
             a_place = math.ceil((origin.tile_m / origin.stride_m) ** 2 / 2)
             wanted = max(wanted, min(MAX_K, self.registrar.settings.candidates * a_place))
+        elif (calibration := self.bundle.manifest.calibration) is not None and calibration.verdict.floor is not None:
+            wanted = max(wanted, min(MAX_K, matches_for_margin(self.gallery)))
         return min(wanted, len(self.gallery) if rows is None else rows.count)
 
     def estimate(self, matches: Matches, photo: Photo | None = None) -> LocationEstimate:
@@ -198,11 +216,14 @@ class Localizer:
             photo: whose; None where only the matches are known, which are then not registered.
         """
         rotations = (0.0,) * len(matches.rows) if photo is None else self.views.rotations_deg(photo)
-        found = estimate(matches, self.gallery, self.settings, rotations, "" if photo is None else photo.source)
-        if self.registrar is None or photo is None:
+        source, calibration = "" if photo is None else photo.source, self.bundle.manifest.calibration
+        found = estimate(matches, self.gallery, self.settings, rotations, calibration, source)
+        if photo is None:
             return found
-        places = candidates(matches, self.gallery)
-        return verified(found, self.registrar.register(photo.rgb, self.views.attitude(photo), places))
+        if self.registrar is not None:
+            places = candidates(matches, self.gallery)
+            found = verified(found, self.registrar.register(photo.rgb, self.views.attitude(photo), places))
+        return not_blank(found, photo)
 
     def locate(self, photo: PhotoLike, *, yaw_deg: float | None = None, prior: Prior | None = None) -> LocationEstimate:
         """Where one photo was taken of: prepare, embed, match, estimate.
@@ -217,7 +238,7 @@ class Localizer:
             GalleryError: no tile lies within the prior.
             EngineError: not open, or the device refused.
         """
-        taken = to_photo(photo)
+        taken = self.read(photo)
         if yaw_deg is not None:
             taken = dataclasses.replace(taken, metadata=dataclasses.replace(taken.metadata, yaw_deg=yaw_deg))
         rows = self.rows_in(prior)
@@ -248,13 +269,13 @@ class Localizer:
             raise EngineError(f"{len(self._waiting)} photos are on their way: call finish before the next start.")
         if self._pipeline is not None:
             _check_size(photo)
-            (degrees,), ground = self.views.rotations_deg(photo), self.views.rectified(photo)
-            if ground is not None:
-                self._pipeline.submit(ground, self._k(rows), None, rows)
-            else:
-                clockwise_deg = None if self.settings.heading == "as-is" else degrees
-                self._pipeline.submit(photo.image, self._k(rows), clockwise_deg, rows, photo.frame_format)
+            self._pipeline.submit(photo.image, self._k(rows), self._pose(photo), rows, photo.frame_format)
         self._waiting.append((photo, rows))
+
+    def _pose(self, photo: Photo) -> Pose:
+        """How the pipeline brings a photo to the model."""
+        (degrees,), square = self.views.rotations_deg(photo), self.views.square(photo)
+        return square or (None if self.settings.heading == "as-is" else degrees)
 
     def finish(self) -> LocationEstimate:
         """The estimate of the photo that was started first.
@@ -282,7 +303,9 @@ class Localizer:
         """
         if self._pipeline is None:
             return None
-        return self._pipeline.frame_memory(frame, self.settings.heading != "as-is")
+        if self.views.square(Photo(np.empty(0, np.uint8), frame_format=frame)) is not None:
+            return self._pipeline.frame_memory(frame, "rectified")
+        return self._pipeline.frame_memory(frame, "upright" if self.settings.heading == "as-is" else "turned")
 
     def locate_each(
         self,

@@ -22,13 +22,7 @@ MAX_ROTATIONS = 360
 
 @dataclass(frozen=True, slots=True)
 class LocateSettings:
-    """How a photo becomes an estimate, and when the estimate is accepted.
-
-    A match agrees with the best one if its tile centre lies at most one tile side from the best match's. Matches of one
-    place lie side by side; matches of no place scatter over the map. What this rule cannot notice: a photo of ground
-    that the map lacks, if one single place on the map resembles it. And where the stride is much smaller than the tile,
-    neighbours share most of their ground and agree easily: ask for more.
-    """
+    """How a photo becomes an estimate. From which similarity on it is believed is the bundle's own calibration."""
 
     top_k: int = 5
     """Matches per photo; fewer where the gallery or a prior holds fewer tiles."""
@@ -36,10 +30,6 @@ class LocateSettings:
     """Take the photo as it is; turn north up by its yaw; or search over rotations and keep the most similar."""
     rotations: int = 8
     """Headings that "search" tries, evenly spaced, from 0."""
-    agreeing: int = 3
-    """Accept an estimate if at least this many of the top_k matches agree, the best included; 1 accepts always."""
-    min_similarity: float = -1.0
-    """And if the best similarity is at least this, in [-1, 1]. It depends on the model: read it off known photos."""
     refine: bool = False
     """Average the places of the matches within half a tile side of the best, weighted by similarity."""
 
@@ -47,14 +37,6 @@ class LocateSettings:
         _check_choice("heading", self.heading, HEADINGS)
         _check_count("top_k", self.top_k)
         _check_count("rotations", self.rotations, MAX_ROTATIONS)
-        _check_count("agreeing", self.agreeing)
-        if not -1 <= self.min_similarity <= 1:
-            raise ConfigError(f"`min_similarity` is {self.min_similarity}; expected a number in [-1, 1].")
-        if self.agreeing > self.top_k:
-            raise ConfigError(
-                f"`agreeing` is {self.agreeing}, but only {self.top_k} matches are looked at: no photo could be "
-                "accepted. Raise `top_k`, or lower `agreeing`."
-            )
 
 
 @dataclass(frozen=True, slots=True)

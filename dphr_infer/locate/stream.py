@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from dphr_infer.errors import ImageError
-from dphr_infer.images.photo import Photo, PhotoLike, each_photo, to_photo, worked_ahead
+from dphr_infer.images.photo import Photo, PhotoLike, each_photo, worked_ahead
 from dphr_infer.types import LocationEstimate, RowRanges
 
 OnError = Callable[[PhotoLike, ImageError], None]
@@ -38,6 +38,10 @@ class Answerer(Finder, Protocol):
         """Whether photos go by `start` and `finish`, else by `answer`."""
         ...
 
+    def read(self, photo: PhotoLike) -> Photo:
+        """A photo read as finely as it is needed; from any thread."""
+        ...
+
     def answer(self, photo: Photo, rows: RowRanges | None) -> LocationEstimate:
         """The estimate of one photo."""
         ...
@@ -53,7 +57,7 @@ def located(
     """Each photo with its estimate; arguments and errors as of `Localizer.locate_each`."""
     started = deque[Photo]()  # on a GPU's way; another photo is started before the first is waited for
     try:
-        for given, reading in worked_ahead(each_photo(photos), to_photo):
+        for given, reading in worked_ahead(each_photo(photos), finder.read):
             try:
                 photo = reading.result()
                 if not finder.in_one_launch:

@@ -7,11 +7,15 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import ImageError
 from dphr_infer.images.attitude import Attitude, attitude_of
+from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.images.photo import Photo
 from dphr_infer.images.preprocess import Preprocess
-from dphr_infer.images.rectify import rectify
+from dphr_infer.images.rectify import GroundSquare, rectify
 from dphr_infer.images.rotation import rotate_square
 from dphr_infer.locate.settings import CameraSettings, LocateSettings
+
+# A tile keeps at least so many pixels to its side: photos are also compared with each other, see flight/run.py.
+_LEAST_SIDE_PX = 256
 
 
 class Views:
@@ -33,16 +37,26 @@ class Views:
         height_px, width_px = photo.size_px
         return attitude_of(photo.metadata, self._camera.known, width_px, height_px, self._tile_m)
 
-    def rectified(self, photo: Photo) -> NDArray[np.uint8] | None:
-        """Its ground as a tile of the gallery shows it, north up; None where settings or its attitude forbid it.
+    def coarser(self, metadata: PhotoMetadata, width_px: int, height_px: int, registered_m: float | None) -> float:
+        """How many pixels of a photo of that size one of its finest use covers; 1 where it is not rectified.
 
-        Raises:
-            ImageError: the photo shows nothing of it.
+        Args:
+            metadata: of the photo.
+            width_px, height_px: of its picture.
+            registered_m: metres a pixel that it may be registered at; None where there is no map.
         """
+        attitude = attitude_of(metadata, self._camera.known, width_px, height_px, self._tile_m)
+        if self._camera.rectify == "off" or not attitude.known:
+            return 1.0
+        uses_m = [self._tile_m / max(self._side_px, _LEAST_SIDE_PX)] + ([] if registered_m is None else [registered_m])
+        return max(1.0, min(uses_m) / attitude.view.gsd_m(width_px))
+
+    def square(self, photo: Photo) -> GroundSquare | None:
+        """The ground that it is rectified to, a tile's side; None where settings or its attitude forbid it."""
         attitude = self.attitude(photo)
         if self._camera.rectify == "off" or not attitude.known:
             return None
-        return rectify(photo.rgb, attitude.view, self._side_px, self._tile_m / self._side_px).image
+        return GroundSquare(attitude.view, self._side_px, self._tile_m / self._side_px)
 
     def rotations_deg(self, photo: Photo) -> tuple[float, ...]:
         """The clockwise rotations that it is embedded under.
@@ -64,10 +78,14 @@ class Views:
         return (attitude.view.yaw_deg % 360.0,)
 
     def images(self, photo: Photo) -> list[NDArray[np.uint8]]:
-        """One for each rotation, uint8 (h, w, 3), not yet of model size; errors as of the others."""
-        rotations, ground = self.rotations_deg(photo), self.rectified(photo)
-        if ground is not None:
-            return [ground]
+        """One for each rotation, uint8 (h, w, 3), not yet of model size.
+
+        Raises:
+            ImageError: as of `rotations_deg`; or the photo shows nothing of its square.
+        """
+        rotations, square = self.rotations_deg(photo), self.square(photo)
+        if square is not None:
+            return [rectify(photo.rgb, square.view, square.side_px, square.gsd_m).image]
         if self._settings.heading == "as-is":
             return [photo.rgb]
         return [rotate_square(photo.rgb, degrees, self._side_px) for degrees in rotations]

@@ -98,3 +98,23 @@ def format_summary(summary: LatencySummary) -> list[str]:
         format_percentile(summary.p999_ms, MIN_SAMPLES_P999),
         format_ms(summary.max_ms),
     ]
+
+
+def ks_distance(first: Sequence[int], second: Sequence[int]) -> float:
+    """Largest difference of two distributions' cumulated shares, each given as counts of the same bins in order."""
+    shares = [np.cumsum(counts) / np.sum(counts) for counts in (first, second)]
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
+def ks_p_value(distance: float, first: int, second: int) -> float:
+    """How often samples of one distribution come at least so far apart: Kolmogorov's limit for two samples.
+
+    Args:
+        distance: of `ks_distance`.
+        first, second: sizes of the samples. For counts of few bins the true value is smaller.
+    """
+    scaled = distance * math.sqrt(first * second / (first + second))
+    if scaled < 0.2:  # 1 to twelve digits; the series would need many terms
+        return 1.0
+    terms = [math.exp(-2 * (i * scaled) ** 2) for i in range(1, 101)]
+    return min(1.0, 2 * (sum(terms[::2]) - sum(terms[1::2])))

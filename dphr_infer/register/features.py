@@ -16,6 +16,8 @@ from dphr_infer.errors import MissingPackageError
 _CONTRAST = 0.005
 # A feature whose surroundings reach over the picture's edge would describe the edge.
 _EDGE_PX = 6
+# Cells along a picture's side. Features that are few are spread over them, and matches of one cell are one witness.
+CELLS = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,12 +45,12 @@ class FeatureExtractor(Protocol):
     """What finds features. To add one, e.g. a learned one, write a class with this method."""
 
     def extract(self, image: NDArray[np.uint8], seen: NDArray[np.bool_], most: int, upright: bool) -> Features:
-        """The strongest features.
+        """Strong features, spread evenly.
 
         Args:
             image: uint8 (h, w, 3).
             seen: bool (h, w); none lies where it is False, or close by.
-            most: at most that many, the strongest.
+            most: at most that many.
             upright: whether both pictures have north up, within some 15 degrees: descriptors then need not be the same
                 under every turn, and tell more.
 
@@ -76,10 +78,12 @@ class SiftFeatures:
         mask = cv2.erode(np.pad(seen, 1).astype(np.uint8), np.ones((2 * _EDGE_PX + 1,) * 2, np.uint8))[1:-1, 1:-1]
         if not mask.any():
             return NO_FEATURES
-        sift = cv2.SIFT_create(most, contrastThreshold=_CONTRAST)
+        sift = cv2.SIFT_create(0, contrastThreshold=_CONTRAST)
         found = sift.detect(grey, np.ascontiguousarray(mask))
         if upright:
-            found = _turned_upright(found)
+            for key in found:
+                key.angle = 0.0
+        found = [found[row] for row in _chosen(found, most, max(grey.shape) / CELLS, upright)]
         found, descriptors = sift.compute(grey, found)
         if not len(found):
             return NO_FEATURES
@@ -89,13 +93,21 @@ class SiftFeatures:
         return Features(points, sizes, roots.astype(np.float32))
 
 
-def _turned_upright(keys: Sequence[Any]) -> list[Any]:
-    """Each place and size once: SIFT repeats one for every direction that stands out."""
-    once: dict[tuple[float, float, float], Any] = {}
-    for key in keys:
-        key.angle = 0.0
-        once.setdefault((*key.pt, key.size), key)
-    return list(once.values())
+def _chosen(keys: Sequence[Any], most: int, cell_px: float, once: bool) -> NDArray[np.intp]:
+    """Rows of the strongest key of each cell, then of the second strongest of each, and so on.
+
+    With `once` each place and size counts once: SIFT repeats one for every direction that stands out.
+    """
+    told = np.array([(*key.pt, key.size, key.response) for key in keys], np.float32).reshape(-1, 4)
+    rows = np.sort(np.unique(told[:, :3], axis=0, return_index=True)[1]) if once else np.arange(len(told))
+    if len(rows) <= most:
+        return rows
+    columns, lines = (told[rows, :2] // cell_px).astype(int).T
+    cells = lines * (columns.max() + 1) + columns
+    order = np.lexsort((-told[rows, 3], cells))
+    starts = np.flatnonzero(np.diff(cells[order], prepend=-1))
+    rank = np.arange(len(rows)) - np.repeat(starts, np.diff(starts, append=len(rows)))
+    return rows[order[np.lexsort((-told[rows[order], 3], rank))[:most]]]
 
 
 def _import_cv2() -> Any:

@@ -16,7 +16,7 @@ from dphr_infer.types import GeoPoint
 # Pixels of a block's side, and of the margin around it that its outermost features see.
 BLOCK_PX = 256
 MARGIN_PX = 32
-# Features of the map to a megapixel, the strongest; a photo's are counted likewise.
+# Features of the map to a megapixel; a photo's are counted likewise.
 DENSITY = 9000
 
 

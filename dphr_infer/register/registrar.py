@@ -23,7 +23,7 @@ from dphr_infer.images.attitude import Attitude
 from dphr_infer.images.rectify import GroundPicture, rectify
 from dphr_infer.maps.view import MapPixels
 from dphr_infer.register.false_alarms import log10_false_alarms
-from dphr_infer.register.features import FeatureExtractor, Features, SiftFeatures
+from dphr_infer.register.features import CELLS, FeatureExtractor, Features, SiftFeatures
 from dphr_infer.register.map_features import DENSITY, MapFeatures
 from dphr_infer.register.settings import RegisterSettings
 from dphr_infer.register.vote import (
@@ -35,7 +35,7 @@ from dphr_infer.register.vote import (
     vote_similarity,
     vote_translation,
 )
-from dphr_infer.types import GeoPoint
+from dphr_infer.types import CameraView, GeoPoint
 
 # Errors of the view that a vote allows: scale as a factor, turn in degrees.
 _KNOWN = (1.25, 15.0)
@@ -50,9 +50,15 @@ _APART_PX = 2.0
 # How uneven a map's features lie, as a factor on the chance that one match agrees.
 _UNEVEN = 2.0
 _FEWEST = 4
-# Matches that agree count once for each cell of the picture, of so many to its side: one crossing or roof that looks
-# like another holds a dozen features, and they are no dozen witnesses.
-_CELLS = 12
+# What most photos need. Where these do not place one, all are tried.
+_FEW_FEATURES = 400
+# Searches of a place that may be tried: few and all features, each by two votes, then all under any turn.
+_SEARCHES = 5
+# A vote that chance explains by 10 to this power less often than asked is doubted no more than by what else its own
+# matches look like.
+_BEYOND_DOUBT = 12
+# Scale and attitude of a good view agree within that; what exceeds it may be height that its matches stand on.
+_SCALE_ERROR = 0.03
 # What is fitted to how many matches, the first that they tell: an affine map, a similarity, a translation.
 _PARAMETERS = ((6, 12), (4, 5), (2, 0))
 # How exactly a feature is found, in pixels. What stands up from the ground errs alike for neighbours: so many matches
@@ -93,13 +99,14 @@ class Registration:
 class _Search:
     """How a photo is searched for around a place: resolution, sizes in metres, and what may differ from the view."""
 
+    view: CameraView
     gsd_m: float
     side_m: float
     radius_m: float
     scale: float
     turn_deg: float
     upright: bool
-    translation: bool
+    known: bool
 
 
 class Registrar:
@@ -136,16 +143,21 @@ class Registrar:
     ) -> None:
         self._pixels.__exit__(kind, error, trace)
 
+    @property
+    def finest_m(self) -> float:
+        """Metres a pixel of the finest picture that a photo is registered by."""
+        return max(self._pixels.gsd_m, self.settings.side_tiles * self._tile_m / self.settings.max_side_px)
+
     def ground_picture(self, image: NDArray[np.uint8], attitude: Attitude) -> GroundPicture:
         """The photo as it is registered, at the map's resolution or coarser by steps of a square root of two.
 
         Raises:
             ImageError: the photo shows nothing of the ground around its middle.
         """
-        finest_m, view = self._pixels.gsd_m, attitude.view
+        map_m, view = self._pixels.gsd_m, attitude.view
         side_m = self.settings.side_tiles * self._tile_m
-        wanted_m = max(finest_m, view.gsd_m(image.shape[1]), side_m / self.settings.max_side_px)
-        gsd_m = finest_m * 2 ** (math.ceil(2 * math.log2(wanted_m / finest_m) - 1e-9) / 2)
+        wanted_m = max(self.finest_m, view.gsd_m(image.shape[1]))
+        gsd_m = map_m * 2 ** (math.ceil(2 * math.log2(wanted_m / map_m) - 1e-9) / 2)
         return rectify(image, view, max(1, round(side_m / gsd_m)), gsd_m)
 
     def register(self, image: NDArray[np.uint8], attitude: Attitude, places: Sequence[GeoPoint]) -> Registration | None:
@@ -168,39 +180,48 @@ class Registrar:
         except ImageError:
             return None
         places = self._apart(places)
-        found = self._best(ground, attitude, places, attitude.yaw_known)
+        every = math.ceil(DENSITY * float(ground.seen.sum()) / 1e6)
+        found = None
+        for most in sorted({min(_FEW_FEATURES, every), every}):
+            found = self._best(ground, attitude, places, most, attitude.yaw_known) or found
+            if found is not None and found.verified:
+                return found
         if attitude.yaw_known and (found is None or found.log10_nfa > self.settings.max_log10_nfa):
             # Cameras do write a yaw that is half a turn off: what its north does not place is tried under any turn.
-            turned = self._best(ground, attitude, places, upright=False)
+            turned = self._best(ground, attitude, places, every, upright=False)
             if turned is not None and (found is None or turned.log10_nfa < found.log10_nfa):
                 return turned
         return found
 
     def _best(
-        self, ground: GroundPicture, attitude: Attitude, places: Sequence[GeoPoint], upright: bool
+        self, ground: GroundPicture, attitude: Attitude, places: Sequence[GeoPoint], most: int, upright: bool
     ) -> Registration | None:
-        most = math.ceil(DENSITY * float(ground.seen.sum()) / 1e6)
         found = self._extractor.extract(ground.image, ground.seen, most, upright)
         if len(found) < _FEWEST:  # before the map is looked at
             return None
         points = (found.points - ground.image.shape[0] / 2) * np.array([ground.gsd_m, -ground.gsd_m], np.float32)
         photo = Features(points, found.sizes * np.float32(ground.gsd_m), found.descriptors)
         search = _Search(
+            attitude.view,
             ground.gsd_m,
             side_m=self.settings.side_tiles * self._tile_m,
             radius_m=(self.settings.side_tiles + 1) / 2 * self._tile_m,
             scale=_KNOWN[0] if attitude.known else _ASSUMED_SCALE,
             turn_deg=_KNOWN[1] if upright else _ANY_TURN_DEG,
             upright=upright,
-            translation=attitude.known and upright,
+            known=attitude.known,
         )
         votes: list[Registration] = []
+        asked = photo
         for place in places:
             if any(one.verified and distance_m(place, one.point) < search.radius_m / 2 for one in votes):
                 continue  # most of what lies around it was searched already
-            one = self._at(place, photo, search)
-            if one is not None:
-                votes.append(one)
+            one, agreeing = self._at(place, asked, search)
+            if one is None:
+                continue
+            votes.append(one)
+            if one.verified and one.log10_nfa < self.settings.max_log10_nfa - _BEYOND_DOUBT and asked is photo:
+                asked = Features(photo.points[agreeing], photo.sizes[agreeing], photo.descriptors[agreeing])
         return self._unless_elsewhere(votes, search.side_m / 4) if votes else None
 
     def _unless_elsewhere(self, votes: Sequence[Registration], apart_m: float) -> Registration:
@@ -220,30 +241,32 @@ class Registrar:
                 kept.append(place)
         return kept
 
-    def _at(self, place: GeoPoint, photo: Features, search: _Search) -> Registration | None:
+    def _at(self, place: GeoPoint, photo: Features, search: _Search) -> tuple[Registration | None, NDArray[np.intp]]:
+        """The photo at a place, and which of its features agree."""
         target = self._map.around(place, search.radius_m, search.gsd_m, search.upright)
         sizes = _SIZE_FACTOR * search.scale / _KNOWN[0]
         from_photo, from_map = best_matches(photo, target, self.settings.ratio, sizes, _APART_PX * search.gsd_m)
         if len(from_photo) < _FEWEST:
-            return None
+            return None, from_photo
         here, there = _complex(photo, from_photo), _complex(target, from_map)
         vote, log10_nfa = self._vote(here, there, search)
-        return self._judged(place, here, there, vote, search, log10_nfa) if vote.inliers.sum() > 1 else None
+        agreeing = from_photo[vote.inliers]
+        return self._judged(place, here, there, vote, search, log10_nfa) if len(agreeing) > 1 else None, agreeing
 
     def _vote(self, here: Points, there: Points, search: _Search) -> tuple[Vote, float]:
         """The vote that chance explains least, and its log10 NFA."""
         pixels_m = _TOLERANCE_PX * search.gsd_m
         tight_m = max(pixels_m, _SIMILARITY_SHARE * search.side_m)
         votes = [(vote_similarity(here, there, tight_m, 4 * tight_m, search.scale, search.turn_deg), tight_m)]
-        if search.translation:
+        if search.known and search.upright:
             loose_m = max(pixels_m, _TRANSLATION_SHARE * search.side_m)
             votes.append((vote_translation(here, there, loose_m, 4 * loose_m), loose_m))
         judged = []
         for vote, tolerance_m in votes:
             chance = min(0.5, _UNEVEN * math.pi * tolerance_m**2 / (2 * search.radius_m) ** 2)
-            # Each place is tried with its north, and may be tried under any turn.
-            hypotheses = vote.hypotheses * 3 * self.settings.candidates
-            supports = distinct_cells(here[vote.inliers], search.side_m / _CELLS)
+            hypotheses = vote.hypotheses * _SEARCHES * self.settings.candidates
+            # One crossing or roof that looks like another holds a dozen features, and they are no dozen witnesses.
+            supports = distinct_cells(here[vote.inliers], search.side_m / CELLS)
             nfa = log10_false_alarms(supports, len(here), vote.used, chance, hypotheses)
             judged.append((vote, nfa))
         return min(judged, key=lambda one: one[1])
@@ -262,9 +285,10 @@ class Registrar:
         found = next(one for one in fits if math.isfinite(one.lever))  # matches on one line do not tell an affine map
         point_m2 = found.variance_m2 + (_POINT_PX * search.gsd_m) ** 2
         variance_m2 = point_m2 * _ALIKE * found.lever + (_FLOOR_SHARE * search.side_m) ** 2
+        east, north = _leaning_m(search.view, found.turn) if search.known else (0.0, 0.0)
         return Registration(
             offset(place, found.shift.real, found.shift.imag),
-            (variance_m2, 0.0, variance_m2),
+            (variance_m2 + east**2, east * north, variance_m2 + north**2),
             log10_nfa,
             count,
             len(here),
@@ -276,6 +300,16 @@ class Registrar:
 
 def _ambiguous(here: int, elsewhere: int) -> str:
     return f"ambiguous: {here} matches agree here and {elsewhere} elsewhere"
+
+
+def _leaning_m(view: CameraView, turn: complex) -> tuple[float, float]:
+    """By how far matches may lie off the ground that they seem to be on, east and north: what stands as high as the
+    scale's excess says, e.g. the roofs of a block, leans away from an oblique camera by its height's share of that.
+    """
+    height_m = max(0.0, abs(1 - abs(turn)) - _SCALE_ERROR) * view.height_m
+    away_m = height_m / math.tan(math.radians(-view.pitch_deg))
+    yaw = math.radians(view.yaw_deg) - float(np.angle(turn))
+    return away_m * math.sin(yaw), away_m * math.cos(yaw)
 
 
 def _complex(features: Features, rows: NDArray[np.intp]) -> Points:

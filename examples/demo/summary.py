@@ -92,7 +92,7 @@ def _rows(results: Results) -> list[tuple[str, list[str]]]:
         add(f"{photos}: within 40 m, best match", [_percent(x["share_within_40_m"]) for x in s])
         add(f"{photos}: median error, nearest of the top 5", [_metres(x["oracle_median_error_m"]) for x in s])
         add(f"{photos}: within 40 m, nearest of the top 5", [_percent(x["oracle_share_within_40_m"]) for x in s])
-        add(f"{photos}: accepted", [_percent(x["accepted_share"]) for x in s])
+        add(f"{photos}: accepted without the map", [_percent(x["accepted_share"]) for x in s])
         add(f"{photos}: median error of the accepted", [_metres(x["accepted_median_error_m"]) for x in s])
         if s[0]["n_with_footprint"]:
             add(f"{photos}: R@1 by footprint overlap", [_percent(x["recall_at_1"]) for x in s])

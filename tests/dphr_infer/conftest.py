@@ -28,6 +28,7 @@ from dphr_infer.engines.tensorrt import engine as trt
 from dphr_infer.engines.tensorrt.api import Api, Capabilities
 from dphr_infer.engines.tensorrt.cached import CachedPlan
 from dphr_infer.files.bundle import Bundle, Manifest, Parity, digest_files, open_bundle
+from dphr_infer.files.calibration import Calibration, Promise, VerdictCalibration
 from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.matchers import block_scan
 
@@ -184,6 +185,53 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The same model under another name, hence with another digest."""
     return write_bundle(tmp_path_factory.mktemp("bundles") / "other", encoder="another grid")
+
+
+@pytest.fixture(scope="session")
+def calibration() -> Callable[..., Calibration]:
+    """A function: the calibration of the test bundle, with other values of the verdict and of the promise."""
+
+    def make(
+        floor: float | None = -1.0,
+        margin: float | None = 0.0,
+        tile_m: float = 60.0,
+        stride_m: float = 30.0,
+        **promise: Any,
+    ) -> Calibration:
+        verdict = VerdictCalibration(floor, margin, 0.05, 136, {"another map": 0.0074}, 0.25)
+        filled: dict[str, Any] = {
+            "rank_shape": 2.5,
+            "rank_scale": 0.5,
+            "outlier_share": 0.1,
+            "fix_mass": 0.97,
+            "fix_factor": 0.3,
+            "track_factor": 0.4,
+            "alpha": 0.05,
+            "n": 120,
+            "wrong": 1,
+            "bound": 0.039,
+            "availability": {"right": 0.75, "wrong": 0.0},
+            "anees": 2.1,
+            "anees_low": 1.7,
+            "anees_high": 2.4,
+            "confirmed_ranks": (60, 20, 10, 5, 5),
+            **promise,
+        }
+        return Calibration(tile_m, stride_m, "2026-11-29", ("201", "202"), verdict, Promise(**filled))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def calibrated(bundle: Bundle, calibration: Callable[..., Calibration]) -> Callable[..., Bundle]:
+    """A function: the test bundle, opened as if it stated this calibration; its galleries are the test bundle's."""
+
+    def make(**values: Any) -> Bundle:
+        return dataclasses.replace(
+            bundle, manifest=dataclasses.replace(bundle.manifest, calibration=calibration(**values))
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -15,18 +15,19 @@ import pytest
 from dphr_infer.cuda.build import load_fatbin
 from dphr_infer.cuda.driver import open_cuda
 from dphr_infer.cuda.preprocess.launch import DevicePreprocess
-from dphr_infer.cuda.preprocess.plan import longer_side_px
+from dphr_infer.cuda.preprocess.plan import Pose, longer_side_px, mode_of
 from dphr_infer.engines.embedder import Embedder
 from dphr_infer.engines.onnxruntime import offers
 from dphr_infer.files.bundle import open_bundle
 from dphr_infer.images.frame_format import nv12_frames, rgb_frames, to_rgb
 from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.images.rectify import GroundSquare, rectify
 from dphr_infer.images.rotation import rotate_square
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.exact import NumpyExactMatcher
-from dphr_infer.types import Matches
+from dphr_infer.types import CameraView, Matches
 
 BUNDLE = Path(__file__).resolve().parents[2] / "samples" / "bundle"
 # Half precision and another order of sums on the GPU; int8 against int8 on a CPU.
@@ -37,6 +38,7 @@ FRAMES = {
     "rgb": rgb_frames(1920, 1080),
     "nv12": nv12_frames(1920, 1080, matrix="bt709", colour_range="limited"),
 }
+OBLIQUE = GroundSquare(CameraView(50.0, -55.0, 70.0, 30.0, 4.0), 64, 1.0)
 RANGES = [(3, 20), (20, 21), (30, 45)]
 
 
@@ -45,21 +47,23 @@ def random_frame(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.ascontiguousarray(np.kron(coarse, np.ones((16, 16, 1), np.uint8))[:height, :width])
 
 
-@pytest.mark.parametrize("degrees", [None, 0.0, 33.0, 90.0])
+@pytest.mark.parametrize("pose", [None, 0.0, 33.0, 90.0, OBLIQUE])
 @pytest.mark.parametrize(("height", "width"), [(70, 90), (300, 400)])
-def test_sanitized_frames_become_what_pillow_makes_of_them(
-    gpu: Any, height: int, width: int, degrees: float | None
-) -> None:
+def test_sanitized_frames_become_what_pillow_makes_of_them(gpu: Any, height: int, width: int, pose: Pose) -> None:
     size = Preprocess(64, 64)
     image = random_frame(height, width)
     with open_cuda() as cuda, cuda.active():
         kernels = load_fatbin(gpu.capability, gpu.driver, stem="preprocess")
-        launcher = DevicePreprocess(cuda, kernels, rgb_frames(width, height), size, turned=degrees is not None)
-        launcher.stage(image, degrees)
+        launcher = DevicePreprocess(cuda, kernels, rgb_frames(width, height), size, mode=mode_of(pose))
+        launcher.stage(image, pose)
         found = np.zeros((64, 64, 3), np.uint8)
         cuda.download(found, launcher.enqueue())
         cuda.synchronize()
-    expected = size(image if degrees is None else rotate_square(image, degrees, 64))
+    if isinstance(pose, GroundSquare):
+        image = rectify(image, pose.view, pose.side_px, pose.gsd_m).image
+    elif pose is not None:
+        image = rotate_square(image, pose, 64)
+    expected = size(image)
     assert np.abs(found.astype(int) - expected).max() <= 1
 
 
@@ -143,7 +147,7 @@ def by_two_on_their_way(pipeline: GpuPipeline, frames: list[np.ndarray], *how: A
 def by_lent_memory(pipeline: GpuPipeline, frames: list[np.ndarray], degrees: Any, ranges: Any, layout: Any) -> Any:
     found = []
     for frame in frames:
-        memory = pipeline.frame_memory(layout, turned=degrees is not None)
+        memory = pipeline.frame_memory(layout, mode_of(degrees))
         memory[:] = frame
         found.append(pipeline.match(memory, 5, degrees, ranges, layout))
     return found

@@ -14,6 +14,7 @@ from dphr_infer.cuda.preprocess import plan as planning
 from dphr_infer.cuda.preprocess.table import frame_table
 from dphr_infer.images.frame_format import FrameFormat, check_frame, to_rgb
 from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.images.rectify import GroundSquare, rectify
 from dphr_infer.images.rotation import rotate_square
 
 ORIN_SHARED_BYTES = 166_912
@@ -34,14 +35,15 @@ def launch(
     frames: Sequence[NDArray[np.uint8]],
     layout: FrameFormat,
     preprocess: Preprocess,
-    angles_deg: Sequence[float] | None = None,
+    poses: Sequence[planning.Pose] | None = None,
     *,
     variant: str = "",
     shared_limit: int = ORIN_SHARED_BYTES,
     **schedule: Any,
 ) -> Made:
     """One launch over all frames; `variant` is appended to the kernel's name."""
-    plan = planning.plan_preprocess(layout, preprocess, angles_deg is not None, shared_limit)
+    mode = planning.mode_of(poses[0] if poses else None)
+    plan = planning.plan_preprocess(layout, preprocess, mode, shared_limit)
     assert plan.shared_bytes <= shared_limit
     pitch = -(-layout.padded_bytes // 16) * 16
     pixels = np.full((len(frames), pitch), 0x5A, np.uint8)
@@ -50,7 +52,7 @@ def launch(
         row[: flat.size] = flat
     nv12 = layout.pixels == "nv12"
     chroma = np.ascontiguousarray(np.roll(pixels, -layout.chroma_offset_bytes, axis=1)) if nv12 else None
-    tables = [frame_table(plan, angle) for angle in angles_deg or [None]]
+    tables = [frame_table(plan, pose) for pose in poses or [None]]
     images = np.zeros((len(frames), preprocess.height_px, preprocess.width_px, 3), np.uint8)
     values = {
         "pixels": pixels,
@@ -59,7 +61,7 @@ def launch(
         "images": images,
         "frame_bytes": pitch,
         "chroma_bytes": pitch if nv12 else 0,
-        "table_ints": plan.table_ints if angles_deg else 0,
+        "table_ints": plan.table_ints if poses else 0,
     }
     report = device.launch(
         plan.kernel + variant,
@@ -73,10 +75,12 @@ def launch(
 
 
 def reference(
-    frame: NDArray[np.uint8], layout: FrameFormat, preprocess: Preprocess, angle_deg: float | None
+    frame: NDArray[np.uint8], layout: FrameFormat, preprocess: Preprocess, pose: planning.Pose
 ) -> NDArray[np.uint8]:
     """What the CPU makes of one frame."""
     image = to_rgb(frame, layout)
-    if angle_deg is not None:
-        image = rotate_square(image, angle_deg, max(preprocess.height_px, preprocess.width_px))
+    if isinstance(pose, GroundSquare):
+        image = rectify(image, pose.view, pose.side_px, pose.gsd_m).image
+    elif pose is not None:
+        image = rotate_square(image, pose, max(preprocess.height_px, preprocess.width_px))
     return preprocess(image)

@@ -45,8 +45,8 @@ PHOTOS = {"down.jpg": (DOWN, (33.0, -21.0)), "oblique.jpg": (OBLIQUE, (-38.0, 14
 def write_town(folder: Path, bundle: Bundle) -> TownSite:
     """Write everything; foreign.jpg is of another town, black.png of nothing."""
     image = town(SIDE_PX, 1)
-    _write_map(folder / "map.tif", image)
-    _write_map(folder / "other.tif", town(SIDE_PX, 2))
+    write_map(folder / "map.tif", image)
+    write_map(folder / "other.tif", town(SIDE_PX, 2))
     with MapRaster(folder / "map.tif") as raster:
         centre = raster.centre
     pixels = ArrayMap(image, GSD_M, centre)
@@ -83,7 +83,8 @@ def save_photo(path: Path, image: np.ndarray, view: CameraView) -> None:
     Image.fromarray(image).save(path, quality=92, exif=exif, **xmp_option(path, packet))
 
 
-def _write_map(path: Path, image: np.ndarray) -> None:
+def write_map(path: Path, image: np.ndarray) -> None:
+    """As a GeoTIFF of GSD_M in UTM."""
     import rasterio
     from rasterio.transform import Affine
 

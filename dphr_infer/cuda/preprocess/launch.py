@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.cuda.driver import Buffer, Cuda
-from dphr_infer.cuda.preprocess.plan import ARGUMENTS, arguments, plan_preprocess
+from dphr_infer.cuda.preprocess.plan import ARGUMENTS, Mode, Pose, arguments, mode_of, plan_preprocess
 from dphr_infer.cuda.preprocess.table import frame_table
 from dphr_infer.errors import EngineError
 from dphr_infer.images.frame_format import FrameFormat, check_frame
@@ -33,7 +33,8 @@ class DevicePreprocess:
         image: the kernels, from `load_fatbin(..., stem="preprocess")`.
         frame: format of every frame.
         preprocess: what becomes of it.
-        turned: whether each frame is turned by an angle of its own first, as `rotate_square` turns it.
+        mode: whether each frame is turned first, by an angle of its own as `rotate_square` turns it, or rectified, by a
+            view of its own as `rectify` does it.
         images: where the image goes; None takes memory for it.
 
     Raises:
@@ -48,11 +49,11 @@ class DevicePreprocess:
         frame: FrameFormat,
         preprocess: Preprocess,
         *,
-        turned: bool = False,
+        mode: Mode = "upright",
         images: Buffer | None = None,
     ) -> None:
         self._cuda = cuda
-        self.plan = plan_preprocess(frame, preprocess, turned, cuda.properties.shared_bytes)
+        self.plan = plan_preprocess(frame, preprocess, mode, cuda.properties.shared_bytes)
         self._function = cuda.function(cuda.load(image), self.plan.kernel, self.plan.shared_bytes)
         size = preprocess.height_px * preprocess.width_px * 3
         self._image = images or cuda.allocate(size, "an image of the model's size")
@@ -66,32 +67,34 @@ class DevicePreprocess:
             self._frame = Buffer(self._staged.ctypes.data, n_bytes)
         else:
             self._frame = cuda.allocate(n_bytes, f"a frame of {frame.width_px}x{frame.height_px} px")
-        if not turned:
+        if mode == "upright":
             self._stage_table(None)
             cuda.upload(self._table.address, self._host_table)
             cuda.synchronize()
 
-    def stage(self, frame: NDArray[np.uint8], clockwise_deg: float | None = None) -> None:
+    def stage(self, frame: NDArray[np.uint8], pose: Pose = None) -> None:
         """The host's part: the frame and its table into pinned memory, unless it was written into `frame_memory`.
 
         Args:
             frame: of the format, contiguous uint8: (H, W, 3), or its bytes.
-            clockwise_deg: the angle where frames are turned, else None.
+            pose: the angle clockwise in degrees where frames are turned, the square where they are rectified, else
+                None.
 
         Raises:
-            ImageError: a frame of another size or format, or truncated; an angle that is not finite.
-            EngineError: an angle given where frames are not turned, or the reverse.
+            ImageError: a frame of another size or format, or truncated; an angle that is not finite; a frame that
+                shows nothing of the square.
+            EngineError: a pose of another kind than the launcher was opened for.
         """
-        if self.plan.turned != (clockwise_deg is not None):
-            given = "no angle was given" if clockwise_deg is None else "an angle was given"
+        if self.plan.mode != mode_of(pose):
             raise EngineError(
-                f"This launcher was opened with turned={self.plan.turned}, but {given}: open another one."
+                f"This launcher was opened for frames that are {self.plan.mode}, but what is given is for "
+                f"{mode_of(pose)} ones: open another one."
             )
         values = check_frame(frame, self.plan.frame)
         if values.ctypes.data != self._staged.ctypes.data:
             self._staged[: values.size] = values
-        if clockwise_deg is not None:
-            self._stage_table(clockwise_deg)
+        if pose is not None:
+            self._stage_table(pose)
 
     def frame_memory(self) -> NDArray[np.uint8]:
         """Pinned memory of the frame: what is written there, `stage` does not copy. uint8 (padded_bytes,)."""
@@ -115,7 +118,7 @@ class DevicePreprocess:
 
     def launch(self) -> int:
         """The launch alone, on what `upload_ahead` copied; returns as `enqueue`. It can be captured as a graph."""
-        if self.plan.turned:
+        if self.plan.mode != "upright":
             self._cuda.upload(self._table.address, self._host_table)
         nv12 = self.plan.frame.pixels == "nv12"
         values: dict[str, Any] = {
@@ -125,11 +128,11 @@ class DevicePreprocess:
             "images": self._image.address,
             "frame_bytes": len(self._staged),
             "chroma_bytes": len(self._staged) if nv12 else 0,
-            "table_ints": self.plan.table_ints if self.plan.turned else 0,
+            "table_ints": self.plan.table_ints if self.plan.mode != "upright" else 0,
         }
         packed = struct.pack(f"@{_POINTERS}Q{len(ARGUMENTS) - _POINTERS}i", *arguments(self.plan, values))
         self._cuda.launch(self._function, (*self.plan.tiles, 1), self.plan.block, packed, self.plan.shared_bytes)
         return self._image.address
 
-    def _stage_table(self, clockwise_deg: float | None) -> None:
-        self._host_table.view(np.int32)[:] = frame_table(self.plan, clockwise_deg)
+    def _stage_table(self, pose: Pose) -> None:
+        self._host_table.view(np.int32)[:] = frame_table(self.plan, pose)

@@ -13,8 +13,9 @@ enum Header {
   RAW_ROWS, RAW_PITCH,                                     // frame rows that are on their way at once, at most raw_bytes
   PART_W, PART_H,                                          // reduced pixels that they make
   MEANS,        // 4: 2^24 / pixels of a block: whole, at the right edge, at the lower edge, in the corner
-  MATRIX = 18,  // 12: a, b, c, d, e, f as int64, units of 2^-32: (x, y) lies at (a x + b y + c, d x + e y + f)
-  HEADER_INTS = 32
+  MATRIX = 18,  // 12: a, b, c, d, e, f as int64, units of 2^-32: (x, y) lies at (a x + b y + c, d x + e y + f); or 18,
+                // with g, h, i, in units of any size: it lies at these by g x + h y + i, which is above 0 where it is seen
+  HEADER_INTS = 36
 };
 
 __device__ __forceinline__ int clip8(int value) { return min(max(value, 0), 255); }

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from dphr_infer.cuda.preprocess.resampling import Windows, resize_windows, rows_
 from dphr_infer.errors import ImageError
 from dphr_infer.images.frame_format import FrameFormat
 from dphr_infer.images.preprocess import MIN_SIDE_PX, Preprocess
+from dphr_infer.images.rectify import MAX_REDUCTION, GroundSquare
 
 ARGUMENTS = (
     "pixels",
@@ -47,7 +48,7 @@ ARGUMENTS = (
 _POINTERS = 4
 THREADS = 256
 PASS_ROWS = 16
-HEADER_INTS = 32
+HEADER_INTS = 36
 # Tiles in the order in which they are tried; smaller ones read more of the frame twice.
 _TILES = ((32, 32), (32, 16), (16, 16), (16, 8), (8, 8), (8, 4), (4, 4), (2, 2), (1, 1))
 _LARGE_TILES = 4
@@ -56,7 +57,20 @@ _BLOCKS_AN_SM = 2
 _RESERVED_BYTES = 1024
 # Frame bytes that a turned tile's block brings at once.
 _PART_BYTES = 16 << 10
+# Reduced pixels below 16x16 that are rectified: at most two to each, seen at any angle, with their neighbours.
+_GROUND_SIDE_PX, _GROUND_ROWS = 48, 96
 _ALIGNMENT = 16
+
+# What becomes of a frame before its resize: nothing, a turn by degrees clockwise, or the ground that it shows.
+Pose = float | GroundSquare | None
+Mode = Literal["upright", "turned", "rectified"]
+
+
+def mode_of(pose: Pose) -> Mode:
+    """Which kernel brings a frame to that pose."""
+    if pose is None:
+        return "upright"
+    return "rectified" if isinstance(pose, GroundSquare) else "turned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +80,7 @@ class PreprocessPlan:
     Attributes:
         frame: what a frame's bytes mean.
         preprocess: what becomes of it.
-        turned: whether each frame is turned by an angle of its own, and its square taken, first.
+        mode: whether each frame is turned by an angle of its own, or rectified by a view of its own, first.
         kernel: name of the function in preprocess.cu.
         tiles: across and down; the grid is (*tiles, frames).
         block: threads, (256, 1, 1).
@@ -77,7 +91,7 @@ class PreprocessPlan:
 
     frame: FrameFormat
     preprocess: Preprocess
-    turned: bool
+    mode: Mode
     kernel: str
     tiles: tuple[int, int]
     block: tuple[int, int, int]
@@ -118,13 +132,14 @@ class Part:
     raw_pitch: int
 
 
-def plan_preprocess(frame: FrameFormat, preprocess: Preprocess, turned: bool, shared_limit: int) -> PreprocessPlan:
+def plan_preprocess(frame: FrameFormat, preprocess: Preprocess, mode: Mode, shared_limit: int) -> PreprocessPlan:
     """The launch for frames of this format.
 
     Args:
         frame: the frames' format.
         preprocess: what is to become of them.
-        turned: False for `preprocess(image)`; True for `preprocess(rotate_square(image, degrees, longer side))`.
+        mode: "upright" for `preprocess(image)`, "turned" for `preprocess(rotate_square(image, degrees, longer side))`,
+            "rectified" for `preprocess(rectify(image, view, longer side, gsd_m).image)`.
         shared_limit: shared memory in bytes that a block may ask for (opt-in): 166,912 on sm_87, 232,448 on sm_90.
 
     Raises:
@@ -132,8 +147,10 @@ def plan_preprocess(frame: FrameFormat, preprocess: Preprocess, turned: bool, sh
             needs a frame of more than 200 times the model's sides; or the frame is so small that turning it may
             leave less than 16 px per side.
     """
-    if not turned:
+    if mode == "upright":
         extents = [_Extent(*picture_windows(frame.width_px, frame.height_px, preprocess))]
+    elif mode == "rectified":
+        extents = [_Extent(*picture_windows(*[longer_side_px(preprocess)] * 2, preprocess))]
     else:
         smallest = min(frame.width_px, frame.height_px) / math.sqrt(2.0)
         if smallest < MIN_SIDE_PX:
@@ -142,17 +159,18 @@ def plan_preprocess(frame: FrameFormat, preprocess: Preprocess, turned: bool, sh
                 f"side, and {MIN_SIDE_PX} are needed: use a larger frame."
             )
         extents = list(_turned_extents(frame, preprocess))
-    sizes, shared = _choose_tile(frame, preprocess, extents, turned, shared_limit)
+    sizes, shared = _choose_tile(frame, preprocess, extents, mode, shared_limit)
     width, height = preprocess.width_px, preprocess.height_px
+    spans = 2 * longer_side_px(preprocess) if mode == "rectified" else 0
     return PreprocessPlan(
         frame=frame,
         preprocess=preprocess,
-        turned=turned,
-        kernel=f"preprocess_{'turned' if turned else 'upright'}_{frame.pixels}",
+        mode=mode,
+        kernel=f"preprocess_{mode}_{frame.pixels}",
         tiles=(-(-width // sizes["tile_w"]), -(-height // sizes["tile_h"])),
         block=(THREADS, 1, 1),
         shared_bytes=shared,
-        table_ints=HEADER_INTS + 2 * (width + height) + width * sizes["x_taps"] + height * sizes["y_taps"],
+        table_ints=HEADER_INTS + 2 * (width + height) + width * sizes["x_taps"] + height * sizes["y_taps"] + spans,
         sizes=sizes,
     )
 
@@ -193,15 +211,15 @@ def longest_window_px(windows: Windows, tile: int) -> int:
 
 
 def _choose_tile(
-    frame: FrameFormat, preprocess: Preprocess, extents: list[_Extent], turned: bool, shared_limit: int
+    frame: FrameFormat, preprocess: Preprocess, extents: list[_Extent], mode: Mode, shared_limit: int
 ) -> tuple[dict[str, int], int]:
     """The largest tile of which two blocks, else one, fit on an SM: its sizes and shared bytes."""
     tries = [(tile, blocks) for blocks in (_BLOCKS_AN_SM, 1) for tile in _TILES[:_LARGE_TILES]]
     tries += [(tile, 1) for tile in _TILES[_LARGE_TILES:]]
     least = math.inf
     for (tile_w, tile_h), blocks in tries:
-        sizes = _sizes(frame, preprocess, extents, turned, tile_w, tile_h)
-        shared = _shared_bytes(sizes, turned)
+        sizes = _sizes(frame, preprocess, extents, mode, tile_w, tile_h)
+        shared = _shared_bytes(sizes, mode)
         if shared <= (shared_limit + _RESERVED_BYTES) // blocks - _RESERVED_BYTES:
             return sizes, shared
         least = min(least, shared)
@@ -213,11 +231,11 @@ def _choose_tile(
 
 
 def _sizes(
-    frame: FrameFormat, preprocess: Preprocess, extents: list[_Extent], turned: bool, tile_w: int, tile_h: int
+    frame: FrameFormat, preprocess: Preprocess, extents: list[_Extent], mode: Mode, tile_w: int, tile_h: int
 ) -> dict[str, int]:
     """The kernel's sizes for one tile, and `window_h` and `reduced_w`, large enough for every extent."""
     # The same square one pixel smaller, or beginning elsewhere, may need a pixel or two more.
-    spare = 2 if turned else 0
+    spare = 2 if mode == "turned" else 0
     windows = [(longest_window_px(of.x, tile_w) + spare, longest_window_px(of.y, tile_h) + spare) for of in extents]
     window_w, window_h = (max(sides) for sides in zip(*windows, strict=True))
     columns_first, rows_first = window_h * (tile_w + 1), 3 * tile_h * window_w
@@ -234,13 +252,19 @@ def _sizes(
         "window_h": window_h,
         "kept_ints": max(columns_first, rows_first),
     }
-    if turned:
+    if mode == "turned":
         # A square shrinks in height by more than in width only where the model is wider than high.
         if preprocess.width_px <= preprocess.height_px:
             found["kept_ints"] = columns_first
         return found | _reduced_sizes(frame, extents, windows)
     target = (preprocess.width_px, preprocess.height_px)
-    found["kept_ints"] = rows_first if rows_come_first((frame.width_px, frame.height_px), target) else columns_first
+    source = (frame.width_px, frame.height_px) if mode == "upright" else (longer_side_px(preprocess),) * 2
+    found["kept_ints"] = rows_first if rows_come_first(source, target) else columns_first
+    if mode == "rectified":
+        parts = (part_of(frame, factor, _GROUND_SIDE_PX) for factor in range(1, MAX_REDUCTION + 1))
+        raw_bytes = max(_planes(frame) * part.raw_rows * part.raw_pitch for part in parts)
+        most = {"reduced_w": _GROUND_SIDE_PX, "reduced_h": _GROUND_ROWS, "reduced_pixels": _GROUND_SIDE_PX**2}
+        return found | most | {"raw_bytes": raw_bytes}
     raw_bytes = _planes(frame) * PASS_ROWS * raw_pitch(frame, window_w)
     return found | {"reduced_w": 0, "reduced_h": 0, "reduced_pixels": 0, "raw_bytes": raw_bytes}
 
@@ -294,10 +318,10 @@ def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
-def _shared_bytes(sizes: Mapping[str, int], turned: bool) -> int:
+def _shared_bytes(sizes: Mapping[str, int], mode: Mode) -> int:
     """As preprocess.cu lays it out: frame rows, window rows, what the first pass keeps, the reduced part."""
     raw, words = sizes["raw_bytes"], 4 * PASS_ROWS * (sizes["window_w"] | 1)
-    brought = max(raw, words) if turned else raw + words
+    brought = max(raw, words) if mode == "turned" else raw + words
     return brought + 4 * (sizes["kept_ints"] + 3 * sizes["reduced_h"] + sizes["reduced_pixels"])
 
 

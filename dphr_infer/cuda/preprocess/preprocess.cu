@@ -1,32 +1,40 @@
-// Frames to model input: crop, rotation, antialiased resize. One launch, each pixel that counts read about once.
+// Frames to model input: crop, rotation or rectification, antialiased resize. One launch, each pixel that counts read
+// about once.
 //
 // preprocess_upright_{rgb,nv12}: `Preprocess.__call__` of every frame, bit for bit.
 // preprocess_turned_{rgb,nv12}: `rotate_square`, then `Preprocess.__call__`, each frame by its own angle: bit for bit
 //   for multiples of 90 degrees; else float32 stands for Pillow's double in the cubic, which is cut off to uint8: an
 //   output differs seldom, and by 1.
+// preprocess_rectified_{rgb,nv12}: `rectify` to a square of the model's longer side, then `Preprocess.__call__`, each
+//   frame by its own view: within a level, as float32 stands for Pillow's double between two pixels, which is cut off to
+//   uint8. Where a pixel lies is exact to 2^-36 of the frame, and the same pixels are black.
 //   pixels          uint8 (n_frames, frame_bytes): rows of RGB triplets, or of NV12 luma; rows begin `stride` bytes apart
 //   chroma          uint8 (n_frames, chroma_bytes): rows of NV12 pairs U V, one for 2x2 pixels; null for RGB
 //   tables          int32 (n_frames, table_ints), or table_ints = 0 for one that all frames share: a header as in
 //                   `Header`, then first pixel and number of pixels of every output column, then of every output row
 //                   (out_width, out_width, out_height, out_height), weights of every column (out_width, x_taps) and of
-//                   every row (out_height, y_taps), in units of 2^-22
+//                   every row (out_height, y_taps), in units of 2^-22; rectified, then first pixel and the one behind
+//                   the last that the frame shows, of every row of the square (longer side, 2)
 //   images          uint8 (n_frames, out_height, out_width, 3), out
 //   stride, frame_bytes, chroma_stride, chroma_bytes, table_ints, width, height, out_width, out_height: int32
 //   tile_w, tile_h  output pixels of a block
 //   x_taps, y_taps  weights kept a column and a row
 //   window_w        columns of the largest window of a tile, in pixels that are resized
 //   kept_ints       what the first pass of a tile leaves for the second one, at most
-//   reduced_h, reduced_pixels  rows and pixels of a reduced frame that a turned tile needs, at most; 0 upright
+//   reduced_h, reduced_pixels  rows and pixels of a reduced frame that a turned tile needs, at most; rectified, those
+//                   that are kept at once; 0 upright
 //   raw_bytes       bytes of frame that are on their way at once, of all planes
 // Both buffers of pixels may be read from the 16-byte boundary before their first byte to the one behind their last.
 //
 // Launch: grid (tiles across, tiles down, frames), 256 threads, dynamic shared memory: plan.py plans it, makes
 // the tables and names the order of the arguments. Nothing is allocated: it can be captured in a graph, as no size in
 // it depends on an angle.
-// Reference: dphr_infer/images: preprocess.py, rotation.py, frame_format.py; Pillow's integers: resampling.py.
+// Reference: dphr_infer/images: preprocess.py, rotation.py, rectify.py, frame_format.py; Pillow's integers:
+// dphr_infer/cuda/preprocess/resampling.py.
 // Launcher: dphr_infer/cuda/preprocess/launch.py.
-// Proof on the CPU: tests/dphr_infer/cuda/preprocess/test_kernels.py.
+// Proof on the CPU: tests/dphr_infer/cuda/preprocess: test_kernels.py, test_rectified.py.
 #include "pixels.cuh"
+#include "rectify.cuh"
 #include "resize.cuh"
 #include "turn.cuh"
 
@@ -92,6 +100,24 @@ __device__ __forceinline__ void turned(const Pixels& pixels, const int* table, c
   passes.finish(tile_of(images, s), s.out_width);
 }
 
+// A part of the frame is reduced for some pixels of a tile's window at a time, however large the camera made it.
+template <class Pixels>
+__device__ __forceinline__ void rectified(const Pixels& pixels, const int* table, const Sizes& s, int raw_bytes,
+                                          unsigned char* images) {
+  unsigned* words = reinterpret_cast<unsigned*>(shared_bytes + raw_bytes);
+  unsigned* kept = words + PASS_ROWS * (s.window_w | 1);
+  Passes passes(table, s, words, kept);
+  Ground ground(table, s, Pixels::PLANES == 2, kept + s.kept_ints);
+  for (int at = 0; at < passes.y.length; at += PASS_ROWS) {
+    const int n = min(PASS_ROWS, passes.y.length - at);
+    rectify_rows(pixels, table, s, ground, passes, at, n);
+    __syncthreads();
+    passes.take(at, n);
+    __syncthreads();
+  }
+  passes.finish(tile_of(images, s), s.out_width);
+}
+
 #define KERNEL(NAME, WORK, PIXELS)                                                                                     \
   extern "C" __global__ void __launch_bounds__(THREADS, 3)                                                             \
       NAME(const unsigned char* pixels, const unsigned char* chroma, const int* tables, unsigned char* images,         \
@@ -111,3 +137,5 @@ KERNEL(preprocess_upright_rgb, upright, Rgb)
 KERNEL(preprocess_upright_nv12, upright, Nv12)
 KERNEL(preprocess_turned_rgb, turned, Rgb)
 KERNEL(preprocess_turned_nv12, turned, Nv12)
+KERNEL(preprocess_rectified_rgb, rectified, Rgb)
+KERNEL(preprocess_rectified_nv12, rectified, Nv12)

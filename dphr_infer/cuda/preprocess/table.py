@@ -1,4 +1,4 @@
-"""A frame's table for `preprocess.cu`: colours, windows and weights of the resize, and how the frame is turned."""
+"""A frame's table for `preprocess.cu`: colours, the resize's windows and weights, and how it is turned or rectified."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from dphr_infer.cuda.preprocess.plan import (
     HEADER_INTS,
     PASS_ROWS,
     Part,
+    Pose,
     PreprocessPlan,
     longer_side_px,
     longest_window_px,
+    mode_of,
     part_of,
     picture_windows,
     raw_pitch,
@@ -21,10 +23,13 @@ from dphr_infer.cuda.preprocess.plan import (
 from dphr_infer.cuda.preprocess.resampling import Windows, mean_multiplier, rotation_matrix, rows_come_first
 from dphr_infer.errors import EngineError
 from dphr_infer.images.frame_format import colour_coefficients
+from dphr_infer.images.rectify import GroundSquare
 from dphr_infer.images.rotation import inscribed_side_px
 
 _MATRIX_AT = 18
 _FIXED_ONE = 2.0**32
+# No value that the kernel makes of a perspective's integers is larger.
+_LARGEST = 2.0**61
 
 Matrix = tuple[float, float, float, float, float, float]
 
@@ -72,29 +77,41 @@ def turn_of(width: int, height: int, clockwise_deg: float, model_side_px: int) -
     return Turn(factor, width, height, side, (a, b, a * left + b * top + c, d, e, d * left + e * top + f))
 
 
-def frame_table(plan: PreprocessPlan, clockwise_deg: float | None = None) -> NDArray[np.int32]:
+def frame_table(plan: PreprocessPlan, pose: Pose = None) -> NDArray[np.int32]:
     """The table of one frame.
 
     Args:
         plan: of the launch.
-        clockwise_deg: by how much the picture turns; a photo's yaw brings north up. None where the plan does not turn.
+        pose: None for an upright plan; by how many degrees a turned picture turns clockwise, so that a photo's yaw
+            brings north up; the square of a rectified one, of the model's longer side.
 
     Returns:
         int32 (plan.table_ints,), as preprocess.cu describes it.
+
+    Raises:
+        ImageError: the angle is not finite, or the photo shows nothing of the square.
+        EngineError: a pose of another kind than the plan's, or a square of another size than the model's.
     """
-    if plan.turned != (clockwise_deg is not None):
+    if plan.mode != mode_of(pose):
         raise EngineError(
-            f"The plan {'turns frames' if plan.turned else 'takes frames as they are'}, but the angle given is "
-            f"{clockwise_deg}: plan with turned={not plan.turned}, or give another angle."
+            f"The launch was planned for frames that are {plan.mode}, but what is given is for {mode_of(pose)} ones: "
+            "plan another one."
         )
     width, height = plan.frame.width_px, plan.frame.height_px
     header = np.zeros(HEADER_INTS, np.int32)
-    if clockwise_deg is None:
+    spans: list[NDArray[np.int32]] = []
+    if pose is None:
         part = Part(0, 0, PASS_ROWS, raw_pitch(plan.frame, plan.sizes["window_w"]))
+    elif isinstance(pose, GroundSquare):
+        spans.append(_write_ground(header, pose, plan))
+        part = part_of(plan.frame, pose.reduction(width), plan.sizes["reduced_w"])
+        width = height = pose.side_px
     else:
-        turn = turn_of(width, height, clockwise_deg, longer_side_px(plan.preprocess))
+        turn = turn_of(width, height, pose, longer_side_px(plan.preprocess))
         part = part_of(plan.frame, turn.factor, plan.sizes["reduced_w"])
-        _write_turn(header, turn, plan)
+        _write_reduction(header, turn.factor, plan)
+        fixed = np.array([round(value * _FIXED_ONE) for value in turn.matrix], np.int64)
+        header[_MATRIX_AT : _MATRIX_AT + 12] = fixed.view(np.int32)
         width = height = turn.side
     if plan.frame.pixels == "nv12":
         of = colour_coefficients(plan.frame.matrix, plan.frame.colour_range)
@@ -106,17 +123,36 @@ def frame_table(plan: PreprocessPlan, clockwise_deg: float | None = None) -> NDA
     _check_fits(plan, windows)
     lists = [side for of in windows for side in (of.first, of.count)]
     weights = [_widened(of, plan.sizes[f"{side}_taps"]) for side, of in zip("xy", windows, strict=True)]
-    return np.concatenate([header, *lists, *weights])
+    return np.concatenate([header, *lists, *weights, *spans])
 
 
-def _write_turn(header: NDArray[np.int32], turn: Turn, plan: PreprocessPlan) -> None:
-    factor, width, height = turn.factor, plan.frame.width_px, plan.frame.height_px
-    header[7:10] = factor, turn.reduced_width, turn.reduced_height
-    last_w, last_h = width - factor * (turn.reduced_width - 1), height - factor * (turn.reduced_height - 1)
+def _write_reduction(header: NDArray[np.int32], factor: int, plan: PreprocessPlan) -> tuple[int, int]:
+    """Also returns the reduced frame's width and height."""
+    width, height = plan.frame.width_px, plan.frame.height_px
+    reduced_w, reduced_h = -(-width // factor), -(-height // factor)
+    header[7:10] = factor, reduced_w, reduced_h
+    last_w, last_h = width - factor * (reduced_w - 1), height - factor * (reduced_h - 1)
     blocks = (factor * factor, last_w * factor, factor * last_h, last_w * last_h)
     header[14:18] = [mean_multiplier(n) for n in blocks]
-    fixed = np.array([round(value * _FIXED_ONE) for value in turn.matrix], np.int64)
-    header[_MATRIX_AT : _MATRIX_AT + 12] = fixed.view(np.int32)
+    return reduced_w, reduced_h
+
+
+def _write_ground(header: NDArray[np.int32], square: GroundSquare, plan: PreprocessPlan) -> NDArray[np.int32]:
+    """Also returns the spans that the frame shows, int32 (2 * side,)."""
+    side = longer_side_px(plan.preprocess)
+    if square.side_px != side:
+        raise EngineError(
+            f"A square of {square.side_px} px is to be rectified, but the model's longer side has {side}: ask for that."
+        )
+    width, height, factor = plan.frame.width_px, plan.frame.height_px, square.reduction(plan.frame.width_px)
+    reduced = _write_reduction(header, factor, plan)
+    x, y, z = square.to_photo(width, height) @ np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
+    matrix = np.stack([x / factor - z / 2, y / factor - z / 2, z])  # between the middles of reduced pixels
+    ends = np.array([[0, side, 0, side], [0, 0, side, side], [1, 1, 1, 1]])
+    largest = np.abs(matrix @ ends).max(axis=1) * (1, 1, max(reduced) + 2)
+    fixed = np.rint(matrix * (_LARGEST / largest.max())).astype(np.int64)
+    header[_MATRIX_AT : _MATRIX_AT + 18] = fixed.reshape(-1).view(np.int32)
+    return square.spans(width, height).reshape(-1)
 
 
 def _widened(windows: Windows, taps: int) -> NDArray[np.int32]:

@@ -3,20 +3,21 @@
 #include "pixels.cuh"
 #include "resize.cuh"
 
+// Entry i of the header's matrix.
+__device__ __forceinline__ long long fixed_at(const int* table, int i) {
+  const int* two = table + MATRIX + 2 * i;
+  return static_cast<long long>(__ldg(two + 1)) << 32 | static_cast<unsigned>(__ldg(two));
+}
+
 // How a frame is turned: where a pixel of the square lies in the reduced frame, in units of 2^-32.
 struct Turn {
   long long a, b, c, d, e, f;
 
   __device__ explicit Turn(const int* table)
-      : a(at(table, 0)), b(at(table, 1)), c(at(table, 2)), d(at(table, 3)), e(at(table, 4)), f(at(table, 5)) {}
+      : a(fixed_at(table, 0)), b(fixed_at(table, 1)), c(fixed_at(table, 2)), d(fixed_at(table, 3)),
+        e(fixed_at(table, 4)), f(fixed_at(table, 5)) {}
   __device__ long long across(int x, int y) const { return a * x + b * y + c; }
   __device__ long long down(int x, int y) const { return d * x + e * y + f; }
-
- private:
-  __device__ static long long at(const int* table, int i) {
-    const int* two = table + MATRIX + 2 * i;
-    return static_cast<long long>(__ldg(two + 1)) << 32 | static_cast<unsigned>(__ldg(two));
-  }
 };
 
 __device__ __forceinline__ int whole(long long fixed) { return static_cast<int>(fixed >> 32); }
@@ -139,8 +140,8 @@ class Reduced {
 };
 
 // Brings the frame's pixels under a reduced part, some rows or columns at a time, and averages blocks of them.
-template <class Pixels>
-__device__ __forceinline__ void reduce(const Pixels& pixels, const int* table, const Sizes& s, const Reduced& part) {
+template <class Pixels, class Part>
+__device__ __forceinline__ void reduce(const Pixels& pixels, const int* table, const Sizes& s, const Part& part) {
   const int rows = part.bottom - part.top, columns = part.right - part.left, factor = __ldg(table + FACTOR);
   const int part_w = __ldg(table + PART_W), part_h = __ldg(table + PART_H);
   part.find_rows();

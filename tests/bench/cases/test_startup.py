@@ -43,7 +43,7 @@ def test_a_start_that_fails_says_what_locate_said(bundle: Bundle, tmp_path: Path
 
 
 def test_the_arguments_are_those_of_locate_and_carry_what_is_measured(bundle: Bundle, gallery: Path) -> None:
-    settings = LocateSettings(top_k=2, heading="search", agreeing=2, refine=True)
+    settings = LocateSettings(top_k=2, heading="search", refine=True)
     search = Search(
         settings,
         CameraSettings(rectify="off", pitch_deg=-60.0),

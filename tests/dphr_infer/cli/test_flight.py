@@ -51,6 +51,7 @@ def test_each_photo_over_the_map_has_a_fix_and_none_over_another(frames: Path, f
     assert [row["fix"] for row in rows] == ["registered"] * FRAMES
     assert max(float(row["error_m"]) for row in rows) < 0.5
     assert f"{FRAMES} frames, {FRAMES} with a fix (100%)" in shown.err
+    assert shown.err.count("no promise: not calibrated. dphr-export calibrate BUNDLE") == 1
     # The motion is seen in the photos, which know nothing of the truth.
     moved = np.array([[float(row["moved_east_m"]), float(row["moved_north_m"])] for row in rows[1:]])
     assert np.abs(moved - [STEP_M, 0]).max() < 1.0

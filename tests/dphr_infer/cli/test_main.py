@@ -188,8 +188,6 @@ def test_the_gallery_of_another_bundle_is_refused(site, other_bundle, capsys) ->
     ("words", "message"),
     [
         (["--top-k", 0], "--top-k is 0"),
-        (["--top-k", 2, "--agreeing", 3], "--agreeing is 3, but only 2 matches are looked at"),
-        (["--top-k", 2], "Raise --top-k, or lower --agreeing"),
         (["--heading", "search", "--rotations", 361], "rotations is 361"),
         (["--near=46,9", "--within", 0], "--within is 0; expected metres"),
         (["--near=46,9", "--within", "nan"], "--within is nan"),

@@ -42,7 +42,7 @@ def test_the_list_says_what_was_verified_and_why_the_rest_was_not(town_site, loc
         "foreign.jpg": ("none", "false"),
         "oblique.jpg": ("verified", "true"),
     }
-    assert rows["down.jpg"]["reason"] == "" and rows["black.png"]["reason"].startswith("unverified: ")
+    assert rows["down.jpg"]["reason"] == "" and rows["black.png"]["reason"].startswith("blank picture: ")
     for name, (_, spot) in PHOTOS.items():
         found = GeoPoint(float(rows[name]["latitude_deg"]), float(rows[name]["longitude_deg"]))
         assert distance_m(found, town_site.point(*spot)) < 0.5
@@ -54,7 +54,7 @@ def test_geojson_and_the_table_carry_the_verdict_too(town_site, locate, capsys) 
     assert locate(*words, "--format", "geojson") == 0
     one, two = json.loads(capsys.readouterr().out)["features"]
     assert (one["properties"]["verdict"], two["properties"]["verdict"]) == ("verified", "none")
-    assert one["properties"]["reason"] == "" and two["properties"]["reason"].startswith("unverified: ")
+    assert one["properties"]["reason"] == "" and two["properties"]["reason"].startswith("blank picture: ")
     assert locate(*words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[4] == "verdict"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from typing import Any
 
@@ -9,10 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dphr_infer.errors import BundleError
+from dphr_infer.files.calibration import Calibration, Promise, VerdictCalibration, calibration_lines
 from dphr_infer.files.manifest import Manifest, Parity, Quantisation, parse_manifest
 from dphr_infer.images.preprocess import Preprocess
 
 DIGEST = "ab" * 32
+CALIBRATION = Calibration(
+    tile_m=150.0,
+    stride_m=37.5,
+    date="2026-11-29",
+    maps=("north", "é"),
+    verdict=VerdictCalibration(0.567, 0.25, 0.05, 136, {"another map": 0.0, "own map": 0.0074}, 0.1765),
+    promise=Promise(2.1, 0.3, 0.1, 0.998, 0.4, 0.5, 0.05, 104, 1, 0.045, {"right": 0.6}, 1.9, 1.5, 2.5, (60, 9, 3)),
+)
 MANIFEST = Manifest(
     encoder="tiny é",
     dim=24,
@@ -22,10 +32,14 @@ MANIFEST = Manifest(
     parity={"fp32": Parity(1.0, 1.0, 0.0, 0.0, 3), "int8": Parity(0.96, 0.99, 0.004, -0.001, 240)},
     origin={"made_by": "tests"},
     quantisation=Quantisation("mean", "int8", DIGEST, 64, ("stem", "head")),
+    calibration=CALIBRATION,
 )
 VALID: dict[str, Any] = json.loads(MANIFEST.to_json())
 CONTENT = MANIFEST.to_json().encode()
 DELETED = object()
+# Numbers that may be written as integers: of parity some, of a calibration all but the counts.
+NUMBERS = ("min_cosine", "mean_cosine", "recall_drop", "ap_drop", "calibration")
+COUNTS = ("n", "wrong", "confirmed_ranks")
 
 
 def changed(path: str, value: object) -> dict[str, Any]:
@@ -60,8 +74,43 @@ def test_a_manifest_comes_back_from_its_bytes_and_its_text() -> None:
 
 def test_further_fields_at_the_top_are_ignored_and_nowhere_else() -> None:
     assert parse_manifest(json.dumps({**VALID, "later": [{"a": 1e300}]}), "x") == MANIFEST
-    for place in ("preprocess", "parity.fp32", "quantisation"):
+    for place in ("preprocess", "parity.fp32", "quantisation"):  # and of the calibration, below
         assert 'has a field "later", which is unknown' in refusal(json.dumps(changed(f"{place}.later", 1)))
+
+
+def test_a_bundle_of_before_calibration_is_not_calibrated_and_says_what_to_do() -> None:
+    for value in (DELETED, None):
+        old = parse_manifest(json.dumps(changed("calibration", value)), "x")
+        assert old == dataclasses.replace(MANIFEST, calibration=None)
+    (line,) = calibration_lines(None)
+    assert line.startswith("calibrated  never: no photo is retrieved") and "dphr-export calibrate BUNDLE" in line
+
+
+def test_a_calibration_says_what_may_be_believed_and_by_what_right() -> None:
+    assert calibration_lines(CALIBRATION) == [
+        "retrieved   from similarity 0.567 and margin 0.250 on; alpha 0.05, accepted wrongly: another map 0.0%, own "
+        "map 0.7%; accepted over its own map: 17.6%; 136 photos of each kind",
+        "promise     of stretches of one tile side with a fix at most 5.0% have one that is wrong by more than a tile "
+        "side; 1 of 104 had (upper bound 4.5%); fixes: right 60%",
+        "filter      k 2.1, theta 0.3, o 0.1, fix mass 0.998; ANEES 1.90, inside its band of 1.50 to 2.50",
+        "calibrated  2026-11-29 at 95% confidence on 2 maps (north, é), tile 150 m, stride 37.5 m",
+    ]
+    nothing = dataclasses.replace(
+        CALIBRATION,
+        verdict=dataclasses.replace(CALIBRATION.verdict, floor=None, margin=None),
+        promise=dataclasses.replace(CALIBRATION.promise, fix_mass=None, anees=2.6),
+    )
+    retrieved, promise, filtered, _ = nothing.lines()
+    assert retrieved.startswith("retrieved   never: at alpha 0.05 no similarity and margin told right from wrong")
+    assert promise == "promise     none: at alpha 0.05 no threshold held"
+    assert filtered.endswith("fix mass never; ANEES 2.60, OUTSIDE its band of 1.50 to 2.50")
+
+
+@pytest.mark.parametrize(
+    ("tile_m", "stride_m", "fits"), [(150.0, 37.5, True), (20.0, 5.0, True), (100.0, 31.0, True), (26.0, 2.0, False)]
+)
+def test_a_calibration_fits_galleries_whose_tiles_overlap_alike(tile_m: float, stride_m: float, fits: bool) -> None:
+    assert CALIBRATION.fits(tile_m, stride_m) is fits
 
 
 def test_a_cosine_a_hair_above_1_and_an_integer_for_a_fraction_are_taken() -> None:
@@ -102,6 +151,22 @@ def test_a_cosine_a_hair_above_1_and_an_integer_for_a_fraction_are_taken() -> No
         ("quantisation.calibration_sha256", ["cd", None, 3], "a sha256 of 64 hex digits"),
         ("quantisation.n_calibration_images", [-1, 64.0, "64"], "an integer in [0"),
         ("quantisation.float_layers", ["abc", None, {"a": 1}, [1], [None], [["a"]]], "float_layers is"),
+        ("calibration", [[], "x", 3, False], "calibration is no object"),
+        ("calibration.later", [1], "calibration has a field 'later', which is unknown"),
+        ("calibration.maps", ["abc", None, {"a": 1}], "calibration.maps is"),
+        ("calibration.maps", [[]], "calibration.maps is (), not at least one name"),
+        ("calibration.date", ["today", "2026-11-29 ", "２026-11-29"], "not YYYY-MM-DD"),
+        ("calibration.tile_m", [0, -1.5, 1e301], "calibration.tile_m is"),
+        ("calibration.verdict", [None, DELETED], "verdict"),
+        ("calibration.verdict.floor", [None], "not given exactly where floor is"),
+        ("calibration.verdict.floor", [1.5, "0.5", True], "calibration.verdict.floor is"),
+        ("calibration.verdict.margin", [-0.1, 2.5], "not a difference in [0, 2]"),
+        ("calibration.verdict.n", [0, 3.0, 2**31], "calibration.verdict.n is"),
+        ("calibration.verdict.false_shares", [{"a": 1.5}, {"a": None}, []], "calibration.verdict.false_shares"),
+        ("calibration.promise.fix_mass", [1, 0.0, "x"], "calibration.promise.fix_mass is"),
+        ("calibration.promise.rank_shape", [0, -2.0, None], "calibration.promise.rank_shape is"),
+        ("calibration.promise.wrong", [105, -1], "calibration.promise.wrong is"),
+        ("calibration.promise.confirmed_ranks", [[1.0], [-1], "12", [True]], "calibration.promise.confirmed_ranks is"),
         ("origin", [None, [], "x"], "origin is"),
         ("origin.made_by", [{"a": "b"}, ["a"], 1, None, True], "origin.* is"),
     ],
@@ -119,7 +184,7 @@ def test_a_quantisation_without_an_int8_model_is_refused() -> None:
     assert parse_manifest(json.dumps(content), "x").quantisation is None
 
 
-@pytest.mark.parametrize("field", list(VALID))
+@pytest.mark.parametrize("field", [name for name in VALID if name != "calibration"])
 def test_each_field_is_needed(field: str) -> None:
     assert f"it lacks {field}" in refusal(json.dumps(changed(field, DELETED)))
 
@@ -189,15 +254,13 @@ def test_a_path_with_a_line_end_stays_on_one_line() -> None:
     assert str(caught.value).startswith("a\\nb\\x1b/manifest.json is not a bundle manifest")
 
 
-def strictly(value: object) -> object:
-    """A JSON value whose parts compare by type too: 1 is neither 1.0 nor true. A fraction may be an integer."""
+def strictly(value: object, number: bool = False) -> object:
+    """A JSON value whose parts compare by type too: 1 is neither 1.0 nor true. Of a fraction it may be an integer."""
     if isinstance(value, dict):
-        fractions = ("min_cosine", "mean_cosine", "recall_drop", "ap_drop")
-        return {
-            key: strictly(float(part) if key in fractions and type(part) is int else part)
-            for key, part in value.items()
-        }
-    return [strictly(part) for part in value] if isinstance(value, list) else (type(value), value)
+        return {key: strictly(part, key in NUMBERS or (number and key not in COUNTS)) for key, part in value.items()}
+    if isinstance(value, list):
+        return [strictly(part) for part in value]
+    return strictly(float(value)) if number and type(value) is int else (type(value), value)
 
 
 def check(content: str | bytes) -> None:
@@ -208,7 +271,7 @@ def check(content: str | bytes) -> None:
         assert str(error).isprintable()
         return
     raw = json.loads(content)
-    assert strictly(json.loads(found.to_json())) == strictly({key: raw[key] for key in VALID})
+    assert strictly(json.loads(found.to_json())) == strictly({key: raw.get(key) for key in VALID})
     assert parse_manifest(found.to_json(), "x") == found
 
 

@@ -56,3 +56,36 @@ def test_a_picture_cut_short_is_one_error_of_ours_however_it_comes(tmp_path: Pat
         to_photo(path)
     with Image.open(path) as opened, pytest.raises(ImageError, match="The image is damaged or cut short"):
         to_photo(opened)
+
+
+@pytest.mark.parametrize(
+    ("size", "times", "expected"),
+    [
+        ((160, 96), 1.9, (160, 96)),
+        ((160, 96), 2.0, (80, 48)),
+        ((160, 96), 7.9, (40, 24)),
+        ((160, 96), 100.0, (40, 24)),  # an eighth has less than 16 px
+        ((320, 128), 100.0, (40, 16)),
+        ((162, 98), 100.0, (81, 49)),  # four does not divide them
+        ((161, 96), 100.0, (161, 96)),
+    ],
+)
+def test_a_jpeg_is_decoded_no_finer_than_it_is_needed(
+    tmp_path: Path, size: tuple[int, int], times: float, expected: tuple[int, int]
+) -> None:
+    slope = np.add.outer(np.arange(size[1]), np.arange(size[0]))[..., None] * np.array([0.6, 0.5, 0.4])
+    path, asked = tmp_path / "p.jpg", []
+    Image.fromarray(slope.astype(np.uint8)).save(path, quality=95)
+    found = read_photo(path, lambda metadata, *full: asked.append((metadata, full)) or times)
+    assert asked == [(read_photo_metadata(path), size)]
+    assert (found.size_px[1], found.size_px[0]) == expected
+    means = np.asarray(Image.fromarray(read_photo(path).rgb).reduce(size[0] // expected[0]))
+    assert np.abs(found.rgb.astype(int) - means).max() <= 3
+
+
+@pytest.mark.parametrize(("name", "orientation"), [("p.png", 1), ("p.jpg", 6), ("p.jpg", 3)])
+def test_what_is_no_jpeg_or_stored_turned_is_decoded_whole(tmp_path: Path, name: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (160, 96)).save(tmp_path / name, exif=exif)
+    assert sorted(read_photo(tmp_path / name, lambda *_: 8.0).size_px) == [96, 160]

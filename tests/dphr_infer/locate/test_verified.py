@@ -76,7 +76,7 @@ def test_raster_and_pack_place_it_alike(town_site, opened) -> None:
 def test_a_photo_of_anything_else_is_not_to_be_used_and_says_why(town_site, opened, name: str) -> None:
     found = opened("map.tif").locate(photo(town_site, name))
     assert found.verdict == "none" and not found.accepted and found.covariance_m2 is None
-    assert found.reason.startswith("unverified: ")
+    assert found.reason.startswith("blank picture: flat" if name == "black.png" else "unverified: ")
     assert found.point == opened().locate(photo(town_site, name)).point  # where retrieval has it
     assert repr(found).endswith(f", none: {found.reason}>")
     properties = found.to_geojson()["properties"]
@@ -84,18 +84,20 @@ def test_a_photo_of_anything_else_is_not_to_be_used_and_says_why(town_site, open
     assert opened("map.pack").locate(photo(town_site, name)).verdict == "none"
 
 
-def test_without_a_map_the_rule_of_retrieval_decides_and_names_its_reason(town_site, opened) -> None:
-    found = opened().locate(photo(town_site, "down.jpg"))
-    assert found.verdict in ("retrieved", "none") and found.covariance_m2 is None
-    easy, strict = (opened(agreeing=agreeing).locate(photo(town_site, "down.jpg")) for agreeing in (1, 5))
-    assert (easy.verdict, easy.reason) == ("retrieved", "")
-    assert repr(easy).endswith(", retrieved>")
-    assert strict.verdict == "none"
-    assert strict.reason.startswith("ambiguous: ")
-    assert strict.reason.endswith(" of the best 5 matches lie together, 5 are needed")
-    low = opened(agreeing=1, min_similarity=1.0).locate(photo(town_site, "down.jpg"))
-    assert low.verdict == "none" and low.reason == f"similarity {low.similarity:.4f}, 1 is needed"
-    assert {found.verdict, easy.verdict, low.verdict} <= set(VERDICTS)
+def test_without_a_map_the_bundle_s_calibration_decides_and_names_its_reason(town_site, opened, calibrated) -> None:
+    down = photo(town_site, "down.jpg")
+    plain = opened().locate(down)
+    assert plain.verdict == "none" and plain.reason.startswith("not calibrated: ") and plain.covariance_m2 is None
+    found = {}
+    for name, floor, margin in (("easy", -1.0, 0.0), ("low", 1.0, 0.0), ("strict", -1.0, 1.0)):
+        bundle = calibrated(floor=floor, margin=margin)
+        with open_localizer(bundle, town_site.folder / "g", threads=1) as localizer:
+            found[name] = localizer.locate(down)
+    assert (found["easy"].verdict, found["easy"].reason) == ("retrieved", "")
+    assert repr(found["easy"]).endswith(", retrieved>") and found["easy"].places == plain.places
+    assert found["low"].reason == f"off the map: similarity {plain.similarity:.3f}, the bundle's floor is 1.000"
+    assert found["strict"].reason.startswith("ambiguous: margin ")
+    assert {one.verdict for one in found.values()} <= set(VERDICTS)
 
 
 def test_a_map_changes_neither_similarity_nor_places(town_site, opened) -> None:
@@ -110,7 +112,7 @@ def test_a_map_changes_neither_similarity_nor_places(town_site, opened) -> None:
 
 def test_with_a_map_enough_tiles_are_matched_to_name_five_places(town_site, opened) -> None:
     # Of a stride of half the tile two tiles count as a place.
-    one, plain = (opened(map_name, top_k=1, agreeing=1) for map_name in ("map.tif", None))
+    one, plain = (opened(map_name, top_k=1) for map_name in ("map.tif", None))
     embedded = one.embed(one.prepare(photo(town_site, "down.jpg")))
     assert one.match(embedded).rows.shape == (1, 10) and plain.match(embedded).rows.shape == (1, 1)
     found = one.locate(photo(town_site, "down.jpg"))
@@ -242,3 +244,17 @@ def test_an_estimate_s_geojson_is_json_and_says_its_verdict(town_site, opened) -
     assert feature["geometry"]["coordinates"] == [round(found.longitude_deg, 7), round(found.latitude_deg, 7)]
     assert feature["properties"]["verdict"] == "verified" and feature["properties"]["radius_m"] > 0
     assert 4 * feature["properties"]["radius_m"] < TILE_M
+
+
+def test_a_large_jpeg_is_decoded_as_finely_as_tile_and_map_need_and_placed_alike(town_site, opened, tmp_path) -> None:
+    # 1920 px across 103 m: a pixel of the map, 0.5 m, has 9 of them; of 256 to a tile's 60 m each has 4.
+    spot = (33.0, -21.0)
+    path = tmp_path / "large.jpg"
+    save_photo(path, town_site.pixels.photo(town_site.point(*spot), DOWN, 1920, 1440), DOWN)
+    localizer = opened("map.pack")
+    assert localizer.read(path).size_px == (360, 480)
+    found, whole = localizer.locate(path), localizer.locate(read_photo(path))
+    assert found.verdict == whole.verdict == "verified"
+    assert distance_m(found.point, whole.point) < 0.25 and distance_m(found.point, town_site.point(*spot)) < 0.5
+    assert found.similarity == pytest.approx(whole.similarity, abs=0.01)
+    assert opened("map.pack", rectify="off").read(path).size_px == (1440, 1920)

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import kolmogorov
+from scipy.stats import ks_2samp
 
 from dphr_infer.measure.stats import (
     MIN_SAMPLES_P90,
@@ -13,6 +15,8 @@ from dphr_infer.measure.stats import (
     format_percentile,
     format_summary,
     half_width_share,
+    ks_distance,
+    ks_p_value,
     percentile,
     summarise,
 )
@@ -85,3 +89,25 @@ def test_the_interval_of_the_median_holds_the_true_one_in_95_of_100_runs() -> No
 )
 def test_durations_have_three_significant_digits(value: float, text: str) -> None:
     assert format_ms(value) == text
+
+
+def test_the_ks_distance_is_the_largest_difference_of_cumulated_shares() -> None:
+    # 0.5, 0.75, 1 against 0.1, 0.3, 1.
+    assert ks_distance([2, 1, 1], [1, 2, 7]) == pytest.approx(0.45)
+    assert ks_distance([3, 0, 1], [6, 0, 2]) == 0
+    first, second = [0] * 2 + [1] + [2], [0] + [1] * 2 + [2] * 7
+    assert ks_distance([2, 1, 1], [1, 2, 7]) == pytest.approx(ks_2samp(first, second).statistic)
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.05, 0.11, 0.2, 0.3, 0.45, 0.7, 1.0])
+@pytest.mark.parametrize(("first", "second"), [(8, 100), (20, 100), (300, 200)])
+def test_the_ks_p_value_is_kolmogorov_s(distance: float, first: int, second: int) -> None:
+    scaled = distance * math.sqrt(first * second / (first + second))
+    assert ks_p_value(distance, first, second) == pytest.approx(kolmogorov(scaled), rel=1e-9, abs=1e-300)
+
+
+def test_samples_of_one_distribution_are_seldom_told_apart() -> None:
+    rng, shares = np.random.default_rng(4), [0.55, 0.2, 0.1, 0.05, 0.1]
+    pairs = ((rng.multinomial(20, shares), rng.multinomial(100, shares)) for _ in range(2000))
+    apart = sum(ks_p_value(ks_distance(a.tolist(), b.tolist()), 20, 100) < 0.01 for a, b in pairs)
+    assert apart <= 20

@@ -1,7 +1,7 @@
 import dataclasses
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from dphr_infer.geo import distance_m, east_north_m, offset
 from dphr_infer.images.attitude import Attitude, attitude_of
 from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.register.features import Features
-from dphr_infer.register.map_features import BLOCK_PX, MARGIN_PX
-from dphr_infer.register.registrar import Registrar, Registration
+from dphr_infer.register.map_features import BLOCK_PX, DENSITY, MARGIN_PX
+from dphr_infer.register.registrar import Registrar, Registration, _leaning_m
 from dphr_infer.register.settings import RegisterSettings
 from dphr_infer.types import CameraView, GeoPoint
 
@@ -233,10 +233,53 @@ def test_the_false_alarms_are_those_found_by_hand() -> None:
         """That a match agrees: the circle in the square of 150 m that is searched, times 2 for uneven maps."""
         return math.log10(2 * math.pi * tolerance_m**2 / 150**2)
 
-    # By a translation within 1.8 m (2 % of 90 m), or by a pair within 1.5 m (3 pixels); 5 places, 3 kinds of search.
-    translation = math.log10(40 * 15) + 39 * by_chance(1.8)
-    similarity = math.log10(40 * 39 / 2 * 15) + 38 * by_chance(1.5)
+    # By a translation within 1.8 m (2 % of 90 m), or by a pair within 1.5 m (3 pixels); 5 places, 5 kinds of search.
+    translation = math.log10(40 * 25) + 39 * by_chance(1.8)
+    similarity = math.log10(40 * 39 / 2 * 25) + 38 * by_chance(1.5)
     assert found.log10_nfa == pytest.approx(min(translation, similarity))
+
+
+@dataclass
+class Asked(Kinds):
+    """Remembers how many features of the photo it was asked for, and gives no more."""
+
+    asked: list[int] = field(default_factory=list)
+
+    def extract(self, image: np.ndarray, seen: np.ndarray, most: int, upright: bool) -> Features:
+        found = super().extract(image, seen, most, upright)
+        if len(image) == BLOCK_PX + 2 * MARGIN_PX:
+            return found
+        self.asked.append(most)
+        return Features(found.points[:most], found.sizes[:most], found.descriptors[:most])
+
+
+def test_a_photo_is_tried_with_few_features_then_with_all_then_under_any_turn() -> None:
+    grid = np.stack(np.meshgrid(np.arange(-80, 80, 20), np.arange(-50, 50, 20)), -1).reshape(-1, 2)
+    here, nowhere = np.zeros((2, SIDE_PX, SIDE_PX, 3), np.uint8)
+    for kind, (x, y) in enumerate(grid, 1):
+        here[SIDE_PX // 2 + y, SIDE_PX // 2 + x] = 4 * kind + 2
+    black = np.zeros((3 * SIZE[1], 3 * SIZE[0], 3), np.uint8)
+    high = known(CameraView(300.0, -90.0, 60.0))
+    every = math.ceil(DENSITY * (TILE_M * 2 / GSD_M) ** 2 / 1e6)
+    assert every == 519
+    for image, asked in ((here, [400]), (nowhere, [400, every, every])):
+        one = Registrar(ArrayMap(image, GSD_M, MIDDLE), TILE_M, RegisterSettings(side_tiles=2.0), Asked(grid + 0.5))
+        found = one.register(black, high, [MIDDLE])
+        assert one._extractor.asked == asked
+        assert (found is not None and found.verified) == (image is here)
+
+
+@pytest.mark.parametrize(("yaw_deg", "east", "north"), [(0.0, 0.0, 1.0), (90.0, 1.0, 0.0), (225.0, 0.5, 0.5)])
+def test_what_stands_high_by_its_scale_is_uncertain_along_the_view(yaw_deg, east, north) -> None:
+    # Scale 0.9 is 7 % more than a good view's error: at 100 m, 7 m high, which lean 7 m away at 45 degrees.
+    view = CameraView(100.0, -45.0, 60.0, yaw_deg)
+    away = np.array(_leaning_m(view, 0.9 + 0j))
+    assert away**2 == pytest.approx(np.array([east, north]) * 49.0, abs=1e-9)
+    assert away.prod() == pytest.approx(24.5 if yaw_deg == 225.0 else 0.0, abs=1e-9)
+    assert _leaning_m(view, 0.98 + 0j) == (0.0, 0.0) == _leaning_m(view, 1.02 + 0j)
+    assert np.allclose(_leaning_m(dataclasses.replace(view, pitch_deg=-90.0), 0.9 + 0j), 0, atol=1e-9)
+    # Where the photo lies turned on the map by 90 degrees (counter-clockwise), its camera looked west.
+    assert _leaning_m(CameraView(100.0, -45.0, 60.0, 0.0), 0.9j) == pytest.approx((-7.0, 0.0), abs=1e-9)
 
 
 def test_the_many_features_of_one_crossing_are_one_witness() -> None:

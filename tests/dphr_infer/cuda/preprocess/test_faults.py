@@ -11,14 +11,18 @@ from cuda_on_cpu_runner import KernelError
 from kernel_sources import inlined
 from preprocess_launches import SOURCE, launch, reference
 
+from dphr_infer.cuda.preprocess.plan import longer_side_px
 from dphr_infer.cuda.preprocess.resampling import rows_come_first
 from dphr_infer.images.frame_format import FrameFormat, nv12_frames, rgb_frames
 from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.images.rectify import GroundSquare
+from dphr_infer.types import CameraView
 
 SEEDS = (0, 1, 2, 3, 4, 5)
 UPRIGHT, UPRIGHT_NV12 = "preprocess_upright_rgb", "preprocess_upright_nv12"
 TURNED, TURNED_NV12 = "preprocess_turned_rgb", "preprocess_turned_nv12"
-KERNELS = (UPRIGHT, UPRIGHT_NV12, TURNED, TURNED_NV12)
+RECTIFIED, RECTIFIED_NV12 = "preprocess_rectified_rgb", "preprocess_rectified_nv12"
+KERNELS = (UPRIGHT, UPRIGHT_NV12, TURNED, TURNED_NV12, RECTIFIED, RECTIFIED_NV12)
 SHARED = "extern __shared__ __align__(16) unsigned char shared_bytes[];"
 
 
@@ -162,15 +166,62 @@ FAULTS = (
     ),
     Fault(
         "window rows are overwritten while they are resized",
-        "    passes.take(at, n);\n    __syncthreads();",
-        "    passes.take(at, n);",
+        "    }\n    __syncthreads();\n    passes.take(at, n);\n    __syncthreads();",
+        "    }\n    __syncthreads();\n    passes.take(at, n);",
         TURNED,
     ),
     Fault(
         "window rows are resized before all are there",
-        "    __syncthreads();\n    passes.take(at, n);",
-        "    passes.take(at, n);",
+        "    }\n    __syncthreads();\n    passes.take(at, n);",
+        "    }\n    passes.take(at, n);",
         TURNED,
+    ),
+    Fault("east and west change places", "corner % 2 ? x_stop - 1 : x,", "corner % 2 ? x : x,", RECTIFIED),
+    Fault(
+        "the part ends a column early",
+        "right = within(most_x + 1, all_w_) + 1;",
+        "right = within(most_x, all_w_) + 1;",
+        RECTIFIED,
+    ),
+    Fault(
+        "a whole part is not corrected upwards",
+        "if (rest < 0) --whole, rest += depth;",
+        "if (rest < 0) rest += depth;",
+        RECTIFIED,
+    ),
+    Fault("unseen pixels are read", "own_y < y_stop && seen(own_x, own_y);", "own_y < y_stop;", RECTIFIED),
+    Fault(
+        "a part is taken where there is no room",
+        "(right - left) * (bottom - top) <= most_;",
+        "right > left;",
+        RECTIFIED,
+    ),
+    Fault(
+        "what is smaller than 16 pixels is left out",
+        "shown = any && ground.take(",
+        "shown = side == PASS_ROWS && any && ground.take(",
+        RECTIFIED,
+    ),
+    Fault(
+        "the fraction across is the one down", "__fmaf_rn(down_.part, lower", "__fmaf_rn(across_.part, lower", RECTIFIED
+    ),
+    Fault(
+        "columns are asked for before all rows are empty",
+        "ends_[i] = 0;\n    __syncthreads();",
+        "ends_[i] = 0;",
+        RECTIFIED,
+    ),
+    Fault(
+        "columns are found without a barrier",
+        "all_w_) - left + 1);\n    }\n    __syncthreads();",
+        "all_w_) - left + 1);\n    }",
+        RECTIFIED,
+    ),
+    Fault(
+        "rows are resized before all are rectified",
+        "rectify_rows(pixels, table, s, ground, passes, at, n);\n    __syncthreads();",
+        "rectify_rows(pixels, table, s, ground, passes, at, n);",
+        RECTIFIED,
     ),
 )
 
@@ -194,7 +245,7 @@ PLANNED = (*((kernel, None) for kernel in KERNELS), *((fault.kernel, fault) for 
 
 @pytest.fixture(scope="module")
 def variants(cuda_on_cpu: Any) -> Any:
-    """Every faulty kernel and, as the first four, the right ones, each in a namespace: one build takes seconds."""
+    """Every faulty kernel and, as the first six, the right ones, each in a namespace: one build takes seconds."""
     spaces = "".join(
         f"namespace v{i} {{\n{one_kernel(kernel, f'{kernel}_{i}', fault)}\n}}\nusing v{i}::{kernel}_{i};\n"
         for i, (kernel, fault) in enumerate(PLANNED)
@@ -210,6 +261,9 @@ def formats(kernel: str, width: int, height: int) -> FrameFormat:
 
 def run_cases(device: Any, kernel: str, variant: int, seed: int) -> None:
     """Raises AssertionError or KernelError where the kernel is wrong."""
+    if kernel in (RECTIFIED, RECTIFIED_NV12):
+        run_views(device, kernel, variant, seed)
+        return
     turned = kernel in (TURNED, TURNED_NV12)
     cases = [
         # crop; several tiles; rows first; a larger model; a frame reduced by three that three does not divide
@@ -236,6 +290,25 @@ def run_cases(device: Any, kernel: str, variant: int, seed: int) -> None:
             )
             expected = reference(frame, layout, preprocess, angle)
             assert (made.images[0] != expected).mean() <= (0.0 if angle is None or angle % 90 == 0 else 2e-3)
+
+
+def run_views(device: Any, kernel: str, variant: int, seed: int) -> None:
+    """As `run_cases` for rectified frames."""
+    cases = [
+        # as it is, from pixel to pixel; as it is; reduced by three that three does not divide; near the
+        # horizon, in small squares; partly unseen
+        (64, 48, Preprocess(16, 16), CameraView(32.0, -90.0, 90.0), 1.0),
+        (90, 76, Preprocess(20, 24), CameraView(30.0, -90.0, 60.0, 33.0), 1.2),
+        (142, 146, Preprocess(17, 40, "box"), CameraView(40.0, -60.0, 70.0, 200.0, 9.0), 3.3),
+        (160, 150, Preprocess(40, 40), CameraView(9.0, -28.0, 130.0, 70.0), 1.9),
+        (62, 90, Preprocess(50, 33, "bilinear", "stretch"), CameraView(20.0, -45.0, 80.0, 120.0), 2.5),
+    ]
+    for number, (width, height, preprocess, view, zoom) in enumerate(cases):
+        layout = formats(kernel, width, height)
+        frame = np.random.default_rng(number).integers(0, 2, layout.frame_bytes).astype(np.uint8) * 255
+        square = GroundSquare(view, longer_side_px(preprocess), zoom * view.gsd_m(width))
+        made = launch(device, [frame], layout, preprocess, [square], variant=f"_{variant}", seed=seed, preempt_every=8)
+        assert np.abs(made.images[0] - reference(frame, layout, preprocess, square).astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -23,9 +23,9 @@ def usage(request: pytest.FixtureRequest) -> dict[str, dict[str, int]]:
 def test_the_plan_names_every_kernel_and_no_other(usage: dict[str, dict[str, int]]) -> None:
     nv12 = nv12_frames(64, 64, matrix="bt601", colour_range="full")
     plans = [
-        plan_preprocess(layout, Preprocess(32, 32), turned, ORIN_SHARED_BYTES)
+        plan_preprocess(layout, Preprocess(32, 32), mode, ORIN_SHARED_BYTES)
         for layout in (rgb_frames(64, 64), nv12)
-        for turned in (False, True)
+        for mode in ("upright", "turned", "rectified")
     ]
     assert {plan.kernel for plan in plans} == set(usage)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
@@ -13,8 +15,12 @@ from dphr_infer.cuda.preprocess.table import frame_table, turn_of
 from dphr_infer.errors import EngineError, ImageError
 from dphr_infer.images.frame_format import nv12_frames, rgb_frames
 from dphr_infer.images.preprocess import Preprocess
+from dphr_infer.images.rectify import GroundSquare
+from dphr_infer.types import CameraView
 
 SHARED_LIMITS = (ORIN_SHARED_BYTES, 101_376, 232_448)  # sm_87, sm_120, sm_90
+MODES = ("upright", "turned", "rectified")
+SQUARE = GroundSquare(CameraView(50.0, -70.0, 60.0), 16, 1.0)
 FORMATS = {
     "rgb": rgb_frames,
     "nv12": lambda w, h: nv12_frames(w // 2 * 2, h // 2 * 2, matrix="bt709", colour_range="limited"),
@@ -28,20 +34,20 @@ FORMATS = {
     model=st.tuples(*[st.integers(16, 400)] * 2),
     interpolation=st.sampled_from(("box", "bilinear", "bicubic")),
     pixels=st.sampled_from(tuple(FORMATS)),
-    turned=st.booleans(),
+    mode=st.sampled_from(MODES),
     limit=st.sampled_from(SHARED_LIMITS),
 )
-@example(4000, 4000, (20, 20), "bicubic", "rgb", False, 101_376)
-@example(4576, 4576, (23, 23), "box", "nv12", True, 101_376)
+@example(4000, 4000, (20, 20), "bicubic", "rgb", "upright", 101_376)
+@example(4576, 4576, (23, 23), "box", "nv12", "turned", 101_376)
 def test_a_plan_covers_the_image_and_fits_in_shared_memory(
-    width, height, model, interpolation, pixels, turned, limit
+    width, height, model, interpolation, pixels, mode, limit
 ) -> None:
     assume(max(width, height) <= 200 * min(model))
-    plan = plan_preprocess(FORMATS[pixels](width, height), Preprocess(*model, interpolation), turned, limit)
+    plan = plan_preprocess(FORMATS[pixels](width, height), Preprocess(*model, interpolation), mode, limit)
     for tiles, side, tile in zip(plan.tiles, model[::-1], ("tile_w", "tile_h"), strict=True):
         assert (tiles - 1) * plan.sizes[tile] < side <= tiles * plan.sizes[tile]
     assert plan.shared_bytes <= limit
-    assert plan.kernel == f"preprocess_{'turned' if turned else 'upright'}_{pixels}"
+    assert plan.kernel == f"preprocess_{mode}_{pixels}"
 
 
 def needed_pixels(plan, degrees: float) -> tuple[int, int, int]:
@@ -88,7 +94,7 @@ def needed_pixels(plan, degrees: float) -> tuple[int, int, int]:
 def test_no_angle_needs_more_of_the_frame_than_the_plan_has_room_for(
     width, height, model, interpolation, degrees, limit
 ) -> None:
-    plan = plan_preprocess(rgb_frames(width, height), Preprocess(*model, interpolation), True, limit)
+    plan = plan_preprocess(rgb_frames(width, height), Preprocess(*model, interpolation), "turned", limit)
     columns, rows, pixels = needed_pixels(plan, degrees)
     assert columns <= plan.sizes["reduced_w"] and rows <= plan.sizes["reduced_h"]
     assert pixels <= plan.sizes["reduced_pixels"]
@@ -108,33 +114,42 @@ def test_a_part_of_the_frame_is_whole_blocks_and_pairs_of_rows_that_share_chroma
 
 
 def test_the_tile_of_a_twelve_megapixel_frame_on_orin_leaves_room_for_two_blocks() -> None:
-    for turned in (False, True):
-        plan = plan_preprocess(rgb_frames(4000, 3000), Preprocess(384, 384), turned, ORIN_SHARED_BYTES)
+    for mode in MODES:
+        plan = plan_preprocess(rgb_frames(4000, 3000), Preprocess(384, 384), mode, ORIN_SHARED_BYTES)
         assert (plan.sizes["tile_w"], plan.sizes["tile_h"]) == (32, 32) and plan.tiles == (12, 12)
         assert 2 * (plan.shared_bytes + 1024) <= ORIN_SHARED_BYTES + 1024
 
 
 def test_a_frame_far_too_large_for_the_model_is_refused_with_both_sizes() -> None:
     with pytest.raises(ImageError, match=r"400000x16 px .*one output pixel needs [\d,]+ bytes .* has 166,912: reduce"):
-        plan_preprocess(rgb_frames(400_000, 16), Preprocess(16, 16, fit="stretch"), False, ORIN_SHARED_BYTES)
+        plan_preprocess(rgb_frames(400_000, 16), Preprocess(16, 16, fit="stretch"), "upright", ORIN_SHARED_BYTES)
 
 
 def test_a_frame_too_small_to_be_turned_is_refused() -> None:
-    plan_preprocess(rgb_frames(20, 300), Preprocess(16, 16), False, ORIN_SHARED_BYTES)
+    plan_preprocess(rgb_frames(20, 300), Preprocess(16, 16), "upright", ORIN_SHARED_BYTES)
     with pytest.raises(ImageError, match="20x300 px, turned by 45 degrees, leaves 14 px per side, and 16 are needed"):
-        plan_preprocess(rgb_frames(20, 300), Preprocess(16, 16), True, ORIN_SHARED_BYTES)
+        plan_preprocess(rgb_frames(20, 300), Preprocess(16, 16), "turned", ORIN_SHARED_BYTES)
 
 
-def test_a_table_needs_an_angle_where_frames_are_turned_and_only_there() -> None:
-    frame, preprocess = rgb_frames(64, 64), Preprocess(16, 16)
-    with pytest.raises(EngineError, match="takes frames as they are, but the angle given is 3"):
-        frame_table(plan_preprocess(frame, preprocess, False, ORIN_SHARED_BYTES), 3.0)
-    with pytest.raises(EngineError, match="turns frames, but the angle given is None"):
-        frame_table(plan_preprocess(frame, preprocess, True, ORIN_SHARED_BYTES))
+@pytest.mark.parametrize("mode", MODES)
+def test_a_table_needs_an_angle_or_a_view_where_frames_are_turned_or_rectified_and_only_there(mode: Any) -> None:
+    plan = plan_preprocess(rgb_frames(64, 64), Preprocess(16, 16), mode, ORIN_SHARED_BYTES)
+    for pose, of in ((None, "upright"), (3.0, "turned"), (SQUARE, "rectified")):
+        if of == mode:
+            assert len(frame_table(plan, pose)) == plan.table_ints
+        else:
+            with pytest.raises(EngineError, match=f"planned for frames that are {mode}, but .* is for {of} ones"):
+                frame_table(plan, pose)
+
+
+def test_a_square_of_another_size_than_the_models_is_refused() -> None:
+    plan = plan_preprocess(rgb_frames(64, 64), Preprocess(16, 18), "rectified", ORIN_SHARED_BYTES)
+    with pytest.raises(EngineError, match=r"A square of 16 px .* longer side has 18"):
+        frame_table(plan, SQUARE)
 
 
 def test_arguments_stand_in_the_order_of_the_kernel(preprocess_device) -> None:
-    plan = plan_preprocess(rgb_frames(64, 48, 200), Preprocess(16, 18), False, ORIN_SHARED_BYTES)
+    plan = plan_preprocess(rgb_frames(64, 48, 200), Preprocess(16, 18), "upright", ORIN_SHARED_BYTES)
     pointers = {name: f"pointer {name}" for name in ARGUMENTS[:4]}
     found = arguments(plan, {**pointers, "frame_bytes": 1, "chroma_bytes": 2, "table_ints": 3})
     assert found[:4] == tuple(pointers.values())

@@ -15,6 +15,7 @@ from dphr_infer.errors import ImageError
 from dphr_infer.images.frame_format import FrameFormat, nv12_frames
 from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.images.photo import Photo
+from dphr_infer.locate import views
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.locate.open import open_localizer
@@ -65,10 +66,19 @@ def assert_same(found: LocationEstimate, expected: LocationEstimate, within: flo
     )
 
 
-# A frame that is turned may differ by a level in a pixel.
-@pytest.mark.parametrize(("heading", "within"), [("as-is", 2e-6), ("north", 5e-5)])
+OBLIQUE = {"height_m": 45.0, "pitch_deg": -65.0, "fov_deg": 70.0, "yaw_deg": 20.0}
+
+
+# A frame that is turned or rectified may differ by a level in a pixel.
+@pytest.mark.parametrize(("settings", "within"), [({}, 2e-6), ({"heading": "north"}, 5e-5), (OBLIQUE, 5e-5)])
 def test_a_camera_that_writes_nv12_into_lent_memory_gets_the_cpus_answers(
-    gpu: Any, bundle: Any, map_gallery: Any, crops: list[np.ndarray], heading: Any, within: float
+    gpu: Any,
+    bundle: Any,
+    map_gallery: Any,
+    crops: list[np.ndarray],
+    settings: Any,
+    within: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def photo(frame: np.ndarray, number: int) -> Photo:
         return Photo(frame, metadata=PhotoMetadata(yaw_deg=10.0 * number), frame_format=LAYOUT)
@@ -78,11 +88,13 @@ def test_a_camera_that_writes_nv12_into_lent_memory_gets_the_cpus_answers(
             opened._staged.flags.writeable = allowed  # a copy would raise
 
     frames = [nv12_of(crop).reshape(-1) for crop in crops]
-    with open_localizer(bundle, map_gallery, heading=heading) as on_cpu:
+    with open_localizer(bundle, map_gallery, **settings) as on_cpu:
         assert on_cpu.frame_memory(LAYOUT) is None
         expected = [on_cpu.locate(photo(frame, number)) for number, frame in enumerate(frames)]
     found = []
-    with open_localizer(bundle, map_gallery, device="cuda", heading=heading) as localizer:
+    for on_a_cpu in ("rectify", "rotate_square"):
+        monkeypatch.delattr(views, on_a_cpu)
+    with open_localizer(bundle, map_gallery, device="cuda", **settings) as localizer:
         for number, frame in enumerate(frames):
             memory = localizer.frame_memory(LAYOUT)
             assert memory is not None and memory.shape == (LAYOUT.padded_bytes,)
