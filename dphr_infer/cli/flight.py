@@ -24,7 +24,7 @@ from dphr_infer.cli.terminal import as_options
 from dphr_infer.cuda.topk.plan import MAX_K
 from dphr_infer.errors import ConfigError, FlightError, ImageError, printable
 from dphr_infer.evaluate.truth import Truth, check_truths, read_truth
-from dphr_infer.files.gallery import open_gallery
+from dphr_infer.files.gallery import Gallery, open_gallery
 from dphr_infer.files.outputs import check_outputs, output_of
 from dphr_infer.flight.fix import Fix, Odometry
 from dphr_infer.flight.flight import Flight
@@ -83,7 +83,9 @@ def run(request: Request) -> None:
         ImageError: at the end, if a photo could not be read or was refused.
         GalleryError, MapError, StorageError: as of the parts.
     """
-    localizer = open_search(_enough(request.search, request.gallery), request.bundle, request.gallery)
+    localizer = open_search(
+        enough_matches(request.search, open_gallery(request.gallery)), request.bundle, request.gallery
+    )
     paths = [Path(path) for path in each_photo(request.photos)]
     truths = {} if request.truth is None else read_truth(request.truth)
     if request.truth is not None:
@@ -93,7 +95,7 @@ def run(request: Request) -> None:
     check_outputs({} if out.path is None else {"--out": out.path}, inputs, request.bundle)
     motion: Motion = SeenMotion(localizer.views.attitude, localizer.gallery.origin.tile_m)
     if request.motion is not None:
-        motion = _told_motion(request.motion, paths)
+        motion = told_motion(request.motion, paths)
     calibration = localizer.bundle.manifest.calibration
     flight = Flight(localizer.gallery, calibrated(calibration), request.search.prior)
     with localizer:
@@ -108,10 +110,9 @@ def run(request: Request) -> None:
         raise ImageError(f"{len(paths) - len(rows)} of {len(paths)} photos were left out; see above.")
 
 
-def _enough(search: Search, gallery: Path) -> Search:
+def enough_matches(search: Search, gallery: Gallery) -> Search:
     """With as many matches as the filter can use; see `Flight.step`."""
-    origin = open_gallery(gallery).origin
-    wanted = math.ceil((origin.tile_m / origin.stride_m) ** 2)
+    wanted = math.ceil((gallery.origin.tile_m / gallery.origin.stride_m) ** 2)
     settings = dataclasses.replace(search.settings, top_k=max(search.settings.top_k, min(wanted, MAX_K)))
     return dataclasses.replace(search, settings=settings)
 
@@ -161,8 +162,12 @@ def _clock(interval_s: float | None) -> Callable[[Photo], float]:
     return by_interval
 
 
-def _told_motion(path: Path, photos: Sequence[Path]) -> Motion:
-    """Of a CSV file with a line for each photo; a photo without one has no known motion."""
+def told_motion(path: Path, photos: Sequence[Path]) -> Motion:
+    """Of a CSV file with a line for each photo; a photo without one has no known motion.
+
+    Raises:
+        ConfigError: it cannot be read, lacks a column, holds no metres, or names none of the photos.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -19,7 +19,6 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.cuda.preprocess.plan import Pose
 from dphr_infer.cuda.topk.plan import MAX_K
 from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import EngineError
@@ -76,7 +75,10 @@ class Localizer:
         self.bundle, self.gallery = bundle, gallery
         self.settings, self.on = settings or LocateSettings(), on or DeviceSettings()
         self.registrar = registrar
-        self.views = Views(self.settings, camera or CameraSettings(), bundle.manifest.preprocess, gallery.origin.tile_m)
+        manifest, tile_m = bundle.manifest, gallery.origin.tile_m
+        self.views = Views(
+            self.settings, camera or CameraSettings(), manifest.preprocess, tile_m, manifest.trained_rectified
+        )
         self._device = device_of(self.on)
         self._stack: ExitStack | None = None
         self._embedder: Embedder | None = None
@@ -267,13 +269,8 @@ class Localizer:
             raise EngineError(f"{len(self._waiting)} photos are on their way: call finish before the next start.")
         if self._pipeline is not None:
             _check_size(photo)
-            self._pipeline.submit(photo.image, self._k(rows), self._pose(photo), rows, photo.frame_format)
+            self._pipeline.submit(photo.image, self._k(rows), self.views.pose(photo), rows, photo.frame_format)
         self._waiting.append((photo, rows))
-
-    def _pose(self, photo: Photo) -> Pose:
-        """How the pipeline brings a photo to the model."""
-        (degrees,), square = self.views.rotations_deg(photo), self.views.square(photo)
-        return square or (None if self.settings.heading == "as-is" else degrees)
 
     def finish(self) -> LocationEstimate:
         """The estimate of the photo that was started first.
