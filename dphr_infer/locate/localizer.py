@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -28,7 +27,15 @@ from dphr_infer.images.frame_format import FrameFormat
 from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.images.photo import Photo, PhotoLike, check_size, to_photo, with_yaw
 from dphr_infer.locate.devices import device_of
-from dphr_infer.locate.estimate import candidates, estimate, matches_for_margin, not_blank, verified, with_camera
+from dphr_infer.locate.estimate import (
+    candidates,
+    estimate,
+    matches_for_margin,
+    matches_for_places,
+    not_blank,
+    verified,
+    with_camera,
+)
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.settings import CameraSettings, DeviceSettings, LocateSettings
 from dphr_infer.locate.stream import OnError, located
@@ -200,11 +207,10 @@ class Localizer:
         return self._matcher.match(embeddings, self._k(rows), rows)
 
     def _k(self, rows: RowRanges | None) -> int:
-        wanted, origin = self.settings.top_k, self.gallery.origin
-        if self.registrar is not None:  # enough rows to name that many places, each of which many tiles show
-            a_place = math.ceil((origin.tile_m / origin.stride_m) ** 2 / 2)
-            wanted = max(wanted, min(MAX_K, self.registrar.settings.candidates * a_place))
-        elif (calibration := self.bundle.manifest.calibration) is not None and calibration.verdict.floor is not None:
+        wanted, calibration = self.settings.top_k, self.bundle.manifest.calibration
+        if self.registrar is not None:
+            wanted = max(wanted, min(MAX_K, matches_for_places(self.gallery, self.registrar.settings.candidates)))
+        elif calibration is not None and calibration.verdict.floor is not None:
             wanted = max(wanted, min(MAX_K, matches_for_margin(self.gallery)))
         return min(wanted, len(self.gallery) if rows is None else rows.count)
 
