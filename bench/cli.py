@@ -10,10 +10,10 @@ from dphr_infer.cli.terminal import choose_command, run_command
 PROGRAM = "dphr-bench"
 COMMANDS = {
     "run": "measure a photo from file to position, throughput, matching, start-up and memory",
+    "flight": "fly over known maps, right and wrong, and hold every fix against the truth",
     "sweep": "one figure over a grid of settings, a line of JSON for each point",
     "versus": "another installation and this one in turns: is this one slower?",
     "compare": "what changed between reports: medians, intervals and ratios",
-    "history": "draw a folder of reports over time",
     "gpu": "measurements that need an NVIDIA GPU",
 }
 """Each command of commands.COMMANDS in one line."""

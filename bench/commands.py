@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from bench.request import BenchRequest, Count, EmbedGrid, MatchGrid, Share
+from bench.request import BenchRequest, Count, EmbedGrid, FilterGrid, FlightRequest, MatchGrid, Share
 from dphr_infer.cli.terminal import EXIT_INTERRUPTED
 from dphr_infer.errors import ConfigError
 from dphr_infer.types import Precision
@@ -112,18 +112,56 @@ class Run:
 class Sweep:
     """One figure over a grid of settings, a line of JSON for each point."""
 
-    grid: Annotated[MatchGrid, tyro.conf.subcommand("match")] | Annotated[EmbedGrid, tyro.conf.subcommand("embed")]
+    grid: (
+        Annotated[MatchGrid, tyro.conf.subcommand("match")]
+        | Annotated[EmbedGrid, tyro.conf.subcommand("embed")]
+        | Annotated[FilterGrid, tyro.conf.subcommand("filter")]
+    )
     outputs: Annotated[Outputs, _Flat] = field(default_factory=Outputs)
 
     def run(self) -> int:
         """Measure every point; the exit code. An interrupt or error keeps the points so far."""
-        from bench.sweep import collect, embed_points, match_points, merge, open_bench
+        from bench.sampling import StopRule
+        from bench.sweeps.point import collect, merge, open_bench
+        from dphr_infer.measure.stats import MIN_SAMPLES_P90
 
         self.outputs.check()
-        bench = open_bench(self.grid)
-        grid = self.grid
-        records = collect(match_points(grid, bench) if isinstance(grid, MatchGrid) else embed_points(grid, bench))
+        grid, rule = self.grid, StopRule(self.grid.seconds, self.grid.noise, MIN_SAMPLES_P90)
+        if isinstance(grid, FilterGrid):
+            from bench.sweeps.filter import filter_points
+
+            points = filter_points(grid, open_bench(rule))
+        elif isinstance(grid, MatchGrid):
+            from bench.sweeps.match import match_points
+
+            points = match_points(grid, open_bench(rule, grid.threads))
+        else:
+            from bench.sweeps.embed import embed_points
+
+            points = embed_points(grid, open_bench(rule, grid.threads))
+        records = collect(points)
         return self.outputs.write(merge(records), records)
+
+
+@dataclass(frozen=True)
+class Flight:
+    """Fly over known maps and hold every fix against the truth.
+
+    Each flight is flown by the code of dphr-infer flight over its own map, half of it, another's, and with a stretch
+    left out. Says how often there is a fix and how far off it is, the false fixes, what protection levels and
+    covariances are worth, and what a frame costs; each with its count and interval.
+    """
+
+    request: Annotated[FlightRequest, _Flat]
+    outputs: Annotated[Outputs, _Flat] = field(default_factory=Outputs)
+
+    def run(self) -> int:
+        """Fly all; the exit code. An interrupt or error keeps the flights so far."""
+        from bench.flights.run import run_flights
+
+        self.outputs.check()
+        record = run_flights(self.request)
+        return self.outputs.write(record, [record])
 
 
 def _show(report: ComparisonReport, png: Path | None) -> int:
@@ -196,23 +234,6 @@ class Compare:
 
 
 @dataclass(frozen=True)
-class History:
-    """Draw a folder of reports over time."""
-
-    folder: tyro.conf.Positional[Path]
-    """Holds JSON of dphr-bench."""
-    out: Path
-    """The PNG to write."""
-
-    def run(self) -> int:
-        """Draw, and say what is in the picture."""
-        from bench.compare.history import plot_history
-
-        print(plot_history(self.folder, self.out).to_text(), end="")
-        return 0
-
-
-@dataclass(frozen=True)
 class GpuMatching:
     """Matching on the GPU beside one read of its memory, by both scans, and beside other exact searches in turns."""
 
@@ -237,7 +258,7 @@ class GpuMatching:
     def run(self) -> int:
         """Measure every case that fits."""
         from bench.gpu.matching import measure_points, open_gpu_bench
-        from bench.sweep import collect, merge
+        from bench.sweeps.point import collect, merge
 
         self.outputs.check()
         bench = open_gpu_bench(self.seconds, self.bandwidth)
@@ -264,7 +285,7 @@ class GpuPipeline:
         """Measure every frame size and precision."""
         from bench.gpu.matching import open_gpu_bench
         from bench.gpu.pipeline import measure_points
-        from bench.sweep import collect, merge
+        from bench.sweeps.point import collect, merge
 
         self.outputs.check()
         bench = open_gpu_bench(self.seconds, None)
@@ -310,4 +331,4 @@ class Gpu:
         return self.kind.run()
 
 
-COMMANDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Run, Sweep, Versus, Compare, History, Gpu)}
+COMMANDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Run, Flight, Sweep, Versus, Compare, Gpu)}

@@ -7,6 +7,7 @@ one such object a line, each with one point of the sweep in `matching` or `batch
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import math
 from dataclasses import dataclass, field
@@ -22,8 +23,9 @@ SCHEMA = "dphr-bench"
 SCHEMA_VERSION = 3
 SINGLE_STREAM, MULTI_STREAM, OFFLINE = "single-stream", "multi-stream", "offline"
 CAMERA, ENDURANCE = "camera", "endurance"
-# Not of a run: a frame in one launch of the GPU, by dphr-bench gpu pipeline.
-GPU_FRAME = "gpu-frame"
+# Not of a run: a frame in one launch of the GPU, by dphr-bench gpu pipeline; a step of the flight's filter, by sweep
+# filter; frames of flights, by dphr-bench flight.
+GPU_FRAME, FILTER_STEP, FLIGHT = "gpu-frame", "filter-step", "flight"
 CONDITIONS = (
     f"{WARM_UP_CALLS} warm-up calls before each case are not counted (2 of batches of photos); at least {MIN_CALLS} "
     f"calls; garbage collection is off while timing; clock {CLOCK}; percentiles are nearest-rank, p90 from 64 samples "
@@ -40,23 +42,25 @@ class Subject:
     points of a sweep that are shown together.
     """
 
-    encoder: str | None
-    dim: int | None
-    input_px: tuple[int, int] | None
-    precision: str | None
-    engine: str | None
-    matcher: str | None
-    threads: int | None
-    bundle_digest: str | None
-    gallery_rows: int | None
-    gallery_dtype: str | None
-    top_k: int | None
-    heading: str | None
-    views: int | None
-    n_images: int | None
-    image_px: tuple[int, int] | None
-    images_from: str | None
+    encoder: str | None = None
+    dim: int | None = None
+    input_px: tuple[int, int] | None = None
+    precision: str | None = None
+    engine: str | None = None
+    matcher: str | None = None
+    threads: int | None = None
+    bundle_digest: str | None = None
+    gallery_rows: int | None = None
+    gallery_dtype: str | None = None
+    top_k: int | None = None
+    heading: str | None = None
+    views: int | None = None
+    n_images: int | None = None
+    image_px: tuple[int, int] | None = None
+    images_from: str | None = None
     prior: str | None = None
+    rectify: str | None = None
+    map: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,30 +254,30 @@ class BenchRecord:
     """
 
     date: str
-    conditions: str
     valid: bool
     invalid_reasons: tuple[str, ...]
-    interrupted: bool
     flags: tuple[str, ...]
-    failure: str
-    left_out: dict[str, str]
     program: str
     machine: Machine
     state: MachineState
     subject: Subject
-    scenarios: tuple[ScenarioRecord, ...]
-    matching: tuple[MatchRecord, ...]
-    batches: tuple[BatchRecord, ...]
-    peers: tuple[PeerRecord, ...]
-    accuracy: Accuracy | None
-    cold_first_ms: float | None
-    power: dict[str, Any] | None
-    timeline: tuple[dict[str, Any], ...]
-    startup_ms: dict[str, Any] | None
-    peak_memory_bytes: int | None
     bandwidth_bytes_per_s: float
     matmul_flops_per_s: float
     overhead_ns: float
+    conditions: str = CONDITIONS
+    interrupted: bool = False
+    failure: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
+    scenarios: tuple[ScenarioRecord, ...] = ()
+    matching: tuple[MatchRecord, ...] = ()
+    batches: tuple[BatchRecord, ...] = ()
+    peers: tuple[PeerRecord, ...] = ()
+    accuracy: Accuracy | None = None
+    cold_first_ms: float | None = None
+    power: dict[str, Any] | None = None
+    timeline: tuple[dict[str, Any], ...] = ()
+    startup_ms: dict[str, Any] | None = None
+    peak_memory_bytes: int | None = None
 
     def scenario(self, name: str) -> ScenarioRecord | None:
         """The scenario of that name, if it was measured."""
@@ -288,6 +292,11 @@ class BenchRecord:
     def to_line(self) -> str:
         """As one line of JSON."""
         return json.dumps(self.to_json(), allow_nan=False) + "\n"
+
+
+def now() -> str:
+    """The date of a record, UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _finite(value: Any) -> Any:

@@ -14,7 +14,7 @@ from dphr_infer.errors import ConfigError
 from dphr_infer.locate.settings import Scan
 from dphr_infer.types import Precision
 
-Scenario = Literal["single-stream", "multi-stream", "offline", "camera", "endurance"]
+Scenario = Literal["single-stream", "multi-stream", "offline", "camera", "flight", "endurance"]
 Device = Literal["cpu", "cuda", "cuda-onnxruntime"]
 MAX_BATCH = 1024
 DEFAULT_BATCHES = (1, 2, 4, 8, 16)
@@ -22,6 +22,7 @@ DEFAULT_NOISE = 0.01
 # One photo at a time, for its p99, and a camera, for its rate, get so many times the time of each other case.
 SINGLE_STREAM_SHARE = 4
 MATCH_TOP_K = 10
+MIN_CELLS = 100
 
 
 def parse_share(text: str) -> float:
@@ -88,11 +89,9 @@ class BenchRequest:
     batches: tuple[int, ...] = DEFAULT_BATCHES
     """Batch sizes of the throughput table; the largest is that of offline."""
     seconds: float = 3.0
-    """At most, for each case; single-stream and camera take four times as long."""
+    """At most, for each case; single-stream, camera and flight take four times as long."""
     noise: Share = DEFAULT_NOISE
     """End a case earlier once the 95 % interval of its p50 is narrower than ± this share of it, as 1%; 0 never does."""
-    match_rows: tuple[Count, ...] = (100_000,)
-    """Also match random galleries of as many rows; none without a number."""
     startups: int = 5
     """Warm starts of locate, after a cold one; 0 for none."""
     peers: bool = False
@@ -118,11 +117,6 @@ class BenchRequest:
             raise ConfigError(f"--noise is {self.noise:g}: give a share of the p50 in 0..1, such as 0.01.")
         if self.startups < 0:
             raise ConfigError(f"--startups is {self.startups}: give 0 for none, or how many.")
-        if any(rows < MATCH_TOP_K for rows in self.match_rows):
-            raise ConfigError(
-                f"--match-rows is {min(self.match_rows)}, but {MATCH_TOP_K} matches are asked for: give at least "
-                f"{MATCH_TOP_K} rows."
-            )
         self._check_accuracy()
 
     def _check_accuracy(self) -> None:
@@ -150,19 +144,17 @@ class BenchRequest:
         """How long a scenario may take at most."""
         if scenario == "endurance":
             return 60 * self.minutes
-        return self.seconds * (SINGLE_STREAM_SHARE if scenario in ("single-stream", "camera") else 1)
+        return self.seconds * (SINGLE_STREAM_SHARE if scenario in ("single-stream", "camera", "flight") else 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What both sweeps are asked for."""
+    """What all sweeps are asked for."""
 
     seconds: float = 2.0
     """At most, for each point."""
     noise: Share = DEFAULT_NOISE
     """As in run."""
-    threads: tuple[int, ...] = (0,)
-    """Of engine or matcher; 0 takes all cores."""
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < math.inf or not 0 <= self.noise < 1:
@@ -170,6 +162,17 @@ class Grid:
                 f"--seconds is {self.seconds:g} and --noise {self.noise:g}: give a finite time above 0, and a share "
                 "in 0..1."
             )
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadedGrid(Grid):
+    """And the sweeps of what has threads."""
+
+    threads: tuple[int, ...] = (0,)
+    """Of engine or matcher; 0 takes all cores."""
+
+    def __post_init__(self) -> None:
+        Grid.__post_init__(self)
         if min(self.threads) < 0:
             raise ConfigError(
                 f"--threads {min(self.threads)} is below 0: give a number of threads, or 0 for all cores."
@@ -177,7 +180,7 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class MatchGrid(Grid):
+class MatchGrid(ThreadedGrid):
     """The points of `sweep match`: matching on generated galleries."""
 
     rows: tuple[Count, ...] = (10_000, 100_000, 1_000_000)
@@ -200,7 +203,7 @@ class MatchGrid(Grid):
     """Folder of generated galleries; without, the user's cache."""
 
     def __post_init__(self) -> None:
-        Grid.__post_init__(self)
+        ThreadedGrid.__post_init__(self)
         if not all(0 <= prior_m < math.inf for prior_m in self.prior_m):
             raise ConfigError(f"--prior-m {self.prior_m} holds no radius: give finite metres, or 0 for no prior.")
         if max(self.k) > min(self.rows):
@@ -208,7 +211,7 @@ class MatchGrid(Grid):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedGrid(Grid):
+class EmbedGrid(ThreadedGrid):
     """The points of `sweep embed`: the models of bundles."""
 
     bundles: tyro.conf.Positional[tuple[Path, ...]]
@@ -221,8 +224,73 @@ class EmbedGrid(Grid):
     """Batch sizes."""
 
     def __post_init__(self) -> None:
-        Grid.__post_init__(self)
+        ThreadedGrid.__post_init__(self)
         if max(self.batches) > MAX_BATCH:
             raise ConfigError(f"Batches are {tuple(self.batches)}: give sizes in 1..{MAX_BATCH}.")
         if not self.bundles:
             raise ConfigError("No bundle was given: name the folders whose models are to be measured.")
+
+
+@dataclass(frozen=True, slots=True)
+class FilterGrid(Grid):
+    """The points of `sweep filter`: one step of the flight's filter on generated maps."""
+
+    cells: tuple[Count, ...] = (10_000, 100_000, 1_000_000)
+    """Cells of the map's lattice."""
+    step_tiles: float = 0.25
+    """How far a frame is from the last, in tile sides."""
+
+    def __post_init__(self) -> None:
+        Grid.__post_init__(self)
+        if not 0 < self.step_tiles < math.inf:
+            raise ConfigError(f"--step-tiles is {self.step_tiles:g}; expected tile sides above 0 and finite.")
+        if min(self.cells) < MIN_CELLS:
+            raise ConfigError(f"--cells is {min(self.cells)}; expected at least {MIN_CELLS}, a map of a few tiles.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlightRequest:
+    """What to fly: folders as `dphr-train cities flight` writes them."""
+
+    bundle: tyro.conf.Positional[Path]
+    """Folder made by dphr-export."""
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Each with photos/, truth.csv and a map, mosaic.tif; and motion.csv with --motion file."""
+    tile_m: float
+    """Side of the tiles that each map is indexed by, as in index."""
+    stride_m: float
+    """Distance between their centres."""
+    search: Search = field(default_factory=Search)
+    kinds: tuple[Literal["right", "half", "kidnapped", "wrong"], ...] = ("right", "half", "kidnapped", "wrong")
+    """Over the own map, half of it, the own map with a stretch left out unsaid, another flight's map."""
+    motion: Literal["seen", "truth", "file"] = "seen"
+    """Seen in the photos; the truth with the error of an odometer; or each folder's motion.csv."""
+    interval_s: float = 5.0
+    """Seconds between two photos."""
+    wrong_maps: int = 1
+    """Other maps that each flight is flown over."""
+    minutes: float = 0.0
+    """Afterwards fly the first flight again and again for as long, and watch latency and memory."""
+    cache: Path | None = None
+    """Folder of the galleries and map packs; without, the user's cache."""
+
+    def __post_init__(self) -> None:
+        if not self.folders or not self.kinds:
+            raise ConfigError("No flight was given: name folders with photos/, truth.csv and a map, and --kinds.")
+        names = [folder.resolve().name for folder in self.folders]
+        if len(set(names)) < len(names):
+            raise ConfigError("Two folders have the same name, and their flights could not be told apart: rename one.")
+        for option, value in (("--interval-s", self.interval_s), ("--tile-m", self.tile_m)):
+            if not 0 < value < math.inf:
+                raise ConfigError(f"{option} is {value:g}; expected a finite number above 0.")
+        if not 0 <= self.minutes < math.inf:
+            raise ConfigError(f"--minutes is {self.minutes:g}; expected a finite number, 0 for none.")
+        if self.search.map is not None or self.search.near is not None:
+            raise ConfigError(
+                "Each folder has its own map, and flights start without a prior: leave out --map, --near."
+            )
+        if "wrong" in self.kinds and not 1 <= self.wrong_maps < len(self.folders):
+            raise ConfigError(
+                f"--wrong-maps is {self.wrong_maps} of {len(self.folders)} folders: a wrong map is another folder's, "
+                "so give more folders, or --kinds without wrong."
+            )

@@ -6,8 +6,8 @@ An interrupt ends the run early; the record then holds what was measured until t
 from __future__ import annotations
 
 import contextlib
-import datetime
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from bench.machine.power import PowerReader, PowerSample, Recorder, open_power
 from bench.machine.program import identity, say
 from bench.machine.roofline import measure_ceiling
 from bench.machine.state import read_state
-from bench.record import CONDITIONS, ENDURANCE, BenchRecord, Subject
+from bench.record import ENDURANCE, BenchRecord, Subject, now
 from bench.request import BenchRequest
 from bench.sampling import GiveWay, measure_overhead_ns
 from bench.steps import Parts, Setup, measure
@@ -55,6 +55,8 @@ def _subject(setup: Setup) -> Subject:
         image_px=(image.shape[0], image.shape[1]),
         images_from="the bundle's self-test" if request.images is None else str(request.images),
         prior=None if prior is None else f"{prior.latitude_deg},{prior.longitude_deg} ± {prior.radius_m:g} m",
+        rectify=request.search.camera.rectify,
+        map=None if setup.rig is None or setup.rig.localizer.registrar is None else str(request.search.map),
     )
 
 
@@ -134,7 +136,7 @@ def run_bench(request: BenchRequest, give_way: GiveWay | None = None) -> BenchRe
         if gallery is None:
             engine = stack.enter_context(open_engine(bundle, search.on))
         else:
-            rig = stack.enter_context(open_rig(bundle, gallery, search.settings, search.on, paths, search.prior))
+            rig = stack.enter_context(open_rig(bundle, gallery, search, paths))
             engine, _ = rig.apart.parts
         say("memory bandwidth, matrix products, the bench's own overhead")
         ceiling = measure_ceiling(machine, request.threads)
@@ -156,29 +158,18 @@ def _to_record(setup: Setup, parts: Parts, reader: PowerReader, overhead_ns: flo
     else:
         reasons = invalid_reasons(parts.accuracy)
     return BenchRecord(
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        conditions=CONDITIONS,
+        date=now(),
         valid=not reasons,
         invalid_reasons=reasons,
-        interrupted=parts.interrupted,
-        failure=parts.failure,
         flags=_flags(setup, parts),
-        left_out=parts.left_out,
         program=identity(),
         machine=setup.machine,
         state=setup.state,
         subject=_subject(setup),
-        scenarios=tuple(parts.scenarios),
-        matching=tuple(parts.matching),
-        batches=tuple(parts.batches),
-        peers=tuple(parts.peers),
-        accuracy=parts.accuracy,
-        cold_first_ms=parts.cold_first_ms,
         power=_power_json(reader, setup.recorder, alone=setup.give_way is None),
         timeline=_timeline_json(setup.recorder.timeline),
-        startup_ms=parts.startup_ms,
-        peak_memory_bytes=parts.peak_memory_bytes,
         bandwidth_bytes_per_s=setup.ceiling.bandwidth,
         matmul_flops_per_s=setup.ceiling.flops_per_s,
         overhead_ns=overhead_ns,
+        **{part.name: getattr(parts, part.name) for part in fields(parts)},
     )

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from bench.cases.batches import BatchCase
 from bench.cases.camera import camera
 from bench.cases.endurance import endure, find_drift
-from bench.cases.matching import MATCH_QUERIES, MatchLimits, time_generated_matching, time_matching
+from bench.cases.flight import flight
+from bench.cases.matching import MATCH_QUERIES, MatchLimits, time_matching
 from bench.cases.photo import Raw, multi_stream, offline, single_stream, stage_summaries, to_record
 from bench.cases.rig import Rig
 from bench.cases.startup import measure_startup
@@ -29,6 +30,7 @@ from bench.peers.runs import EmbedTask, embed_peers, match_peers, open_match_pee
 from bench.record import (
     CAMERA,
     ENDURANCE,
+    FLIGHT,
     MULTI_STREAM,
     OFFLINE,
     SINGLE_STREAM,
@@ -102,12 +104,12 @@ class Setup:
 
 @dataclass(slots=True)
 class Parts:
-    """What was measured so far; the peak of memory is of the checks and scenarios, without generated galleries."""
+    """What was measured so far, by the names of `BenchRecord`; the peak of memory is of the checks and scenarios."""
 
-    scenarios: list[ScenarioRecord] = field(default_factory=list)
-    batches: list[BatchRecord] = field(default_factory=list)
-    matching: list[MatchRecord] = field(default_factory=list)
-    peers: list[PeerRecord] = field(default_factory=list)
+    scenarios: tuple[ScenarioRecord, ...] = ()
+    batches: tuple[BatchRecord, ...] = ()
+    matching: tuple[MatchRecord, ...] = ()
+    peers: tuple[PeerRecord, ...] = ()
     accuracy: Accuracy | None = None
     cold_first_ms: float | None = None
     startup_ms: dict[str, Any] | None = None
@@ -149,6 +151,8 @@ def _run_scenario(name: str, rig: Rig, setup: Setup) -> Raw:
         return multi_stream(rig, request.streams, rule)
     if name == OFFLINE:
         return offline(rig, max(request.batches), rule)
+    if name == FLIGHT:
+        return flight(rig, request.seconds_of(name))
     if name == CAMERA:
         return camera(rig, request.rate_hz, request.seconds_of(name))
     return endure(rig, request.minutes)
@@ -173,7 +177,7 @@ def _scenario(name: str, setup: Setup, parts: Parts) -> None:
         stages = stage_summaries(pipeline, read_image(setup.paths[0]), k)
         extra["gpu_stage_p50_ms"] = {stage: summary.p50_ms for stage, summary in stages.items()}
     _note_peak(parts)
-    parts.scenarios.append(to_record(raw, timeline, energy_mj, extra))
+    parts.scenarios += (to_record(raw, timeline, energy_mj, extra),)
     differing = raw.extra.get("answers_differing", 0)
     if differing and parts.accuracy is not None:
         parts.accuracy = replace(parts.accuracy, answers_differing=differing)
@@ -196,7 +200,7 @@ def _batches(setup: Setup, parts: Parts) -> None:
     )
     for batch in request.batches:
         record, reason = case.measure(batch, _rule(setup))
-        parts.batches.append(record)
+        parts.batches += (record,)
         if reason:
             parts.left_out["share of the embedding's limit"] = reason
 
@@ -208,24 +212,18 @@ def _queries(rig: Rig, count: int) -> NDArray[np.float32]:
 
 
 def _matching(setup: Setup, parts: Parts) -> None:
-    request = setup.request
-    against = MatchLimits(setup.machine, setup.ceiling.bandwidth, request.threads)
+    against = MatchLimits(setup.machine, setup.ceiling.bandwidth, setup.request.threads)
     if setup.on.device != CPU:
         parts.left_out["matching alone"] = "its limit is the GPU's memory: dphr-bench gpu matching measures both"
         return
     if setup.gallery is None or setup.rig is None:
         parts.left_out["matching"] = NO_GALLERY
-    else:
-        say(f"matching the gallery's {len(setup.gallery)} rows")
-        k = min(MATCH_TOP_K, len(setup.gallery))
-        for count in MATCH_QUERIES:
-            queries = _queries(setup.rig, count)
-            embeddings = setup.gallery.embeddings
-            parts.matching.append(time_matching(embeddings, queries, k, _rule(setup), against, generated=False))
-    for rows in request.match_rows:
-        say(f"matching {rows} generated rows")
-        dim = setup.bundle.manifest.dim
-        parts.matching += time_generated_matching(rows, dim, MATCH_TOP_K, _rule(setup), against)
+        return
+    say(f"matching the gallery's {len(setup.gallery)} rows")
+    k = min(MATCH_TOP_K, len(setup.gallery))
+    for count in MATCH_QUERIES:
+        queries = _queries(setup.rig, count)
+        parts.matching += (time_matching(setup.gallery.embeddings, queries, k, _rule(setup), against),)
 
 
 def locate_arguments(request: BenchRequest, gallery: Path, photo: Path) -> list[str]:
@@ -278,13 +276,13 @@ def _peers(setup: Setup, parts: Parts) -> None:
             "cpu" if setup.on.device == CPU else "cuda",
         )
         for count in MATCH_QUERIES:
-            parts.peers += match_peers(opened, setup.matcher, _queries(setup.rig, count), k, request.seconds)
+            parts.peers += (*match_peers(opened, setup.matcher, _queries(setup.rig, count), k, request.seconds),)
     if request.checkpoint is None:
         parts.left_out["torch as a peer of embedding"] = "no --checkpoint was given: it has no weights to run"
     views = Embedder(setup.bundle.manifest.preprocess, setup.engine).prepare([read_image(setup.paths[0])])
     on_gpu = setup.on.device != CPU
     task = EmbedTask(setup.bundle.model_path(setup.on.precision), request.checkpoint, on_gpu, request.threads)
-    parts.peers += embed_peers(setup.engine, task, views, request.seconds)
+    parts.peers += (*embed_peers(setup.engine, task, views, request.seconds),)
 
 
 def _steps(setup: Setup, parts: Parts) -> list[Callable[[], None]]:

@@ -4,7 +4,7 @@ Sample4Geo's order: mirror both views together; then each view on its own: JPEG,
 sharpen, one of grid and coarse dropout; then turn. Here the resize comes first of all, because images are kept at
 model size: the JPEG artefacts of 8 x 8 blocks are those of the small image, where the original has them before it
 shrinks the image, so the same quality shows a little more. The blur is an isotropic Gaussian and the sharpening an
-unsharp mask, where the original takes albumentations' AdvancedBlur and Sharpen. `zoom` is ours.
+unsharp mask, where the original takes albumentations' AdvancedBlur and Sharpen. `zoom` and `jittered` are ours.
 
 Every choice comes from a generator that the caller seeds by run, epoch and pair, so it does not depend on the worker
 process or on where a run was resumed.
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
 from dphr_infer.errors import ConfigError
+from dphr_infer.types import CameraView
 from dphr_train.config import AugmentConfig
 from dphr_train.types import QueryView
 
@@ -132,17 +133,34 @@ def require_fitting(config: AugmentConfig, query_view: QueryView) -> None:
         )
 
 
+def jittered(view: CameraView, config: AugmentConfig, random: np.random.Generator) -> CameraView:
+    """A camera's view with a normal error on pitch, roll, yaw and height; one that no view may have is drawn again."""
+    while True:
+        pitch, roll, yaw, height = random.standard_normal(4)
+        try:
+            return CameraView(
+                height_m=view.height_m * (1 + config.height_sigma * height),
+                pitch_deg=view.pitch_deg + config.pitch_sigma_deg * pitch,
+                fov_deg=view.fov_deg,
+                yaw_deg=(view.yaw_deg + config.yaw_sigma_deg * yaw) % 360,
+                roll_deg=view.roll_deg + config.roll_sigma_deg * roll,
+            )
+        except ConfigError:
+            continue
+
+
 def augment_pair(
     query: Pixels,
     reference: Pixels,
     config: AugmentConfig,
     random: np.random.Generator,
     query_view: QueryView = "drone",
+    north_up: bool = False,
 ) -> tuple[Pixels, Pixels]:
     """Augment a pair: both mirrored together, each view changed on its own, then turned.
 
     With ground panoramas `rotate_pair` turns both views together by 90, 180 or 270 degrees; `rotate_satellite` turns
-    the satellite view alone, by 0 to 270 degrees, whatever the query is.
+    the satellite view by 0 to 270 degrees, and a query whose top is north with it.
 
     Args:
         query: uint8 (H, W, 3); a drone image is square, a panorama spans the full circle with north at its centre.
@@ -150,6 +168,7 @@ def augment_pair(
         config: what is done, and how often.
         random: decides everything; equal states give equal pixels.
         query_view: what the query shows.
+        north_up: whether the query's top is north, as that of a rectified photo is.
 
     Returns:
         New arrays of the same shapes, C-contiguous; the arguments are left alone.
@@ -166,5 +185,7 @@ def augment_pair(
     if query_view == "ground" and random.random() < config.rotate_pair:
         query, reference = _turn_pair(query, reference, int(random.integers(1, 4)))
     if config.rotate_satellite:
-        reference = np.rot90(reference, int(random.integers(4)))
-    return query, np.ascontiguousarray(reference)
+        quarters = int(random.integers(4))
+        reference = np.rot90(reference, quarters)
+        query = np.rot90(query, quarters if north_up else 0)
+    return np.ascontiguousarray(query), np.ascontiguousarray(reference)

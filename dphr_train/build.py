@@ -13,6 +13,7 @@ from dphr_infer.errors import ConfigError
 from dphr_train.config import TrainConfig
 from dphr_train.datasets.open import open_dataset
 from dphr_train.datasets.pairs import BatchPlan, LoadedBatch, PairDataset, open_loader
+from dphr_train.datasets.reading import drone_photos, reader_of
 from dphr_train.device import require_device
 from dphr_train.encoder import Encoder, load_pretrained
 from dphr_train.objective import Objective, Task
@@ -69,6 +70,9 @@ def build_parts(config: TrainConfig) -> Parts:
     torch.manual_seed(config.seed)
     dataset = open_dataset(config.data.dataset, config.data.root)
     split = dataset.train_split()
+    directions = dataset.test_directions()
+    queries = [pair.query for pair in split.pairs] if split.query_view == "drone" else []
+    reader_of(config.data).require_attitudes([*queries, *drone_photos(directions)])
     sampler = open_sampler(config.sampler, split, optim.batch_size, config.seed)
     plan = BatchPlan()
     pairs = PairDataset(split, config.data, config.augment, config.seed)
@@ -81,7 +85,7 @@ def build_parts(config: TrainConfig) -> Parts:
     return Parts(
         data=describe_data(config.data.root, leave_out=config.out),
         split=split,
-        directions=dataset.test_directions(),
+        directions=directions,
         sampler=sampler,
         plan=plan,
         loader=open_loader(pairs, plan, config.data.workers),

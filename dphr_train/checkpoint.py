@@ -27,6 +27,7 @@ from dphr_train.encoder import Encoder, load_exactly
 
 LAST_CHECKPOINT = "last.safetensors"
 _FORMAT, _VERSION = "dphr-checkpoint", 3
+_HEADER = ("step", "epoch", "offset", "processes", "data_sha256", "collapse", "scaler", "metrics")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,14 +78,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "format": _FORMAT,
         "version": _VERSION,
         "config": config_to_json(checkpoint.config),
-        "step": checkpoint.step,
-        "epoch": checkpoint.epoch,
-        "offset": checkpoint.offset,
-        "processes": checkpoint.processes,
-        "data_sha256": checkpoint.data_sha256,
-        "collapse": checkpoint.collapse,
-        "scaler": checkpoint.scaler,
-        "metrics": checkpoint.metrics,
+        **{name: getattr(checkpoint, name) for name in _HEADER},
     }
     content = save(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()},

@@ -6,16 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from dphr_infer.errors import DatasetError
 from dphr_train.cities.config import CitiesConfig
-from dphr_train.config import DatasetName, TrainConfig
-
-if TYPE_CHECKING:
-    pass
+from dphr_train.config import DatasetName, Rectification, TrainConfig
+from dphr_train.config_data import DEFAULT_DATASET
 
 
 @dataclass(frozen=True)
@@ -137,6 +135,7 @@ class Evaluate:
     """Write a PNG of the worst failures: query, truth, top 5."""
     device: str = "cpu"
     """"cpu", "cuda" or "cuda:N"; a bundle takes the first GPU."""
+    photos: Annotated[Rectification, tyro.conf.arg(name="")] = field(default_factory=Rectification)
 
     def run(self) -> None:
         """Print the table; write what was asked for."""
@@ -144,7 +143,7 @@ class Evaluate:
         from dphr_train.failures import draw_failures
         from dphr_train.rank_model import rank_model
 
-        directions = rank_model(self.model, self.data, self.dataset, self.flip, self.device)
+        directions = rank_model(self.model, self.data, self.dataset, self.flip, self.device, self.photos)
         print(format_table(directions))
         if self.out is not None:
             _write_json(self.out, directions_to_json(directions))
@@ -178,7 +177,7 @@ class Compare:
     """Folders of runs."""
     data: Path | None = None
     """Evaluate the runs on this folder's test split instead of taking their own last evaluation."""
-    dataset: DatasetName = "university1652"
+    dataset: DatasetName = DEFAULT_DATASET
     """The layout of --data."""
     plot: Path | None = None
     """Write the comparison as a PNG."""

@@ -38,11 +38,11 @@ class Row:
     figures: dict[tuple[str, str], tuple[float, ...]]
 
 
-def figures_of(evaluation: Mapping[str, Any], protocol: str = "full") -> dict[tuple[str, str], float]:
-    """{(direction, figure): percent} of one evaluation as run.json holds it."""
+def figures_of(evaluation: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+    """{(direction, figure): percent} under the full gallery, of one evaluation as run.json holds it."""
     found = {}
     for direction, protocols in evaluation.items():
-        report = protocols[protocol]
+        report = protocols["full"]
         found[direction, "R@1"] = 100 * report["recall_at"]["1"]
         found[direction, "AP"] = 100 * report["ap"]
     return found

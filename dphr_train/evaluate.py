@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dphr_infer.engines.embedder import Embedder
-from dphr_infer.images.preprocess import Preprocess, read_image
 from dphr_infer.measure.progress import Progress
+from dphr_train.config import DataConfig
+from dphr_train.datasets.reading import ViewImage, ViewReader, reader_of
 from dphr_train.encoder import Encoder, normalise
-from dphr_train.metrics import GroundPositions, report_retrieval
+from dphr_train.metrics import report_retrieval
 from dphr_train.types import Direction, GalleryProtocol, PlaceImage, RetrievalReport, View
 
 _BATCH = 64
@@ -51,20 +52,22 @@ EmbedFiles = Callable[[Sequence[Path], View, str], NDArray[np.float32]]
 """Image files, what they show, a label for the progress bar -> float32 (n, dim), unit length: a network or a bundle."""
 
 EmbedImages = Callable[[list[NDArray[np.uint8]]], NDArray[np.float32]]
+"""Images uint8 (H, W, 3) of any size -> float32 (n, dim), unit length."""
 
 
-def embed_files(embed: EmbedImages, paths: Sequence[Path], label: str, flip: bool = False) -> NDArray[np.float32]:
+def embed_files(
+    embed: EmbedImages, read: Callable[[Path], ViewImage], paths: Sequence[Path], label: str, flip: bool = False
+) -> NDArray[np.float32]:
     """Read and embed files in batches, with progress.
 
     Args:
-        embed: images uint8 (H, W, 3) of any size -> float32 (n, dim), unit length.
         flip: add the embedding of the mirrored image and normalise again, as the official University-1652 test does.
             Ours adds two unit vectors, which every bundle has; the official script adds them before the norm.
     """
     rows: list[NDArray[np.float32]] = []
     with Progress(label, len(paths), "images") as progress:
         for start in range(0, len(paths), _BATCH):
-            images = [read_image(path) for path in paths[start : start + _BATCH]]
+            images = [read(path).pixels for path in paths[start : start + _BATCH]]
             embeddings = embed(images)
             if flip:
                 embeddings = embeddings + embed([image[:, ::-1] for image in images])
@@ -75,12 +78,19 @@ def embed_files(embed: EmbedImages, paths: Sequence[Path], label: str, flip: boo
 
 
 def network_embedder(
-    encoder: Encoder, preprocess_of: Callable[[View], Preprocess], device: str, flip: bool = False
+    encoder: Encoder, data: DataConfig, device: str, flip: bool = False, reader: ViewReader | None = None
 ) -> EmbedFiles:
-    """Embed with a torch encoder in evaluation mode; its mode is restored afterwards. For flip see `embed_files`."""
+    """Embed with a torch encoder in evaluation mode; its mode is restored afterwards.
+
+    Args:
+        data: how images reached it in training.
+        flip: see `embed_files`.
+        reader: of the files; None takes the one of `data`.
+    """
+    reader = reader or reader_of(data)
 
     def embed_paths(paths: Sequence[Path], view: View, label: str) -> NDArray[np.float32]:
-        preprocess = preprocess_of(view)
+        preprocess = data.preprocess(view)
 
         def embed(images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
             pixels = torch.from_numpy(np.stack([preprocess(image) for image in images])).to(device)
@@ -92,16 +102,18 @@ def network_embedder(
         training = encoder.training
         encoder.eval()
         try:
-            return embed_files(embed, paths, label, flip)
+            return embed_files(embed, partial(reader.read, view=view), paths, label, flip)
         finally:
             encoder.train(training)
 
     return embed_paths
 
 
-def bundle_embedder(embedder: Embedder, flip: bool = False) -> EmbedFiles:
+def bundle_embedder(embedder: Embedder, reader: ViewReader, flip: bool = False) -> EmbedFiles:
     """Embed with the model of a bundle, as it flies: one preprocess for every view. For flip see `embed_files`."""
-    return lambda paths, view, label: embed_files(embedder.embed_images, paths, label, flip)
+    return lambda paths, view, label: embed_files(
+        embedder.embed_images, partial(reader.read, view=view), paths, label, flip
+    )
 
 
 def evaluate(embed: EmbedFiles, directions: Sequence[Direction]) -> list[RankedDirection]:
@@ -123,9 +135,6 @@ def _rank(embed: EmbedFiles, direction: Direction) -> RankedDirection:
     gallery = EmbeddedImages(
         direction.gallery, embed(gallery_paths, direction.gallery_view, f"embed {direction.gallery_view} gallery")
     )
-    positions = None
-    if direction.query_positions_m is not None and direction.gallery_positions_m is not None:
-        positions = GroundPositions(direction.query_positions_m, direction.gallery_positions_m, direction.within_m)
     reports = {
         protocol: report_retrieval(
             queries.embeddings,
@@ -133,9 +142,7 @@ def _rank(embed: EmbedFiles, direction: Direction) -> RankedDirection:
             gallery.embeddings,
             gallery.place_ids,
             protocol,
-            one_percent=direction.one_percent,
-            semi_positives=direction.semi_positives,
-            positions=positions,
+            direction.rules,
         )
         for protocol in direction.protocols
     }

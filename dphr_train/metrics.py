@@ -7,34 +7,16 @@ row is how many rows come before it, counted in one pass, so a gallery of 100,00
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import DatasetError
-from dphr_train.types import GalleryProtocol, RetrievalReport
+from dphr_train.types import UNIVERSITY_RULES, GalleryProtocol, GroundPositions, OnePercent, RetrievalReport, Rules
 
-OnePercent = Literal["round", "floor"]
 RECALL_AT = (1, 5, 10)
 _BLOCK_BYTES = 16 * 1024 * 1024
 _ROUNDING_M = 1e-3
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GroundPositions:
-    """Where the images lie, for benchmarks that count every near reference as found.
-
-    Attributes:
-        queries_m: float64 (Q, 2), east and north in one plane (UTM).
-        gallery_m: float64 (G, 2), in the same plane.
-        within_m: a reference at this distance or nearer is right; 5 m in CVACT (Liu and Li, CVPR 2019, RecallGeo.m).
-    """
-
-    queries_m: NDArray[np.float64]
-    gallery_m: NDArray[np.float64]
-    within_m: float = 5.0
 
 
 def trapezoid_ap(ranks: NDArray[np.int64]) -> float:
@@ -120,10 +102,7 @@ def report_retrieval(
     gallery: NDArray[np.float32],
     gallery_ids: NDArray[np.int64],
     protocol: GalleryProtocol = "full",
-    *,
-    one_percent: OnePercent = "round",
-    semi_positives: NDArray[np.int64] | None = None,
-    positions: GroundPositions | None = None,
+    rules: Rules = UNIVERSITY_RULES,
 ) -> RetrievalReport:
     """Rank the gallery for every query and summarise. Memory: the arguments and two blocks of 16 MiB.
 
@@ -134,16 +113,14 @@ def report_retrieval(
         gallery_ids: int64 (G,), place of each gallery image.
         protocol: "full" keeps every gallery row; "matched" first drops rows whose place no query has, as the
             Sample4Geo family of code does.
-        one_percent: see `one_percent_rank`.
-        semi_positives: int64 (Q, 3), rows of the whole gallery that show a query's place off its centre (VIGOR): no
-            match for recall and AP, but the hit rate lets them outrank it.
-        positions: counts every near reference as found, beside the strict figures.
+        rules: of the benchmark; their rows are those of the whole gallery.
 
     Raises:
         DatasetError: a query's place is not in the gallery, arrays differ in length, an embedding or a position is
             not finite, or a semi-positive is no row of the gallery.
     """
-    _check(queries, gallery, semi_positives, positions)
+    _check(queries, gallery, rules)
+    semi_positives, positions = rules.semi_positives, rules.positions
     near = None if positions is None else _rows_within(positions)
     if protocol == "matched":
         keep = np.isin(gallery_ids, query_ids)
@@ -164,7 +141,7 @@ def report_retrieval(
     first = np.array([row[0] for row in ranks])
     return RetrievalReport(
         recall_at=_recall_at(first, len(gallery)),
-        recall_at_1_percent=float(np.mean(first <= one_percent_rank(len(gallery), one_percent))),
+        recall_at_1_percent=float(np.mean(first <= one_percent_rank(len(gallery), rules.one_percent))),
         ap=float(np.mean([trapezoid_ap(row) for row in ranks])),
         standard_ap=float(np.mean([standard_ap(row) for row in ranks])),
         protocol=protocol,
@@ -202,12 +179,8 @@ def _rows_within(positions: GroundPositions) -> list[NDArray[np.int64]]:
     return near
 
 
-def _check(
-    queries: NDArray[np.float32],
-    gallery: NDArray[np.float32],
-    semi_positives: NDArray[np.int64] | None,
-    positions: GroundPositions | None,
-) -> None:
+def _check(queries: NDArray[np.float32], gallery: NDArray[np.float32], rules: Rules) -> None:
+    semi_positives, positions = rules.semi_positives, rules.positions
     if queries.shape[1] != gallery.shape[1]:
         raise DatasetError(f"Queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}.")
     for side, embeddings in (("queries", queries), ("gallery", gallery)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,10 @@ from dphr_infer.files.bundle import MANIFEST_NAME, open_bundle
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.locate.settings import DeviceSettings
 from dphr_train.checkpoint import last_checkpoint, load_encoder, read_checkpoint
-from dphr_train.config import DataConfig, DatasetName, ModelConfig
+from dphr_train.config import DataConfig, DatasetName, ModelConfig, Rectification
+from dphr_train.config_data import DEFAULT_DATASET
 from dphr_train.datasets.open import open_dataset
+from dphr_train.datasets.reading import ViewReader, drone_photos, reader_of, reader_of_bundle
 from dphr_train.device import require_device
 from dphr_train.encoder import Encoder, load_pretrained
 from dphr_train.evaluate import RankedDirection, bundle_embedder, evaluate, network_embedder
@@ -20,7 +23,12 @@ from dphr_train.types import Direction
 
 
 def rank_model(
-    model: Path | Literal["imagenet"], data: Path, dataset: DatasetName | None, flip: bool = False, device: str = "cpu"
+    model: Path | Literal["imagenet"],
+    data: Path,
+    dataset: DatasetName | None,
+    flip: bool = False,
+    device: str = "cpu",
+    rectification: Rectification | None = None,
 ) -> list[RankedDirection]:
     """Embed and rank in each direction of a test split.
 
@@ -30,17 +38,21 @@ def rank_model(
         dataset: the benchmark; None takes the one that a checkpoint was trained on, or university1652.
         flip: see `evaluate.embed_files`.
         device: "cpu", "cuda" or "cuda:NUMBER"; a bundle takes the first GPU.
+        rectification: of drone photos; None takes `Rectification()`.
 
     Raises:
-        ConfigError: the device is not there.
-        DatasetError: the folder has no test split, or it cannot be read.
+        ConfigError: the device is not there, or photos are to be rectified to tiles of no size.
+        DatasetError: the folder has no test split, it cannot be read, or photos that are to be rectified cannot be.
         CheckpointError, BundleError, EngineError: the model cannot be read or run.
     """
+    wanted = rectification or Rectification()
     if model != "imagenet" and (model / MANIFEST_NAME).is_file():
         bundle = open_bundle(model)
-        directions = _directions(dataset or "university1652", data)
+        directions = _directions(dataset or DEFAULT_DATASET, data)
+        reader = _reader(wanted, reader_of_bundle(bundle.manifest))
+        reader.require_attitudes(drone_photos(directions))
         with open_engine(bundle, DeviceSettings(_device_of_bundle(device, model))) as engine:
-            return evaluate(bundle_embedder(Embedder(bundle.manifest.preprocess, engine), flip), directions)
+            return evaluate(bundle_embedder(Embedder(bundle.manifest.preprocess, engine), reader, flip), directions)
     require_device(device)
     if model == "imagenet":
         settings, preparation = ModelConfig(pooling="average"), DataConfig(image_px=128)
@@ -49,8 +61,16 @@ def rank_model(
     else:
         path = last_checkpoint(model)
         encoder, preparation = load_encoder(path)[0], read_checkpoint(path).config.data
-    embed = network_embedder(encoder.to(device), preparation.preprocess, device, flip)
-    return evaluate(embed, _directions(dataset or preparation.dataset, data))
+    directions = _directions(dataset or preparation.dataset, data)
+    reader = _reader(wanted, reader_of(preparation))
+    reader.require_attitudes(drone_photos(directions))
+    return evaluate(network_embedder(encoder.to(device), preparation, device, flip, reader), directions)
+
+
+def _reader(wanted: Rectification, trained: ViewReader) -> ViewReader:
+    """What is wanted, before what the model was trained with."""
+    chosen = {name: value for name, value in dataclasses.asdict(wanted).items() if value is not None}
+    return dataclasses.replace(trained, **chosen)
 
 
 def _device_of_bundle(device: str, model: Path) -> str:

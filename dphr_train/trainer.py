@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import ConfigError, DphrError, TrainingError
 from dphr_infer.files.atomic import atomic_file
+from dphr_infer.measure.clock import now_s
 from dphr_infer.measure.progress import Progress
 from dphr_train.build import build_parts
 from dphr_train.checkpoint import LAST_CHECKPOINT, read_checkpoint, write_checkpoint
@@ -52,7 +52,7 @@ class Trainer:
         self.parts = parts = build_parts(config)
         self.compute = PairStep(parts.encoder, parts.objective, config.optim, self.world, parts.scaler)
         self.state = RunState(CollapseWatch(config.optim.batch_size))
-        self._clock = time.monotonic()
+        self._clock = now_s()
         last = config.out / LAST_CHECKPOINT
         if resume:
             self.state = restore_checkpoint(read_checkpoint(last), parts, config, self.world)
@@ -79,11 +79,11 @@ class Trainer:
                 progress.resume_at(state.step)
             if self._evaluation_is_due():  # the run was interrupted while it evaluated
                 self._evaluate()
-            self._clock = time.monotonic()
+            self._clock = now_s()
             for batch in self.batches(steps - state.step):
-                waited = time.monotonic() - self._clock
+                waited = now_s() - self._clock
                 terms = self.train_step(batch)
-                seconds = time.monotonic() - self._clock
+                seconds = now_s() - self._clock
                 rate = 2 * config.optim.batch_size / seconds
                 terms |= {"images_per_s": rate, "seconds": seconds, "seconds_waited": waited}
                 if log and progress:
@@ -94,7 +94,7 @@ class Trainer:
                     self.save()
                 if state.step < steps and self._evaluation_is_due():
                     self._evaluate()
-                self._clock = time.monotonic()
+                self._clock = now_s()
         self.save()
         if not state.has_evaluated:
             self._evaluate()
@@ -109,7 +109,7 @@ class Trainer:
         while left > 0:
             if state.offset == 0 and parts.sampler.wants_refresh(state.epoch):
                 parts.sampler.neighbours = self._most_similar()
-                self._clock = time.monotonic()
+                self._clock = now_s()
             batches = parts.sampler.batches(state.epoch)
             if not batches:
                 raise TrainingError(
@@ -172,7 +172,7 @@ class Trainer:
         count = min(config.sampler.range, len(places) - 1)
         if self.world.rank == 0:
             pairs = [places[place] for place in sorted(places)]
-            embed = network_embedder(self.parts.encoder, config.data.preprocess, config.device)
+            embed = network_embedder(self.parts.encoder, config.data, config.device)
             queries = embed([pair.query for pair in pairs], split.query_view, "embed train queries")
             references = embed([pair.reference for pair in pairs], "satellite", "embed train references")
             found = most_similar(queries, references, count)
@@ -195,7 +195,7 @@ class Trainer:
         if not self.parts.directions:
             _logger.warning("%s has no test split: nothing is evaluated.", data.root)
             return
-        embed = network_embedder(self.parts.encoder, data.preprocess, self.config.device)
+        embed = network_embedder(self.parts.encoder, data, self.config.device)
         ranked = evaluate(embed, self.parts.directions)
         state.metrics.setdefault("evaluations", {})[str(state.step)] = directions_to_json(ranked)
         self.save()

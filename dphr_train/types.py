@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 View = Literal["drone", "satellite", "ground"]
 QueryView = Literal["drone", "ground"]
 GalleryProtocol = Literal["full", "matched"]
+OnePercent = Literal["round", "floor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,41 @@ class TrainSplit:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class GroundPositions:
+    """Where the images lie, for benchmarks that count every near reference as found.
+
+    Attributes:
+        queries_m: float64 (Q, 2), east and north in one plane (UTM).
+        gallery_m: float64 (G, 2), in the same plane.
+        within_m: a reference at this distance or nearer is right; 5 m in CVACT (Liu and Li, CVPR 2019, RecallGeo.m).
+    """
+
+    queries_m: NDArray[np.float64]
+    gallery_m: NDArray[np.float64]
+    within_m: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rules:
+    """What a benchmark reports beside recall@k and AP, and how.
+
+    Attributes:
+        one_percent: last rank that counts for R@1 %: "round" is the official University-1652 script's
+            round(0.01 G) on a 0-based list, one rank generous; "floor" is k = G // 100 (CVUSA, CVACT, VIGOR).
+        semi_positives: int64 (Q, 3), gallery rows that show a query's place off its centre (VIGOR): no match for recall
+            and AP, but they may outrank the right one without breaking a hit. None elsewhere.
+        positions: count every near reference as found, beside the strict figures (CVACT test). None elsewhere.
+    """
+
+    one_percent: OnePercent = "round"
+    semi_positives: NDArray[np.int64] | None = None
+    positions: GroundPositions | None = None
+
+
+UNIVERSITY_RULES = Rules()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Direction:
     """One direction of retrieval: what is looked up in what, and by which of the benchmark's rules.
 
@@ -65,12 +101,6 @@ class Direction:
         name: "drone->satellite" and so on.
         queries, gallery: images; a gallery image is right for a query when their places are the same.
         protocols: galleries to report, "full" and, where the benchmark has distractors, "matched".
-        one_percent: last rank that counts for R@1 %: "round" is the official University-1652 script's
-            round(0.01 G) on a 0-based list, one rank generous; "floor" is k = G // 100 (CVUSA, CVACT, VIGOR).
-        semi_positives: int64 (n_queries, 3), gallery rows that show a query's place off its centre (VIGOR); they may
-            outrank the right one without breaking a hit. None elsewhere.
-        query_positions_m, gallery_positions_m: float64 (n, 2), UTM east and north, where a benchmark counts any gallery
-            image within `within_m` metres as found (CVACT test, 5 m). None elsewhere.
     """
 
     name: str
@@ -79,11 +109,7 @@ class Direction:
     queries: list[PlaceImage]
     gallery: list[PlaceImage]
     protocols: tuple[GalleryProtocol, ...] = ("full", "matched")
-    one_percent: Literal["round", "floor"] = "round"
-    semi_positives: NDArray[np.int64] | None = None
-    query_positions_m: NDArray[np.float64] | None = None
-    gallery_positions_m: NDArray[np.float64] | None = None
-    within_m: float = 5.0
+    rules: Rules = UNIVERSITY_RULES
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine
 from dphr_infer.errors import ExportError
 from dphr_infer.files.atomic import atomic_folder
 from dphr_infer.files.bundle import MANIFEST_NAME, Manifest, digest_files, model_name, open_bundle
+from dphr_train.datasets.reading import reader_of_bundle
 from export.build_bundle import evaluation_facts, int8_calibration, write_int8_model
 from export.gate.evaluation_set import read_evaluation_set
 from export.gate.parity import Gate, compare, embed_evaluation_set, say
@@ -45,7 +46,8 @@ def add_int8(request: ExportRequest) -> Manifest:
     with atomic_folder(request.out) as folder:
         content = paths["fp16"].read_bytes()
         require_recipe(content, opened.manifest.encoder)
-        data = read_evaluation_set(request.data, request.max_images, request.dataset)
+        reader = reader_of_bundle(opened.manifest)
+        data = read_evaluation_set(request.data, request.max_images, request.dataset, reader)
         calibration = int8_calibration(request, preprocess, data)
         for name in opened.manifest.files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

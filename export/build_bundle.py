@@ -24,7 +24,7 @@ from dphr_infer.files.bundle import (
     digest_files,
     model_name,
 )
-from dphr_infer.images.preprocess import Preprocess, read_image
+from dphr_infer.images.preprocess import Preprocess
 from dphr_train.encoder import Encoder
 from dphr_train.types import PlaceImage
 from export.gate.calibration_set import CalibrationSet, calibration_images
@@ -75,7 +75,8 @@ def choose_selftest(data: EvaluationSet) -> list[tuple[str, PlaceImage]]:
 def write_selftest(folder: Path, encoder: Encoder, preprocess: Preprocess, data: EvaluationSet) -> None:
     """Write the self-test's images at model size, and torch's embeddings of them."""
     chosen = choose_selftest(data)
-    pixels = np.stack([preprocess(read_image(image.path)) for _, image in chosen])
+    row_of = {image: row for row, image in enumerate(data.images())}
+    pixels = np.stack([preprocess(data.read(row_of[image])) for _, image in chosen])
     (folder / SELFTEST_IMAGES).mkdir(parents=True)
     for (name, _), picture in zip(chosen, pixels, strict=True):
         content = io.BytesIO()
@@ -190,7 +191,7 @@ def build_bundle(request: ExportRequest) -> Manifest:
     with atomic_folder(request.out) as folder:
         source = read_source(request.source)
         encoder, preprocess = source.encoder, source.preprocess
-        data = read_evaluation_set(request.data, request.max_images, request.dataset)
+        data = read_evaluation_set(request.data, request.max_images, request.dataset, source.reader)
         require_enough(data, [p for p in request.precisions if p not in request.optional])
         half = ready = quantisation = None
         if "int8" in request.precisions:

@@ -9,10 +9,10 @@ from typing import Literal
 from dphr_infer.errors import ExportError
 from dphr_infer.locate.settings import Heading
 from dphr_infer.types import Precision
-from dphr_train.config import DatasetName
+from dphr_train.config import DatasetName, Pooling
+from dphr_train.config_data import DEFAULT_DATASET
 
 Weights = Literal["int8", "float"]
-Pooling = Literal["average", "gem"]
 OPSET = 18
 MIN_CALIBRATION_IMAGES = 16
 
@@ -70,7 +70,7 @@ class ExportRequest:
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     optional: tuple[Precision, ...] = ()
     max_images: int = 2000
-    dataset: DatasetName = "university1652"
+    dataset: DatasetName = DEFAULT_DATASET
     int8: Int8Options = field(default_factory=Int8Options)
     opset: int = OPSET
 

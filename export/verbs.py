@@ -10,9 +10,10 @@ import tyro
 
 from dphr_infer.errors import ConfigError
 from dphr_infer.types import Precision
-from dphr_train.config import DatasetName
+from dphr_train.config import DatasetName, Pooling
+from dphr_train.config_data import DEFAULT_DATASET
 from export import commands
-from export.request import CalibrateRequest, ExportRequest, Int8Options, Pooling, TimmSource, Weights
+from export.request import CalibrateRequest, ExportRequest, Int8Options, TimmSource, Weights
 
 _REQUEST: dict[str, Any] = {name: each.default for name, each in ExportRequest.__dataclass_fields__.items()}
 _CALIBRATE: dict[str, Any] = {name: each.default for name, each in CalibrateRequest.__dataclass_fields__.items()}
@@ -230,7 +231,7 @@ class ImportSample4Geo:
     """Side of the square images."""
     out: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
     """File to write."""
-    dataset: DatasetName = "university1652"
+    dataset: DatasetName = DEFAULT_DATASET
     """What they were trained on."""
     ground_px: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None
     """Size of the panoramas, if not the authors'."""

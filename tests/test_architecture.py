@@ -38,14 +38,26 @@ ROOMS = {
     ),
     # Cities come first: a renderer that knows nothing of training.
     "dphr_train": (
-        *("cities", "types", "config", "config_json", "schedule", "device", "distributed", "metrics", "presets"),
+        *(
+            "cities",
+            "types",
+            "config_checks",
+            "config_data",
+            "config",
+            "config_json",
+            "schedule",
+            "device",
+            "distributed",
+            "metrics",
+            "presets",
+        ),
         *("augment", "datasets", "samplers", "heads", "encoder", "losses", "objective", "step", "run_log"),
         *("run_record", "checkpoint", "evaluate", "rank_model", "failures", "build", "state", "trainer"),
         *("throughput", "compare", "ablation", "commands", "cli"),
     ),
     "bench": (
         *("machine", "sampling", "record", "request", "cases", "validity", "peers", "report", "compare"),
-        *("steps", "run", "sweep", "gpu", "commands", "cli", "__main__"),
+        *("steps", "run", "sweeps", "flights", "gpu", "commands", "cli", "__main__"),
     ),
 }
 MAX_FILES = 9
@@ -71,7 +83,7 @@ OWNERS = {
     "numba": ("dphr_train/cities/compiled.py",),
     "scipy": (
         *("dphr_train/datasets/cvact.py", "dphr_train/samplers/neighbours.py", "bench/compare/judge.py"),
-        "export/calibrate/",
+        *("bench/flights/intervals.py", "export/calibrate/"),
     ),
     "faiss": ("bench/peers/cpu.py", "bench/peers/gpu.py"),
     "usearch": ("bench/peers/cpu.py",),
@@ -79,7 +91,7 @@ OWNERS = {
     "onnx": ("export/",),
     "onnxscript": ("export/",),
     "jinja2": ("export/report/page.py",),
-    "matplotlib": ("dphr_train/", "export/report/plots.py", "bench/report/", "bench/compare/history.py"),
+    "matplotlib": ("dphr_train/", "export/report/plots.py", "bench/report/"),
     "torch": ("dphr_train/", "export/", "bench/peers/cpu.py", "bench/peers/gpu.py", "bench/peers/runs.py"),
 }
 # What flies may import besides itself and the standard library, and what only one of its files may.

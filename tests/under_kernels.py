@@ -135,8 +135,7 @@ def marked_files(library: str) -> list[str]:
 def run(setting: Setting, cores: list[int], arguments: list[str]) -> bool:
     """The marked tests in a process on these cores, which it inherits from this thread; prints the outcome."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "kernels"]
-    command += [*marked_files(setting.library), *arguments]
+    command = [sys.executable, "-m", "pytest", "-m", "kernels", *marked_files(setting.library), *arguments]
     os.sched_setaffinity(0, cores)
     environment = {**os.environ, **setting.environment}
     done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)

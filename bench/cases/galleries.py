@@ -63,7 +63,7 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "dphr-bench"
 
 
-def _grid_places(rows: int, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def grid_places(rows: int, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Latitude and longitude, float64 (stop - start,), of places of a square grid of `rows` around CENTRE."""
     side = math.isqrt(rows - 1) + 1
     number = np.arange(start, stop)
@@ -92,7 +92,7 @@ def _write(path: Path, rows: int, dim: int, stored: Stored) -> None:
     with GalleryWriter(path, origin, dim, _STORED[stored]) as writer, Progress(path.name, rows, "rows") as progress:
         for start in range(0, rows, _ROWS_AT_ONCE):
             stop = min(rows, start + _ROWS_AT_ONCE)
-            writer.append(_directions(generator, stop - start, dim), *_grid_places(rows, start, stop))
+            writer.append(_directions(generator, stop - start, dim), *grid_places(rows, start, stop))
             progress.advance(stop - start)
 
 

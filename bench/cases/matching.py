@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cases.galleries import CENTRE, generate_rows
+from bench.cases.galleries import CENTRE
 from bench.machine.roofline import limit_ms
 from bench.record import MatchRecord
 from bench.sampling import StopRule, rounded, sample_whole
@@ -23,7 +23,6 @@ from dphr_infer.measure.stats import summarise
 from dphr_infer.types import Prior, RowRanges
 
 MATCH_QUERIES = (1, 8)
-MATCH_DTYPES = ("float32", "float16")
 _CHECKED_ROWS_AT_ONCE = 65536
 
 
@@ -74,30 +73,12 @@ def time_matching(
     k: int,
     rule: StopRule,
     against: MatchLimits,
-    generated: bool,
 ) -> MatchRecord:
     """Match all queries at once, again and again, against the whole gallery."""
     reset_peak()
     with open_matcher(gallery, DeviceSettings(threads=against.threads or None)) as matcher:
         samples_ms = sample_whole(partial(matcher.match, queries, k), rule)
-    return match_record(gallery, len(queries), k, samples_ms, against, generated)
-
-
-def time_generated_matching(
-    rows: int, dim: int, k: int, rule: StopRule, against: MatchLimits
-) -> tuple[MatchRecord, ...]:
-    """Matching against random galleries of both stored types, for each count in MATCH_QUERIES; k <= rows.
-
-    Raises:
-        ConfigError: the gallery does not fit in memory.
-    """
-    records = []
-    for dtype in MATCH_DTYPES:
-        gallery = generate_rows(rows, dim, dtype, seed=0)
-        for count in MATCH_QUERIES:
-            queries = generate_rows(count, dim, "float32", seed=1)
-            records.append(time_matching(gallery, queries, k, rule, against, generated=True))
-    return tuple(records)
+    return match_record(gallery, len(queries), k, samples_ms, against, generated=False)
 
 
 def time_search(

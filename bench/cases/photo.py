@@ -35,7 +35,7 @@ class Raw:
         start_ms, duration_ms: float64 (n,) of each sample, by `clock.now_ms`.
         stage_ms: {stage: float64 (n,)}.
         photos: located while it ran, for the energy of one; what is not counted as a sample too.
-        stopped: "noise", "time" or "interrupt".
+        stopped: "noise", "time", "interrupt", or "whole" where there was no more.
     """
 
     name: str

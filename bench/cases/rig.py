@@ -1,34 +1,75 @@
 """What `dphr-infer locate` has open while it works, and its way of one photo: in one piece, and in stages.
 
-Every scenario runs `Localizer`, as the device's row of the one table opens it; nothing of it is rebuilt here. On a
-device that goes from frame to matches in one launch, a second localizer that keeps engine and matcher apart is opened
-for the stages. The rows that a prior allows are resolved once a run, as in `locate`: the stage "filter" is what each
-photo pays for them after that.
+Every scenario runs `Localizer` with all that the search asks: camera, map, registration, prior. Nothing of it is
+rebuilt here: the methods of what is open are timed where they are called. On a device that goes from frame to matches
+in one launch, a second localizer that keeps engine and matcher apart is opened for the stages. The rows that a prior
+allows are resolved once a run, as in `locate`: the stage "prior" is what each photo pays for them after that.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from dphr_infer.cli.locate import registrar_of
+from dphr_infer.cli.requests import Search
 from dphr_infer.engines.base import Engine
 from dphr_infer.files.bundle import Bundle
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.images.photo import read_photo
 from dphr_infer.locate.devices import Device, Rows
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.localizer import Localizer
-from dphr_infer.locate.settings import DeviceSettings, LocateSettings
+from dphr_infer.locate.settings import DeviceSettings
 from dphr_infer.matchers.base import Matcher
 from dphr_infer.measure.clock import now_ms
+from dphr_infer.register.features import SiftFeatures
+from dphr_infer.register.registrar import Registrar
 from dphr_infer.types import LocationEstimate, Prior
 
-DECODE, PREPARE, EMBED, FILTER, MATCH, ESTIMATE = "decode", "prepare", "embed", "filter", "match", "estimate"
+DECODE, PRIOR, RECTIFY, PREPARE, EMBED, MATCH = "decode", "prior", "rectify", "prepare", "embed", "match"
+ESTIMATE, FEATURES, VOTE = "estimate", "features", "vote"
+ODOMETRY, FILTER = "odometry", "filter"
 STAGES = (DECODE, PREPARE, EMBED, MATCH, ESTIMATE)
-STAGES_WITH_PRIOR = (DECODE, PREPARE, EMBED, FILTER, MATCH, ESTIMATE)
+# Of a flight, whose photos are decoded by another thread.
+FLIGHT_STAGES = (RECTIFY, PREPARE, EMBED, MATCH, ESTIMATE, FEATURES, VOTE, ODOMETRY, FILTER)
+
+Result = TypeVar("Result")
+
+
+class StageClock:
+    """Milliseconds by stage, each without those of the stages that ran within it. For one thread."""
+
+    def __init__(self) -> None:
+        self.spent_ms: dict[str, float] = {}
+        self._within = [0.0]
+
+    def wrap(self, call: Callable[..., Result], stage: str) -> Callable[..., Result]:
+        """The same call, timed."""
+
+        def timed(*arguments: object, **named: object) -> Result:
+            self._within.append(0.0)
+            begun_ms = now_ms()
+            try:
+                return call(*arguments, **named)
+            finally:
+                taken_ms = now_ms() - begun_ms
+                own_ms = taken_ms - self._within.pop()
+                self.spent_ms[stage] = self.spent_ms.get(stage, 0.0) + own_ms
+                self._within[-1] += taken_ms
+
+        return timed
+
+    def time(self, owner: object, method: str, stage: str) -> None:
+        """Time every call of a method of one object from now on."""
+        setattr(owner, method, self.wrap(lambda *a, **k: getattr(type(owner), method)(owner, *a, **k), stage))
+
+    def take(self) -> dict[str, float]:
+        """What was spent since it was last taken."""
+        taken, self.spent_ms = self.spent_ms, {}
+        return taken
 
 
 class _NotedRow(Device):
@@ -58,13 +99,31 @@ class _NotedRow(Device):
 
 
 class MeasuredLocalizer(Localizer):
-    """A localizer that tells what its device opened; with `apart`, engine and matcher and never one launch."""
+    """A localizer that times its stages and tells what its device opened.
+
+    Args:
+        registrar, extractor: None leaves retrieval alone.
+        apart: engine and matcher, and never one launch.
+    """
 
     def __init__(
-        self, bundle: Bundle, gallery: Gallery, settings: LocateSettings, on: DeviceSettings, *, apart: bool = False
+        self,
+        search: Search,
+        bundle: Bundle,
+        gallery: Gallery,
+        registrar: Registrar | None,
+        extractor: SiftFeatures | None,
+        *,
+        apart: bool = False,
     ) -> None:
-        super().__init__(bundle, gallery, settings, on)
+        super().__init__(bundle, gallery, search.settings, search.on, search.camera, registrar)
         self._device = self.opened = _NotedRow(self._device, apart)
+        self.clock = StageClock()
+        for stage in (PREPARE, EMBED, MATCH, ESTIMATE):
+            self.clock.time(self, stage, stage)
+        if registrar is not None:
+            self.clock.time(registrar, "register", VOTE)
+            self.clock.time(extractor, "extract", FEATURES)
 
     @property
     def parts(self) -> tuple[Engine, Matcher]:
@@ -73,6 +132,13 @@ class MeasuredLocalizer(Localizer):
             raise ValueError(f"{self} has no engine and matcher of its own")
         return self.opened.engine, self.opened.matcher
 
+    def tell_rectifying(self, path: Path) -> bool:
+        """Whether a photo is rectified; making its picture is then a stage of its own, else a part of preparing."""
+        rectified = self.views.square(self.read(path)) is not None
+        if rectified:
+            self.clock.time(self.views, "images", RECTIFY)
+        return rectified
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rig:
@@ -80,61 +146,58 @@ class Rig:
 
     Attributes:
         apart: the same localizer, or on a device that has all in one launch one that keeps its parts apart.
+        stages: names of the stages, in order.
     """
 
     localizer: MeasuredLocalizer
     apart: MeasuredLocalizer
     paths: tuple[Path, ...]
     prior: Prior | None
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Names of the stages, in order."""
-        return STAGES if self.prior is None else STAGES_WITH_PRIOR
+    stages: tuple[str, ...]
 
     def locate(self, path: Path) -> LocationEstimate:
         """One photo from file to position, in one piece: what `dphr-infer locate` does with each."""
         return self.localizer.locate(path, prior=self.prior)
 
     def locate_in_stages(self, path: Path) -> tuple[LocationEstimate, list[float]]:
-        """The same photo by the same calls one by one, and the milliseconds of each of `stages`."""
-        apart, times_ms = self.apart, [now_ms()]
-        photo = read_photo(path)
-        times_ms.append(now_ms())
-        views = apart.prepare(photo)
-        times_ms.append(now_ms())
-        embeddings = apart.embed(views)
-        times_ms.append(now_ms())
-        rows = None
-        if self.prior is not None:
-            rows = apart.rows_in(self.prior)
-            times_ms.append(now_ms())
-        matches = apart.match(embeddings, rows)
-        times_ms.append(now_ms())
-        estimate = apart.estimate(matches, photo)
-        times_ms.append(now_ms())
-        return estimate, [later - before for before, later in itertools.pairwise(times_ms)]
+        """The same photo by the same calls, and the milliseconds of each of `stages`."""
+        begun_ms = now_ms()
+        photo = self.apart.read(path)
+        decoded_ms = now_ms()
+        rows = self.apart.rows_in(self.prior)
+        allowed_ms = now_ms()
+        self.apart.clock.take()
+        estimate = self.apart.answer(photo, rows)
+        spent_ms = {DECODE: decoded_ms - begun_ms, PRIOR: allowed_ms - decoded_ms, **self.apart.clock.take()}
+        return estimate, [spent_ms.get(stage, 0.0) for stage in self.stages]
 
     def locate_batch(self, paths: Sequence[Path]) -> list[LocationEstimate]:
         """Several photos from files to positions, the next one decoded meanwhile, as `dphr-infer locate` does."""
         return list(self.localizer.locate_each(paths, prior=self.prior))
 
 
+def measured(search: Search, bundle: Bundle, gallery: Gallery, *, apart: bool = False) -> MeasuredLocalizer:
+    """What `dphr-infer locate` opens for a search, not yet entered; errors as of `Localizer` and `registrar_of`."""
+    extractor = SiftFeatures() if search.map is not None and search.verify else None
+    return MeasuredLocalizer(search, bundle, gallery, registrar_of(search, gallery, extractor), extractor, apart=apart)
+
+
 @contextmanager
-def open_rig(
-    bundle: Bundle,
-    gallery: Gallery,
-    settings: LocateSettings,
-    on: DeviceSettings,
-    paths: Sequence[Path],
-    prior: Prior | None = None,
-) -> Iterator[Rig]:
-    """Open what `dphr-infer locate` opens; errors as of `Localizer`."""
-    localizer = MeasuredLocalizer(bundle, gallery, settings, on)
+def open_rig(bundle: Bundle, gallery: Gallery, search: Search, paths: Sequence[Path]) -> Iterator[Rig]:
+    """Open what `dphr-infer locate` opens; errors as of `measured`."""
+    localizer = measured(search, bundle, gallery)
     with localizer:
         if not localizer.in_one_launch:
-            yield Rig(localizer, localizer, tuple(paths), prior)
+            yield _rig(localizer, localizer, paths, search)
             return
-        apart = MeasuredLocalizer(bundle, gallery, settings, on, apart=True)
+        apart = measured(search, bundle, gallery, apart=True)
         with apart:
-            yield Rig(localizer, apart, tuple(paths), prior)
+            yield _rig(localizer, apart, paths, search)
+
+
+def _rig(localizer: MeasuredLocalizer, apart: MeasuredLocalizer, paths: Sequence[Path], search: Search) -> Rig:
+    prior = search.prior
+    stages = [DECODE, *((PRIOR,) if prior is not None else ())]
+    stages += [*((RECTIFY,) if apart.tell_rectifying(paths[0]) else ()), PREPARE, EMBED, MATCH, ESTIMATE]
+    stages += (FEATURES, VOTE) if apart.registrar is not None else ()
+    return Rig(localizer, apart, tuple(paths), prior, tuple(stages))

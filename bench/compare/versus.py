@@ -30,7 +30,7 @@ BASELINE, CANDIDATE = "baseline", "candidate"
 # An exit code of 1 is a run that is INVALID and whole: the comparison says so.
 _ENDED_WHOLE = (0, 1)
 OWN_PROGRAM = own_code("bench.cli", "main")
-_COMMANDS = ("sweep", "versus", "compare", "history", "gpu")
+_COMMANDS = ("flight", "sweep", "versus", "compare", "gpu")
 # Of a run, which would be lost, or of one run written over by the next.
 _OUTPUTS = ("--json", "--markdown", "--html", "--png", "--baton")
 

@@ -25,7 +25,7 @@ from bench.machine.state import read_state
 from bench.peers.runs import match_peers, open_match_peers
 from bench.record import BenchRecord, PeerRecord
 from bench.sampling import StopRule, measure_overhead_ns, sample_whole
-from bench.sweep import Bench, match_subject
+from bench.sweeps.point import Bench, match_subject
 from dphr_infer.cuda.build import find_nvcc
 from dphr_infer.cuda.driver import Cuda, open_cuda
 from dphr_infer.cuda.topk.matcher import CudaExactMatcher

@@ -18,7 +18,7 @@ from bench.gpu.matching import make_gallery
 from bench.machine.program import say
 from bench.record import GPU_FRAME, BenchRecord, ScenarioRecord, Subject
 from bench.sampling import StopRule, rounded, sample
-from bench.sweep import Bench
+from bench.sweeps.point import Bench
 from dphr_infer.files.bundle import Bundle, open_bundle
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.measure.clock import now_ms

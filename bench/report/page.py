@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from bench.record import BenchRecord
 from bench.report.curves import curve_plots
+from bench.report.flight_plots import flight_plots
+from bench.report.flights import flights_of
 from bench.report.plots import Plot, run_plots
 from bench.report.tables import tables
 from dphr_infer.errors import printable
@@ -28,6 +30,14 @@ def verdict(record: BenchRecord) -> list[Notice]:
 def headline(record: BenchRecord) -> str:
     """The one figure that a reader looks for, with its count; INVALID stands before it."""
     sign = "" if record.valid else "INVALID: "
+    for flights in flights_of(record):
+        figures, kind = flights.extra["figures"], flights.settings["kind"]
+        available, median, false = (figures.get(n) for n in ("availability", "fix_median_m", "false_fixes"))
+        off = "" if median is None or median["value"] is None else f", {median['value']:.2g} m off (median)"
+        return (
+            f"{sign}{kind} map: a fix in {available['value']:.0%} of {available['n']} frames{off}, {false['k']} of "
+            f"{false['n']} false"
+        )
     for scenario in record.scenarios:
         if scenario.latency is not None and scenario.name in ("single-stream", "endurance"):
             latency = scenario.latency
@@ -48,7 +58,7 @@ def headline(record: BenchRecord) -> str:
 
 def all_plots(record: BenchRecord) -> list[Plot]:
     """Every picture that the record has figures for, in reading order."""
-    return [*run_plots(record), *curve_plots(record)]
+    return [*flight_plots(record), *run_plots(record), *curve_plots(record)]
 
 
 def _page(record: BenchRecord, plots: Sequence[Plot] = ()) -> Page:

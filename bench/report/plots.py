@@ -1,4 +1,4 @@
-"""The page's pictures of one run. Beside compare/history.py the only file of the bench that imports matplotlib."""
+"""The page's pictures of one run, and how any picture is drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.record import CAMERA, MULTI_STREAM, OFFLINE, SINGLE_STREAM, BenchRecord, ScenarioRecord
+from bench.record import CAMERA, FILTER_STEP, FLIGHT, MULTI_STREAM, OFFLINE, SINGLE_STREAM, BenchRecord, ScenarioRecord
 from bench.report.tables import batch_kinds, format_share
 from dphr_infer.errors import ConfigError, MissingPackageError
 from dphr_infer.files.atomic import atomic_file
@@ -182,8 +182,7 @@ def stage_plot(scenario: ScenarioRecord) -> Plot:
         axes.margins(x=0.18)
         axes.set_xlabel("p50, ms")
 
-    caption = "Median of each stage; the difference to end to end is stated in the table."
-    return Plot("Stages", caption, "stages", paint)
+    return Plot("Stages", "Median of each stage, and of the whole.", "stages", paint)
 
 
 def throughput_plot(record: BenchRecord) -> Plot:
@@ -253,7 +252,8 @@ def run_plots(record: BenchRecord) -> list[Plot]:
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    found = [distribution_plot(scenario) for scenario in record.scenarios if scenario.latency is not None]
+    drawn = [one for one in record.scenarios if one.latency is not None and one.name not in (FLIGHT, FILTER_STEP)]
+    found = [distribution_plot(scenario) for scenario in drawn]
     single = record.scenario(SINGLE_STREAM)
     if single is not None and single.latency is not None:
         found.insert(1, stage_plot(single))

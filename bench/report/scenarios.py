@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from bench.record import CAMERA, ENDURANCE, GPU_FRAME, MULTI_STREAM, OFFLINE, SINGLE_STREAM, BenchRecord, ScenarioRecord
+from bench.record import (
+    CAMERA,
+    ENDURANCE,
+    FILTER_STEP,
+    FLIGHT,
+    GPU_FRAME,
+    MULTI_STREAM,
+    OFFLINE,
+    SINGLE_STREAM,
+    BenchRecord,
+    ScenarioRecord,
+)
 from dphr_infer.measure.stats import format_ms, format_summary
 from export.report.table import Table
 
 LATENCY_HEAD = ("n", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms")
 # Columns of these titles hold words; all others but the first hold figures.
 WORDS = ("found",)
-_STOPPED = {"noise": "its p50 was steady", "time": "the time was over", "interrupt": "it was interrupted"}
+_STOPPED = {
+    "noise": "its p50 was steady",
+    "time": "the time was over",
+    "interrupt": "it was interrupted",
+    "whole": "all was flown",
+}
 _WINDOWS_SHOWN = 10
+OVER = {
+    "right": "their own maps",
+    "half": "half of their maps",
+    "kidnapped": "their maps, a stretch left out",
+    "wrong": "another's map",
+}
 
 
 def accuracy_table(record: BenchRecord) -> Table | None:
@@ -38,7 +60,7 @@ def accuracy_table(record: BenchRecord) -> Table | None:
     note = "By the engine and gallery that are timed, in this run."
     if found.median_error_m is not None:
         note += f" Median error {found.median_error_m:.1f} m."
-    if found.recall is None:
+    if found.recall is None and not any(scenario.name == FLIGHT for scenario in record.scenarios):
         note += " No truth was given, so no recall is known."
     return Table("Is it right?", ("check", "measured", "at least", ""), tuple(rows), (note,))
 
@@ -90,7 +112,12 @@ def _settings(scenario: ScenarioRecord) -> str:
     asked = scenario.settings
     if scenario.name == GPU_FRAME:
         return f"{asked['frame']} {asked['precision']}, {asked['rows']:,} rows"
+    if scenario.name == FLIGHT and "kind" not in asked:
+        return "the photos in order, motion seen"
+    if scenario.name == FLIGHT:
+        return f"{asked['flights']} over {OVER[asked['kind']]}, motion {asked['motion']}"
     return {
+        FILTER_STEP: f"{asked.get('cells', 0):,} cells, {asked.get('step_tiles', 0):g} tiles apart",
         SINGLE_STREAM: "one photo after the other",
         MULTI_STREAM: f"batches of {asked.get('batch')}",
         OFFLINE: f"all photos, {asked.get('batch')} at a time",
@@ -116,6 +143,8 @@ def _found(scenario: ScenarioRecord) -> str:
         parts.append(f"first {format_ms(extra['first_ms'])} ms")
     if scenario.name == ENDURANCE and extra["drift_share"] is not None:
         parts.append(f"drift of the p50 {extra['drift_share']:+.1%}")
+    if scenario.name == FILTER_STEP:
+        parts.append(f"{extra['tracked_share']:.0%} of the steps with a track")
     if extra.get("energy_per_photo_mj") is not None:
         parts.append(f"{extra['energy_per_photo_mj']:.1f} mJ per photo")
     if extra.get("throttled_discarded"):
@@ -156,13 +185,19 @@ def endurance_table(record: BenchRecord) -> Table | None:
     rows = []
     for window in [*windows[:-1:step], windows[-1]]:
         p50 = "" if window["p50_ms"] is None else format_ms(window["p50_ms"])
-        rows.append((f"{window['t_s'] / 60:.1f} min", str(window["n"]), p50, str(window["discarded"])))
+        size = window.get("resident_bytes")
+        memory = "" if size is None else f"{size / 1e6:.0f}"
+        rows.append((f"{window['t_s'] / 60:.1f} min", str(window["n"]), p50, str(window["discarded"]), memory))
     extra = scenario.extra
     note = "Each window is a thirtieth of the time."
     if extra["drift_share"] is not None:
         note += f" Last third over first third: {extra['drift_share']:+.1%}."
+    if extra.get("memory_growth_share") is not None:
+        note += f" Resident memory (MB, at most), likewise: {extra['memory_growth_share']:+.1%}."
     if extra["slope_share_per_hour"] is not None:
         note += f" Slope {extra['slope_share_per_hour']:+.1%} per hour."
     if extra["spread_share"] is not None:
         note += f" The quartiles of the windows lie {extra['spread_share']:.1%} apart: a smaller drift means nothing."
-    return Table("Endurance", ("middle of the window", "n", "p50 ms", "throttled, discarded"), tuple(rows), (note,))
+    return Table(
+        "Endurance", ("middle of the window", "n", "p50 ms", "throttled, discarded", "MB"), tuple(rows), (note,)
+    )

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from bench.record import BatchRecord, BenchRecord, MatchRecord
+from bench.report.flights import flight_stage_table, flight_table
 from bench.report.scenarios import LATENCY_HEAD, WORDS, accuracy_table, endurance_table, scenario_table, stage_table
 from dphr_infer.measure.stats import LatencySummary, format_ms, format_summary
 from export.report.table import Table
@@ -79,6 +80,8 @@ def machine_table(record: BenchRecord) -> Table:
         rows.append(("gallery", f"{s.gallery_rows:,} rows, {s.gallery_dtype}; matcher {s.matcher}, top {s.top_k}"))
     if s.prior is not None:
         rows.append(("prior", s.prior))
+    if s.map is not None:
+        rows.append(("map", f"{s.map}: photos are registered on it"))
     if s.image_px is not None:
         photos = f"{s.n_images} of {s.image_px[1]}x{s.image_px[0]} px, from {s.images_from}"
         rows.append(("photos", f"{photos}; heading {s.heading}, {s.views} view{'s' if s.views != 1 else ''} per photo"))
@@ -238,6 +241,8 @@ def tables(record: BenchRecord) -> list[Table]:
     """All tables that have something to say, in reading order; the machine's is the last."""
     found = [
         accuracy_table(record),
+        flight_table(record),
+        flight_stage_table(record),
         stage_table(record),
         scenario_table(record),
         endurance_table(record),

@@ -97,7 +97,9 @@ def run(request: Request) -> None:
         ImageError: at the end, if a photo could not be read or was refused.
         GalleryError, MapError, StorageError: as of the parts.
     """
-    localizer = open_search(_enough(request.search, request.gallery), request.bundle, request.gallery)
+    localizer = open_search(
+        enough_matches(request.search, open_gallery(request.gallery)), request.bundle, request.gallery
+    )
     paths = [Path(path) for path in each_photo(request.photos)]
     truths = {} if request.truth is None else read_truth(request.truth)
     if request.truth is not None:
@@ -108,7 +110,7 @@ def run(request: Request) -> None:
     check_outputs({name: path for name, path in outputs.items() if path is not None}, inputs, request.bundle)
     motion: Motion = SeenMotion(localizer.views.attitude, localizer.gallery.origin.tile_m)
     if request.motion is not None:
-        motion = _told_motion(request.motion, paths)
+        motion = told_motion(request.motion, paths)
     calibration = localizer.bundle.manifest.calibration
     flight = Flight(localizer.gallery, calibrated(calibration), request.search.prior)
     with localizer:
@@ -132,10 +134,9 @@ def _draw(rows: Sequence[_Row], gallery: Gallery, request: Request) -> None:
         draw_flight(rows, pixels, [gallery.point(int(row)) for row in outermost], request.picture)
 
 
-def _enough(search: Search, gallery: Path) -> Search:
+def enough_matches(search: Search, gallery: Gallery) -> Search:
     """With as many matches as the filter can use; see `Flight.step`."""
-    origin = open_gallery(gallery).origin
-    wanted = math.ceil((origin.tile_m / origin.stride_m) ** 2)
+    wanted = math.ceil((gallery.origin.tile_m / gallery.origin.stride_m) ** 2)
     settings = dataclasses.replace(search.settings, top_k=max(search.settings.top_k, min(wanted, MAX_K)))
     return dataclasses.replace(search, settings=settings)
 
@@ -186,8 +187,12 @@ def _clock(interval_s: float | None) -> Callable[[Photo], float]:
     return by_interval
 
 
-def _told_motion(path: Path, photos: Sequence[Path]) -> Motion:
-    """Of a CSV file with a line for each photo; a photo without one has no known motion."""
+def told_motion(path: Path, photos: Sequence[Path]) -> Motion:
+    """Of a CSV file with a line for each photo; a photo without one has no known motion.
+
+    Raises:
+        ConfigError: it cannot be read, lacks a column, holds no metres, or names none of the photos.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -17,7 +17,7 @@ from dphr_infer.evaluate.scoring import LocatedPhoto, LocateSummary, summarise
 from dphr_infer.evaluate.seen_from import attitude_lines
 from dphr_infer.evaluate.truth import Truth, check_truths, read_truth, truth_of
 from dphr_infer.files.bundle import open_bundle
-from dphr_infer.files.gallery import open_gallery
+from dphr_infer.files.gallery import Gallery, open_gallery
 from dphr_infer.files.outputs import MAP_PICTURE, Output, check_outputs, output_of, picture_names
 from dphr_infer.images.photo import PhotoLike, each_photo
 from dphr_infer.images.preprocess import read_image
@@ -25,6 +25,7 @@ from dphr_infer.locate.localizer import Localizer
 from dphr_infer.maps.open_map import check_raster, open_map
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.measure.progress import Progress
+from dphr_infer.register.features import FeatureExtractor
 from dphr_infer.register.registrar import Registrar
 from dphr_infer.types import Prior
 
@@ -32,10 +33,19 @@ from dphr_infer.types import Prior
 def open_search(search: Search, bundle: Path, gallery: Path) -> Localizer:
     """Bundle and gallery opened and checked; the localizer is not yet entered."""
     opened, tiles = open_bundle(bundle, search.signer), open_gallery(gallery)
-    registrar = None
-    if search.map is not None and search.verify:
-        registrar = Registrar(open_map(search.map, tiles), tiles.origin.tile_m, search.register)
-    return Localizer(opened, tiles, search.settings, search.on, search.camera, registrar)
+    return Localizer(opened, tiles, search.settings, search.on, search.camera, registrar_of(search, tiles))
+
+
+def registrar_of(search: Search, gallery: Gallery, extractor: FeatureExtractor | None = None) -> Registrar | None:
+    """What lays photos on the search's map, not yet entered; None without a map, or with --no-verify.
+
+    Raises:
+        MapError: missing, damaged, or another map than the gallery's.
+        MissingPackageError: OpenCV or rasterio is not installed.
+    """
+    if search.map is None or not search.verify:
+        return None
+    return Registrar(open_map(search.map, gallery), gallery.origin.tile_m, search.register, extractor)
 
 
 def run(request: Locate) -> None:

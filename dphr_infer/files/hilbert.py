@@ -11,21 +11,22 @@ from numpy.typing import NDArray
 ORDER = 16
 
 
-def hilbert_distance(x: NDArray[np.int64], y: NDArray[np.int64], order: int = ORDER) -> NDArray[np.int64]:
-    """Position of grid cells along the Hilbert curve that fills a square of 2**order cells a side.
+def hilbert_distance(x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Position of grid cells along the Hilbert curve that fills a square of 2**ORDER cells a side.
 
-    The curve starts at (0, 0), ends at (2**order - 1, 0), and each step goes to one of the four neighbours.
+    The curve starts at (0, 0), ends at (2**ORDER - 1, 0), and each step goes to one of the four neighbours; a square of
+    2**n cells at the start is filled before anything else.
     D. Hilbert, "Über die stetige Abbildung einer Linie auf ein Flächenstück", 1891; quadrant by quadrant.
 
     Args:
-        x, y: int64 (n,), each in 0 .. 2**order - 1.
+        x, y: int64 (n,), each in 0 .. 2**ORDER - 1.
 
     Returns:
-        int64 (n,), in 0 .. 4**order - 1; distinct for distinct cells.
+        int64 (n,), in 0 .. 4**ORDER - 1; distinct for distinct cells.
     """
     x, y = x.astype(np.int64), y.astype(np.int64)
     distance = np.zeros_like(x)
-    side = 1 << (order - 1)
+    side = 1 << (ORDER - 1)
     while side:
         right, upper = (x & side) > 0, (y & side) > 0
         distance += side * side * ((3 * right) ^ upper.astype(np.int64))

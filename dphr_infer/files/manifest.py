@@ -14,7 +14,9 @@ UTF-8 JSON with sorted keys:
     quantisation  null without model.int8.onnx, else how it was made: {"recipe", "weights", "calibration_sha256",
                 "n_calibration_images", "float_layers": [layers that went back to half precision]}
     calibration null, or left out, where the bundle is not calibrated; else see calibration.py
-    origin      free text fields on how the model came to be (checkpoint digest, versions, command)
+    origin      free text fields on how the model came to be (checkpoint digest, versions, command). Two are read:
+                "training_rectify", "off" where the encoder was trained on drone photos as they are, else "auto" or
+                "all", and then "training_tile_m", the side in metres of the squares of ground that they became
 
 A reader takes nothing else: each field has one JSON type and a range, a key stands once, and nothing is converted.
 Only further fields at the top are ignored.
@@ -38,6 +40,7 @@ from dphr_infer.types import PRECISIONS, Precision
 FORMAT = "dphr-bundle"
 VERSION = 2
 MANIFEST_NAME = "manifest.json"
+TRAINING_RECTIFY, TRAINING_TILE_M = "training_rectify", "training_tile_m"
 MAX_INTEGER = 2**31 - 1
 # Rounding puts the cosine of two equal float32 embeddings a hair above 1.
 MAX_COSINE = 1.0 + 1e-5
@@ -105,6 +108,29 @@ class Manifest:
         """The exact text of manifest.json."""
         content = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
         return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @property
+    def trained_rectified(self) -> bool | None:
+        """Whether the encoder was trained on rectified photos; None where the origin does not say."""
+        stated = self.origin.get(TRAINING_RECTIFY)
+        return None if stated is None else stated != "off"
+
+    @property
+    def trained_tile_m(self) -> float | None:
+        """Side of the ground that those photos became; None without them.
+
+        Raises:
+            BundleError: the origin does not say it.
+        """
+        if not self.trained_rectified:
+            return None
+        stated = self.origin.get(TRAINING_TILE_M, "")
+        if not re.fullmatch(r"\d+(\.\d+)?", stated, re.ASCII):
+            raise BundleError(
+                f"The bundle was trained on rectified photos, but its origin's {TRAINING_TILE_M} is {_shown(stated)}, "
+                "not a length in metres. Export the bundle again."
+            )
+        return float(stated)
 
     @property
     def precisions(self) -> tuple[Precision, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from dphr_infer.flight.odometry import visual_odometry
 from dphr_infer.images.photo import Photo, PhotoLike
 from dphr_infer.images.rectify import rectify
 from dphr_infer.images.vehicle import ViewErrors, camera_covariance_m2, camera_point
-from dphr_infer.locate.localizer import Localizer
+from dphr_infer.locate.stream import OnError
+from dphr_infer.locate.views import Views
 from dphr_infer.measure.stats import ks_distance, ks_p_value
 from dphr_infer.types import Attitude, Covariance, GeoPoint, LocationEstimate
 
@@ -30,6 +32,21 @@ _LEAST_RANKS, _LEAST_P = 8, 0.01
 
 Motion = Callable[[Photo], Odometry | None]
 OnSkip = Callable[[PhotoLike, FlightError | ImageError], None]
+
+
+class Locating(Protocol):
+    """What gives each photo with its estimate: a `Localizer`, or estimates that were kept."""
+
+    @property
+    def views(self) -> Views:
+        """How its photos are seen."""
+        ...
+
+    def locate_photos(
+        self, photos: PhotoLike | Iterable[PhotoLike], *, on_error: OnError | None = None
+    ) -> Iterator[tuple[Photo, LocationEstimate]]:
+        """See `Localizer.locate_photos`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +96,7 @@ class SeenMotion:
 
 
 def fly(
-    localizer: Localizer,
+    localizer: Locating,
     flight: Flight,
     photos: Iterable[PhotoLike],
     time_s: Callable[[Photo], float],

@@ -146,12 +146,10 @@ def rectify(image: NDArray[np.uint8], view: CameraView, side_px: int, gsd_m: flo
         (side_px, side_px), Image.Transform.PERSPECTIVE, tuple(_normal(matrix)[:8]), Image.Resampling.BILINEAR
     )
     pixels = np.array(turned)
-    for row in np.nonzero((spans[:, 0] > 0) | (spans[:, 1] < side_px))[0]:
-        begin, stop = spans[row]
-        pixels[row, :begin] = 0
-        pixels[row, stop:] = 0
     columns = np.arange(side_px, dtype=np.int32)
-    return GroundPicture(pixels, (columns >= spans[:, :1]) & (columns < spans[:, 1:]), gsd_m)
+    seen = (columns >= spans[:, :1]) & (columns < spans[:, 1:])
+    pixels.view("V3")[..., 0][~seen] = bytes(3)  # a pixel at a time, which is faster than a channel
+    return GroundPicture(pixels, seen, gsd_m)
 
 
 def _box(matrix: NDArray[np.float64], spans: NDArray[np.int32]) -> tuple[float, float, float, float]:

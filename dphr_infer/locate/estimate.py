@@ -74,6 +74,11 @@ def matches_for_margin(gallery: Gallery) -> int:
     return math.ceil(math.pi * (origin.tile_m * _ROUNDING / origin.stride_m + 1) ** 2) + 1
 
 
+def matches_for_places(gallery: Gallery, places: int) -> int:
+    """How many matches name so many places, each of which many tiles show."""
+    return places * math.ceil((gallery.origin.tile_m / gallery.origin.stride_m) ** 2 / 2)
+
+
 def margin_of(matches: Matches, view: int, gallery: Gallery) -> float:
     """How much more similar the best match of a view is than the best that lies more than a tile side from it.
 

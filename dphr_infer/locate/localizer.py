@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -19,7 +18,6 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from dphr_infer.cuda.preprocess.plan import Pose
 from dphr_infer.cuda.topk.plan import MAX_K
 from dphr_infer.engines.embedder import Embedder
 from dphr_infer.errors import EngineError
@@ -29,7 +27,15 @@ from dphr_infer.images.frame_format import FrameFormat
 from dphr_infer.images.metadata import PhotoMetadata
 from dphr_infer.images.photo import Photo, PhotoLike, check_size, to_photo, with_yaw
 from dphr_infer.locate.devices import device_of
-from dphr_infer.locate.estimate import candidates, estimate, matches_for_margin, not_blank, verified, with_camera
+from dphr_infer.locate.estimate import (
+    candidates,
+    estimate,
+    matches_for_margin,
+    matches_for_places,
+    not_blank,
+    verified,
+    with_camera,
+)
 from dphr_infer.locate.gpu_pipeline import GpuPipeline
 from dphr_infer.locate.settings import CameraSettings, DeviceSettings, LocateSettings
 from dphr_infer.locate.stream import OnError, located
@@ -75,7 +81,10 @@ class Localizer:
         self.bundle, self.gallery = bundle, gallery
         self.settings, self.on = settings or LocateSettings(), on or DeviceSettings()
         self.registrar = registrar
-        self.views = Views(self.settings, camera or CameraSettings(), bundle.manifest.preprocess, gallery.origin.tile_m)
+        manifest, tile_m = bundle.manifest, gallery.origin.tile_m
+        self.views = Views(
+            self.settings, camera or CameraSettings(), manifest.preprocess, tile_m, manifest.trained_rectified
+        )
         self._device = device_of(self.on)
         self._stack: ExitStack | None = None
         self._embedder: Embedder | None = None
@@ -198,11 +207,10 @@ class Localizer:
         return self._matcher.match(embeddings, self._k(rows), rows)
 
     def _k(self, rows: RowRanges | None) -> int:
-        wanted, origin = self.settings.top_k, self.gallery.origin
-        if self.registrar is not None:  # enough rows to name that many places, each of which many tiles show
-            a_place = math.ceil((origin.tile_m / origin.stride_m) ** 2 / 2)
-            wanted = max(wanted, min(MAX_K, self.registrar.settings.candidates * a_place))
-        elif (calibration := self.bundle.manifest.calibration) is not None and calibration.verdict.floor is not None:
+        wanted, calibration = self.settings.top_k, self.bundle.manifest.calibration
+        if self.registrar is not None:
+            wanted = max(wanted, min(MAX_K, matches_for_places(self.gallery, self.registrar.settings.candidates)))
+        elif calibration is not None and calibration.verdict.floor is not None:
             wanted = max(wanted, min(MAX_K, matches_for_margin(self.gallery)))
         return min(wanted, len(self.gallery) if rows is None else rows.count)
 
@@ -268,13 +276,8 @@ class Localizer:
             raise EngineError(f"{len(self._waiting)} photos are on their way: call finish before the next start.")
         if self._pipeline is not None:
             check_size(photo)
-            self._pipeline.submit(photo.image, self._k(rows), self._pose(photo), rows, photo.frame_format)
+            self._pipeline.submit(photo.image, self._k(rows), self.views.pose(photo), rows, photo.frame_format)
         self._waiting.append((photo, rows))
-
-    def _pose(self, photo: Photo) -> Pose:
-        """How the pipeline brings a photo to the model."""
-        (degrees,), square = self.views.rotations_deg(photo), self.views.square(photo)
-        return square or (None if self.settings.heading == "as-is" else degrees)
 
     def finish(self) -> LocationEstimate:
         """The estimate of the photo that was started first.

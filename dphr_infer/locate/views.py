@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 
+from dphr_infer.cuda.preprocess.plan import Pose
 from dphr_infer.errors import ImageError
 from dphr_infer.images.attitude import attitude_of
 from dphr_infer.images.metadata import PhotoMetadata
@@ -15,6 +18,8 @@ from dphr_infer.images.rotation import rotate_square
 from dphr_infer.images.vehicle import ViewErrors
 from dphr_infer.locate.settings import CameraSettings, LocateSettings
 from dphr_infer.types import Attitude
+
+_log = logging.getLogger(__name__)
 
 # A tile keeps at least so many pixels to its side: photos are also compared with each other, see flight/run.py.
 _LEAST_SIDE_PX = 256
@@ -28,11 +33,21 @@ class Views:
         camera: what is known of it, and whether to rectify.
         preprocess: the bundle's.
         tile_m: side of the gallery's tiles.
+        trained_rectified: whether the bundle's encoder was trained on rectified photos; the first photo that is not
+            brought to it in that way is logged. None where the bundle does not say, and nothing is.
     """
 
-    def __init__(self, settings: LocateSettings, camera: CameraSettings, preprocess: Preprocess, tile_m: float) -> None:
+    def __init__(
+        self,
+        settings: LocateSettings,
+        camera: CameraSettings,
+        preprocess: Preprocess,
+        tile_m: float,
+        trained_rectified: bool | None = None,
+    ) -> None:
         self._settings, self._camera, self._tile_m = settings, camera, tile_m
         self._side_px = max(preprocess.height_px, preprocess.width_px)
+        self._expected = trained_rectified
 
     @property
     def errors(self) -> ViewErrors:
@@ -64,9 +79,30 @@ class Views:
     def square(self, photo: Photo) -> GroundSquare | None:
         """The ground that it is rectified to, a tile's side; None where settings or its attitude forbid it."""
         attitude = self.attitude(photo)
-        if self._camera.rectify == "off" or not attitude.known:
+        off = self._camera.rectify == "off"
+        rectified = attitude.known and not off
+        if self._expected is not None and rectified != self._expected:
+            why = "`rectify` is off" if off else f"its attitude is not known, for want of {', '.join(attitude.missing)}"
+            self._say_unlike_training(photo.source or "a photo", None if rectified else why)
+        if not rectified:
             return None
         return GroundSquare(attitude.view, self._side_px, self._tile_m / self._side_px)
+
+    def _say_unlike_training(self, source: str, why_not: str | None) -> None:
+        """Once: how a photo reaches the encoder in another way than in training."""
+        self._expected = None
+        if why_not is None:
+            _log.warning(
+                "The bundle was trained on photos as they are, but %s is rectified, and further ones where their "
+                "attitude is known; `rectify` off takes them as they are.",
+                source,
+            )
+        else:
+            _log.warning(
+                "The bundle was trained on rectified photos, but %s is taken as it is, and further ones like it: %s.",
+                source,
+                why_not,
+            )
 
     def rotations_deg(self, photo: Photo) -> tuple[float, ...]:
         """The clockwise rotations that it is embedded under.
@@ -86,6 +122,11 @@ class Views:
                     "GimbalYawDegree (DJI XMP) or GPSImgDirection (EXIF)."
                 )
         return (attitude.view.yaw_deg % 360.0,)
+
+    def pose(self, photo: Photo) -> Pose:
+        """How a GPU brings it to the model, under the one rotation that it is looked up by; errors as of `images`."""
+        (degrees,), square = self.rotations_deg(photo), self.square(photo)
+        return square or (None if self._settings.heading == "as-is" else degrees)
 
     def images(self, photo: Photo) -> list[NDArray[np.uint8]]:
         """One for each rotation, uint8 (h, w, 3), not yet of model size.

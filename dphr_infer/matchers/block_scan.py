@@ -31,6 +31,8 @@ QUERIES_A_PASS = 256
 _SMALL_PRODUCT = 1 << 18
 _SMALL_PRODUCT_QUERIES = 32
 _SIMILARITIES_A_BLOCK = 1 << 18
+# Memory for the similarities and keys of the blocks of all threads together, whatever N and Q are.
+BLOCK_BYTES = 32 << 20
 _ROWS_A_BLOCK = 1 << 14
 _ROWS_FIRST = 256
 _GROWTH = 16
@@ -56,7 +58,6 @@ class BlockScan:
     """Scans rows of any matrix; keeps threads between `open` and `close`, and works without them otherwise.
 
     Args:
-        block_bytes: memory for one block's similarities and keys, of all threads together, whatever N and Q are.
         threads: for up to 32 queries of galleries that are worth waking them; None is every core that this process may
             use. More queries are left to the threads of NumPy's BLAS.
 
@@ -64,10 +65,10 @@ class BlockScan:
         EngineError: fewer than one thread.
     """
 
-    def __init__(self, block_bytes: int, threads: int | None) -> None:
+    def __init__(self, threads: int | None) -> None:
         if threads is not None and threads < 1:
             raise EngineError(f"threads is {threads}; give None for all cores, or a count of at least 1.")
-        self._block_bytes = block_bytes
+        self._block_bytes = BLOCK_BYTES
         self._threads = usable_cores() if threads is None else threads
         self._pool: ThreadPoolExecutor | None = None
 

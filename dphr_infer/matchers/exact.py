@@ -20,8 +20,8 @@ from dphr_infer.matchers.base import check_gallery, check_queries, check_ranges
 from dphr_infer.matchers.block_scan import QUERIES_A_PASS, BlockScan, unpack
 from dphr_infer.types import Matches
 
-DEFAULT_BLOCK_BYTES = 32 << 20
-DEFAULT_WIDEN_BYTES = 1 << 30
+# A float16 gallery that takes no more than this as float32 is widened once.
+WIDEN_BYTES = 1 << 30
 # Rows of many short ranges are copied together: up to so much in all, where a range has less than so much on average.
 _GATHER_BYTES = 64 << 20
 _BYTES_A_RANGE = 256 << 10
@@ -30,12 +30,11 @@ _BYTES_A_RANGE = 256 << 10
 class NumpyExactMatcher:
     """Exact top k over a gallery in memory or memory-mapped.
 
+    A float16 gallery of up to 1 GiB as float32 is widened once, in `__enter__`; a larger one in every call, which takes
+    five times as long for one query as reading float32: `NumpyInt8Matcher` is for such a gallery.
+
     Args:
         gallery: float16 or float32 (N, D), rows of unit length.
-        block_bytes: memory for one block's similarities and keys, of all threads together, whatever N and Q are.
-        widen_bytes: a float16 gallery that takes no more than this as float32 is widened once, in `__enter__`; a
-            larger one in every call, which takes five times as long for one query as reading float32:
-            `NumpyInt8Matcher` is for such a gallery.
         threads: for up to 32 queries, when entered; None is every core that this process may use. More queries are
             left to the threads of NumPy's BLAS.
 
@@ -46,20 +45,13 @@ class NumpyExactMatcher:
 
     name = "numpy exact"
 
-    def __init__(
-        self,
-        gallery: NDArray[np.float16] | NDArray[np.float32],
-        block_bytes: int = DEFAULT_BLOCK_BYTES,
-        widen_bytes: int = DEFAULT_WIDEN_BYTES,
-        threads: int | None = None,
-    ) -> None:
+    def __init__(self, gallery: NDArray[np.float16] | NDArray[np.float32], threads: int | None = None) -> None:
         check_gallery(gallery)
         self._stored = self._gallery = gallery
-        self._widen_bytes = widen_bytes
-        self._scan = BlockScan(block_bytes, threads)
+        self._scan = BlockScan(threads)
 
     def __enter__(self) -> NumpyExactMatcher:
-        if self._stored.dtype == np.float16 and 4 * self._stored.size <= self._widen_bytes:
+        if self._stored.dtype == np.float16 and 4 * self._stored.size <= WIDEN_BYTES:
             self._gallery = self._stored.astype(np.float32)
         self._scan.open()
         return self

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from dphr_infer.errors import EngineError
 from dphr_infer.matchers.base import check_gallery, check_queries, check_ranges
 from dphr_infer.matchers.block_scan import QUERIES_A_PASS, BlockScan, largest, multiply, pack, unpack
-from dphr_infer.matchers.exact import DEFAULT_BLOCK_BYTES
 from dphr_infer.matchers.proof import Ranked, match_proven
 from dphr_infer.matchers.quantise import WIDEN_BY, QuantisedRows, float_slack, quantise_rows
 from dphr_infer.types import Matches
@@ -35,7 +34,7 @@ class NumpyInt8Matcher:
 
     Args:
         gallery: float16 or float32 (N, D), rows of unit length.
-        block_bytes, threads: as of `NumpyExactMatcher`.
+        threads: as of `NumpyExactMatcher`.
 
     Attributes:
         widened: scans repeated with more candidates, since `__enter__`.
@@ -47,15 +46,10 @@ class NumpyInt8Matcher:
 
     name = "numpy int8"
 
-    def __init__(
-        self,
-        gallery: NDArray[np.float16] | NDArray[np.float32],
-        block_bytes: int = DEFAULT_BLOCK_BYTES,
-        threads: int | None = None,
-    ) -> None:
+    def __init__(self, gallery: NDArray[np.float16] | NDArray[np.float32], threads: int | None = None) -> None:
         check_gallery(gallery)
         self._gallery = gallery
-        self._scan = BlockScan(block_bytes, threads)
+        self._scan = BlockScan(threads)
         self._quantised: QuantisedRows | None = None
         self.widened = self.rescanned = 0
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dphr_infer.matchers.exact import DEFAULT_WIDEN_BYTES
+from dphr_infer.matchers.exact import WIDEN_BYTES
 
 Scan = Literal["rows", "int8"]
 
@@ -42,7 +42,7 @@ def choose_scan(n_rows: int, dim: int, dtype: np.dtype[Any], memory_bytes: int |
         return ScanChoice("rows", "The gallery's rows are float32, which are read as they are.")
     wide, codes = 4 * n_rows * dim, n_rows * (dim + 8)  # 8: each row's scale and error
     share = float("inf") if memory_bytes is None else MEMORY_SHARE * memory_bytes
-    most = min(DEFAULT_WIDEN_BYTES, share)
+    most = min(WIDEN_BYTES, share)
     if wide <= most:
         return ScanChoice("rows", f"The gallery takes {wide:,} bytes as float32, at most {most:,.0f}: widened once.")
     if codes <= share:

@@ -14,23 +14,22 @@ from numpy.typing import NDArray
 from dphr_infer.errors import ConfigError
 from dphr_infer.files.atomic import atomic_file
 from dphr_infer.measure.progress import Progress
-from dphr_infer.types import CameraView
 from dphr_train.cities.acquisition import Acquisition, Conditions, acquire, whole_city
 from dphr_train.cities.camera import Pose, drone_rays, pose_over, satellite_rays
 from dphr_train.cities.city import City
 from dphr_train.cities.config import CitiesConfig
-from dphr_train.cities.exif import add_flight_data
 from dphr_train.cities.geotiff import write_geotiff
 from dphr_train.cities.places import (
     FLIGHT_SEED,
     SATELLITE_TILT_DEG,
+    drone_jpeg,
     open_city,
     satellite_conditions,
     satellite_tilt_azimuth_deg,
     shift_conditions,
 )
 from dphr_train.cities.raycast import render
-from dphr_train.cities.sensor import expose, to_jpeg
+from dphr_train.cities.sensor import expose
 from dphr_train.cities.workers import each_forked
 from dphr_train.cities.writer import claim_folder
 
@@ -211,11 +210,8 @@ def _write_photo(flight: _Flight, photo: Photo) -> None:
     width_px = round(height_px / PHOTO_ASPECT)
     radiance = render(flight.acquisition, drone_rays(pose), width_px, height_px, flight.config.supersampling)
     rng = np.random.default_rng([flight.city.seed, 11, photo.number])
-    jpeg = to_jpeg(expose(radiance, rng, "drone"), rng)
-    camera = flight.city.point(pose.x, pose.y)
     with atomic_file(flight.folder / photo.name) as temporary:
-        view = CameraView(pose.height_m, pose.pitch_deg, pose.fov_deg, pose.heading_deg)
-        temporary.write_bytes(add_flight_data(jpeg, camera, view, width_px))
+        temporary.write_bytes(drone_jpeg(flight.city, pose, radiance, rng))
 
 
 def _write_truth(path: Path, city: City, flight: list[Photo]) -> None:

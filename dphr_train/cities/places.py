@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dphr_infer.errors import ConfigError
 from dphr_infer.files.atomic import atomic_file
-from dphr_infer.types import GeoPoint
+from dphr_infer.types import CameraView, GeoPoint
 from dphr_train.cities.acquisition import Acquisition, Conditions, Window, acquire, whole_city, window_around
 from dphr_train.cities.buildings import Building
 from dphr_train.cities.camera import Pose, drone_rays, satellite_rays, seen_corners
 from dphr_train.cities.city import BORDER_M, City, build_city, choose_places
 from dphr_train.cities.config import CitiesConfig, DroneConditions
+from dphr_train.cities.exif import add_flight_data
 from dphr_train.cities.raycast import render
 from dphr_train.cities.sensor import expose, to_jpeg, to_png
 
@@ -198,7 +200,14 @@ def render_place(studio: Studio, plan: PlacePlan) -> None:
     for shot in wanted:
         radiance = render(acquisition, drone_rays(shot.pose), studio.image_px, studio.image_px, studio.supersampling)
         rng = np.random.default_rng([studio.city.seed, plan.building.object_id, 4, shot.number])
-        _write(studio.root, shot.targets, to_jpeg(expose(radiance, rng, "drone"), rng))
+        _write(studio.root, shot.targets, drone_jpeg(studio.city, shot.pose, radiance, rng))
+
+
+def drone_jpeg(city: City, pose: Pose, radiance: NDArray[np.float32], rng: np.random.Generator) -> bytes:
+    """A drone's photo of radiance float32 (h, w, 3), with EXIF and XMP as a DJI drone writes them."""
+    view = CameraView(pose.height_m, pose.pitch_deg, pose.fov_deg, pose.heading_deg)
+    jpeg = to_jpeg(expose(radiance, rng, "drone"), rng)
+    return add_flight_data(jpeg, city.point(pose.x, pose.y), view, radiance.shape[1])
 
 
 def _satellite_bytes(studio: Studio, plan: PlacePlan) -> bytes:

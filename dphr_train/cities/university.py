@@ -24,8 +24,9 @@ def write_university1652(config: CitiesConfig, root: Path) -> None:
     """Write `train/{satellite,drone}/<id>/` and `test/{query,gallery}_{satellite,drone}/<id>/` below `root`.
 
     Satellite pictures are `<id>.jpg`, drone pictures `image-01.jpeg` and on. Distractors are in the galleries only;
-    the queries' pictures are in the galleries too, as in the original. `metadata.csv` tells how each was taken. An
-    interrupted run continues where it stopped and ends with the same bytes.
+    the queries' pictures are in the galleries too, as in the original. `metadata.csv` tells how each was taken, and
+    drone pictures carry it as a DJI drone writes it. An interrupted run continues where it stopped and ends with the
+    same bytes.
 
     Raises:
         DatasetError: `root` holds something else or was begun with other settings.

@@ -29,7 +29,7 @@ from dphr_train.cities.workers import each_forked
 
 SETTINGS_FILE = "cities.json"
 FORMAT_VERSION = 1
-
+_BENCHMARK_VERSION = 2  # drone photos with flight data in them
 
 PlanPlace = Callable[[City, Building, str, int, tuple[str, ...]], PlacePlan]
 """City, building, place id, number of views, folders -> plan in mixed conditions."""
@@ -104,7 +104,7 @@ def write_benchmark(config: CitiesConfig, root: Path, layout: Layout) -> None:
         ConfigError: a city has no room for its places.
         StorageError: the disk refused.
     """
-    claim_folder(root, layout.name, config)
+    claim_folder(root, layout.name, config, {"format": _BENCHMARK_VERSION})
     if _is_complete(root):
         return
     tasks = list_tasks(config, layout)
@@ -128,7 +128,7 @@ def claim_folder(root: Path, layout: str, config: CitiesConfig, further: dict[st
     """Note the settings in a new folder; in one that was begun, check that they are the same.
 
     Args:
-        further: settings that are not in the config.
+        further: settings that are not in the config, and what stands before it.
 
     Raises:
         DatasetError: other settings, or a folder with other contents.

@@ -13,6 +13,7 @@ from dphr_infer.images.preprocess import read_image
 from dphr_infer.measure.progress import Progress
 from dphr_train.datasets.base import CheckReport, Count
 from dphr_train.datasets.listed import absent_files
+from dphr_train.types import TrainPair
 
 SHOWN = 20
 """Names that a report shows of each kind of trouble."""
@@ -25,6 +26,14 @@ class CheckedSide:
     what: str
     official: int
     images: list[Path]
+
+
+def pairs_sides(split: str, official: int, pairs: Sequence[TrainPair]) -> list[CheckedSide]:
+    """Both views of a split for its check."""
+    return [
+        CheckedSide(f"{split} ground", official, [pair.query for pair in pairs]),
+        CheckedSide(f"{split} satellite", official, [pair.reference for pair in pairs]),
+    ]
 
 
 def check_sides(

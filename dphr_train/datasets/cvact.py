@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import ConfigError, DatasetError, MissingPackageError
 from dphr_train.datasets.base import CheckReport
-from dphr_train.datasets.check import CheckedSide, check_sides
+from dphr_train.datasets.check import CheckedSide, check_sides, pairs_sides
 from dphr_train.datasets.layout import layout_error
-from dphr_train.datasets.listed import absent_files, missing_files_error, require_files
-from dphr_train.types import Direction, PlaceImage, Positions, TrainPair, TrainSplit
+from dphr_train.datasets.listed import absent_files, missing_files_error, pairs_direction, require_files
+from dphr_train.types import Direction, GroundPositions, Positions, TrainPair, TrainSplit
 
 Part = Literal["train", "val", "test"]
 
@@ -100,20 +100,8 @@ class Cvact:
         part: Part = "test" if self.split == "test" else "val"
         pairs = self._pairs(table, part)
         require_files(_paths(pairs), self._mat)
-        positions = table.utm_m[table.rows[part]] if part == "test" else None
-        return [
-            Direction(
-                "ground->satellite",
-                "ground",
-                "satellite",
-                [PlaceImage(pair.query, pair.place_id) for pair in pairs],
-                [PlaceImage(pair.reference, pair.place_id) for pair in pairs],
-                protocols=("full",),
-                one_percent="floor",
-                query_positions_m=positions,
-                gallery_positions_m=positions,
-            )
-        ]
+        where = table.utm_m[table.rows[part]]
+        return [pairs_direction(pairs, positions=GroundPositions(where, where) if part == "test" else None)]
 
     def check(self, read_images: bool = True) -> CheckReport:
         """Count the images of the training list and of the split, by view.
@@ -126,14 +114,8 @@ class Cvact:
             MissingPackageError: SciPy is not installed.
         """
         table = self._read_table()
-        sides = []
         parts: tuple[Part, ...] = ("train", "test" if self.split == "test" else "val")
-        for part in parts:
-            pairs = self._listed(table, part)
-            sides += [
-                CheckedSide(f"{part} ground", OFFICIAL[part], [pair.query for pair in pairs]),
-                CheckedSide(f"{part} satellite", OFFICIAL[part], [pair.reference for pair in pairs]),
-            ]
+        sides = [side for part in parts for side in pairs_sides(part, OFFICIAL[part], self._listed(table, part))]
         return check_sides(self.root, _less_the_officially_missing(sides), read_images)
 
     @property

@@ -15,10 +15,10 @@ import numpy as np
 
 from dphr_infer.errors import DatasetError
 from dphr_train.datasets.base import CheckReport
-from dphr_train.datasets.check import CheckedSide, check_sides
+from dphr_train.datasets.check import check_sides, pairs_sides
 from dphr_train.datasets.layout import layout_error
-from dphr_train.datasets.listed import read_csv, require_files
-from dphr_train.types import Direction, PlaceImage, Positions, TrainPair, TrainSplit
+from dphr_train.datasets.listed import pairs_direction, read_csv, require_files
+from dphr_train.types import Direction, Positions, TrainPair, TrainSplit
 
 Split = Literal["train", "val"]
 
@@ -51,18 +51,7 @@ class Cvusa:
         """
         if not self._list("val").is_file() and self._list("train").is_file():
             return []
-        pairs = self._present_pairs("val")
-        return [
-            Direction(
-                "ground->satellite",
-                "ground",
-                "satellite",
-                [PlaceImage(pair.query, pair.place_id) for pair in pairs],
-                [PlaceImage(pair.reference, pair.place_id) for pair in pairs],
-                protocols=("full",),
-                one_percent="floor",
-            )
-        ]
+        return [pairs_direction(self._present_pairs("val"))]
 
     def check(self, read_images: bool = True) -> CheckReport:
         """Count the images of both lists by view, and name those that are missing or unreadable.
@@ -70,13 +59,9 @@ class Cvusa:
         Raises:
             DatasetError: another layout, or a list is missing or damaged.
         """
-        sides = []
-        for split, official in OFFICIAL.items():
-            pairs = self._pairs(split)
-            sides += [
-                CheckedSide(f"{split} ground", official, [pair.query for pair in pairs]),
-                CheckedSide(f"{split} satellite", official, [pair.reference for pair in pairs]),
-            ]
+        sides = [
+            side for split, official in OFFICIAL.items() for side in pairs_sides(split, official, self._pairs(split))
+        ]
         return check_sides(self.root, sides, read_images)
 
     def _list(self, split: Split) -> Path:

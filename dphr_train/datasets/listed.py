@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dphr_infer.errors import DatasetError
+from dphr_train.types import Direction, PlaceImage, Rules, TrainPair
 
 
 def read_lines(path: Path) -> list[str]:
@@ -31,6 +33,17 @@ def read_csv(path: Path) -> list[list[str]]:
         return list(csv.reader(read_lines(path)))
     except csv.Error as error:
         raise DatasetError(f"{path} is no list of comma-separated values ({error}). Copy it again.") from error
+
+
+def ground_direction(queries: list[PlaceImage], gallery: list[PlaceImage], **rules: Any) -> Direction:
+    """Ground -> satellite as CVUSA, CVACT and VIGOR report it; `rules` as of `Rules`, whose 1 % is floored."""
+    return Direction("ground->satellite", "ground", "satellite", queries, gallery, ("full",), Rules("floor", **rules))
+
+
+def pairs_direction(pairs: Sequence[TrainPair], **rules: Any) -> Direction:
+    """The same, each panorama beside the satellite image of its place."""
+    queries = [PlaceImage(pair.query, pair.place_id) for pair in pairs]
+    return ground_direction(queries, [PlaceImage(pair.reference, pair.place_id) for pair in pairs], **rules)
 
 
 def absent_files(paths: Iterable[Path]) -> list[Path]:

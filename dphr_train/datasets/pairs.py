@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dphr_infer.errors import DphrError
-from dphr_infer.images.preprocess import Preprocess, read_image
-from dphr_train.augment import augment_pair, require_fitting
+from dphr_train.augment import augment_pair, jittered, require_fitting
 from dphr_train.config import AugmentConfig, DataConfig
-from dphr_train.types import TrainSplit
+from dphr_train.datasets.reading import Jitter, ViewImage, reader_of
+from dphr_train.types import TrainSplit, View
 
 PairBatch = tuple[Tensor, Tensor, Tensor]
 """Query and reference images, uint8 (B, H, W, 3) each with its own H and W, and place ids, int64 (B,)."""
@@ -29,18 +30,20 @@ Sample = tuple[NDArray[np.uint8], NDArray[np.uint8], int]
 
 
 class ImageCache:
-    """Images at model size; keeps what it has read where `keep` is set. Each worker process has its own."""
+    """A view's images at model size; keeps what it has read where it may. Each worker process has its own."""
 
-    def __init__(self, preprocess: Preprocess, keep: bool) -> None:
-        self._preprocess, self._keep = preprocess, keep
-        self._images: dict[Path, NDArray[np.uint8]] = {}
+    def __init__(self, data: DataConfig, view: View) -> None:
+        self._preprocess, self._reader = data.preprocess(view), reader_of(data)
+        self._view, self._keep = view, data.cache
+        self._images: dict[Path, ViewImage] = {}
 
-    def read(self, path: Path) -> NDArray[np.uint8]:
-        """The image, uint8 (height_px, width_px, 3)."""
-        image = self._images.get(path)
+    def read(self, path: Path, jitter: Jitter | None = None) -> ViewImage:
+        """The image, uint8 (height_px, width_px, 3); with a jitter, which makes another one each time, not kept."""
+        image = self._images.get(path) if jitter is None else None
         if image is None:
-            image = self._preprocess(read_image(path))
-            if self._keep:
+            read = self._reader.read(path, self._view, jitter)
+            image = ViewImage(self._preprocess(read.pixels), read.north_up)
+            if self._keep and jitter is None:
                 self._images[path] = image
         return image
 
@@ -55,8 +58,7 @@ class PairDataset(Dataset[Sample | DphrError]):
         require_fitting(augment, split.query_view)
         self.pairs = split.pairs
         self._query_view = split.query_view
-        self._queries = ImageCache(data.preprocess(split.query_view), data.cache)
-        self._references = ImageCache(data.preprocess("satellite"), data.cache)
+        self._queries, self._references = ImageCache(data, split.query_view), ImageCache(data, "satellite")
         self._augment, self._seed = augment, seed
 
     def __len__(self) -> int:
@@ -66,11 +68,15 @@ class PairDataset(Dataset[Sample | DphrError]):
         epoch, number = key
         pair = self.pairs[number]
         random = np.random.default_rng([self._seed, epoch, number])
+        jitter = partial(jittered, config=self._augment, random=random) if self._augment.jitters_attitude else None
         try:
-            query, reference = self._queries.read(pair.query), self._references.read(pair.reference)
+            query, reference = self._queries.read(pair.query, jitter), self._references.read(pair.reference)
         except DphrError as error:
             return error
-        return *augment_pair(query, reference, self._augment, random, self._query_view), pair.place_id
+        pixels = augment_pair(
+            query.pixels, reference.pixels, self._augment, random, self._query_view, north_up=query.north_up
+        )
+        return *pixels, pair.place_id
 
 
 class BatchPlan(Sampler[list[tuple[int, int]]]):

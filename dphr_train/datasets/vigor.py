@@ -19,7 +19,7 @@ from dphr_infer.errors import ConfigError, DatasetError
 from dphr_train.datasets.base import CheckReport
 from dphr_train.datasets.check import CheckedSide, check_sides
 from dphr_train.datasets.layout import VIGOR_CITIES, layout_error
-from dphr_train.datasets.listed import read_lines, require_files
+from dphr_train.datasets.listed import ground_direction, read_lines, require_files
 from dphr_train.types import Direction, PlaceImage, Positions, TrainPair, TrainSplit
 
 Split = Literal["train", "test"]
@@ -103,14 +103,9 @@ class Vigor:
             return []
         lists = self._present("test")
         return [
-            Direction(
-                "ground->satellite",
-                "ground",
-                "satellite",
+            ground_direction(
                 lists.panoramas,
                 [PlaceImage(path, row) for row, path in enumerate(lists.satellites)],
-                protocols=("full",),
-                one_percent="floor",
                 semi_positives=np.array(lists.semi_positives, dtype=np.int64),
             )
         ]

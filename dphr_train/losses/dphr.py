@@ -102,17 +102,8 @@ class DphrLoss(PairLoss):
     In training mode each call moves PALW one step on; in evaluation mode lambda_t stays as it is.
 
     Args:
-        rda: weigh each negative by its hardness; without it all weights are 1.
-        palw: let lambda follow the training progress; without it lambda is `lambda_max`. With neither, L_wtri is left
-            out and the loss is L_tri.
-        margin, kind, gamma, distance, negatives: of the triplet, see triplet.TripletLoss.
-        weight_min, weight_max: weights of a negative of no and of full hardness, 0 <= weight_min <= weight_max.
-        normalise_weights: divide by the sum of the weights instead of their count.
-        lambda_max: what lambda tends to, 0 or more.
-        beta: smoothing of lambda, in 0..1, 1 excluded; scale it to the length of the run.
-        window: values of L_tri whose mean alpha_t is made of, at least 1; scale it to the length of the run.
-        progress: alpha_t: "relative" clip(1 - mean/reference, 0, 1), "exponential" exp(-mean), "reciprocal"
-            1/(1 + mean).
+        rda, palw, ...: as the fields of `config.DphrConfig`, with its defaults; with neither rda nor palw the loss is
+            L_tri. Scale beta and window to the length of the run.
 
     Attributes:
         palw: the state of lambda_t, in `state_dict()` as "palw.recent", "palw.count", "palw.reference", "palw.balance".

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from dphr_infer.errors import DatasetError, ExportError
 from dphr_infer.files.bundle import file_digest
-from dphr_infer.images.preprocess import Preprocess, read_image
+from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.measure.progress import Progress
 from dphr_train.config import DataConfig, DatasetName
+from dphr_train.config_data import DEFAULT_DATASET
 from dphr_train.datasets.open import open_dataset
 from dphr_train.types import PlaceImage
 from export.gate.evaluation_set import EvaluationSet, spread
@@ -51,7 +52,7 @@ def calibration_images(
     preprocess: Preprocess,
     count: int,
     judged_on: EvaluationSet,
-    dataset: DatasetName = "university1652",
+    dataset: DatasetName = DEFAULT_DATASET,
 ) -> CalibrationSet:
     """Read `count` training images, half of them queries, fewer references where there are not so many.
 
@@ -59,7 +60,7 @@ def calibration_images(
         root: folder of the data set.
         preprocess: of the bundle.
         count: images to take, some hundreds; the whole set lies in memory at model size.
-        judged_on: what the gate runs on; its queries and their references are not taken.
+        judged_on: what the gate runs on; its queries and their references are not taken, and images are read as its.
         dataset: the benchmark in `root`.
 
     Raises:
@@ -86,7 +87,8 @@ def calibration_images(
     with Progress("calibration images", count, "images") as progress:
         for row, (image, name) in enumerate(zip(chosen, names, strict=True)):
             digest.update(f"{name} {file_digest(image.path)}\n".encode())
-            pixels[row] = preprocess(read_image(image.path))
+            view = judged_on.query_view if row < n_queries else judged_on.gallery_view
+            pixels[row] = preprocess(judged_on.reader.read(image.path, view).pixels)
             progress.advance(1)
     return CalibrationSet(pixels, names, digest.hexdigest())
 

@@ -6,10 +6,9 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,12 @@ from numpy.typing import NDArray
 from dphr_infer.errors import ExportError
 from dphr_infer.files.bundle import Precision, file_digest
 from dphr_train.config import DataConfig, DatasetName
+from dphr_train.config_data import DEFAULT_DATASET
 from dphr_train.datasets.open import open_dataset
+from dphr_train.datasets.reading import PLAIN_READER, ViewReader, drone_photos
 from dphr_train.datasets.university1652 import University1652
-from dphr_train.metrics import GroundPositions, report_retrieval
-from dphr_train.types import Direction, PlaceImage, RetrievalReport, View
+from dphr_train.metrics import report_retrieval
+from dphr_train.types import UNIVERSITY_RULES, Direction, PlaceImage, RetrievalReport, Rules, View
 
 MIN_PLACES = 4
 MIN_IMAGES = 16
@@ -35,9 +36,9 @@ class EvaluationSet:
     Attributes:
         root: folder of the data set.
         query_view, gallery_view: what they show.
-        one_percent, semi_positives, query_positions_m, gallery_positions_m, within_m: the benchmark's rules, as in
-            `Direction`. A semi-positive that the cut left out is replaced by the row of the query's own reference,
-            which changes no figure.
+        reader: of the images.
+        rules: the benchmark's. A semi-positive that the cut left out is replaced by the row of the query's own
+            reference, which changes no figure.
     """
 
     root: Path
@@ -45,15 +46,23 @@ class EvaluationSet:
     gallery: tuple[PlaceImage, ...]
     query_view: View = "drone"
     gallery_view: View = "satellite"
-    one_percent: Literal["round", "floor"] = "round"
-    semi_positives: NDArray[np.int64] | None = None
-    query_positions_m: NDArray[np.float64] | None = None
-    gallery_positions_m: NDArray[np.float64] | None = None
-    within_m: float = 5.0
+    rules: Rules = UNIVERSITY_RULES
+    reader: ViewReader = PLAIN_READER
 
     def images(self) -> list[PlaceImage]:
         """Queries, then gallery."""
         return [*self.queries, *self.gallery]
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        """The image of a row of `images`, uint8 (H, W, 3), not yet of model size.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        n = len(self.queries)
+        if row < n:
+            return self.reader.read(self.queries[row].path, self.query_view).pixels
+        return self.reader.read(self.gallery[row - n].path, self.gallery_view).pixels
 
     def name(self, image: PlaceImage) -> str:
         """The path of an image below the root, for messages."""
@@ -84,17 +93,8 @@ class EvaluationSet:
             DatasetError: an embedding is not finite.
         """
         split = len(self.queries)
-        positions = None
-        if self.query_positions_m is not None and self.gallery_positions_m is not None:
-            positions = GroundPositions(self.query_positions_m, self.gallery_positions_m, self.within_m)
         return report_retrieval(
-            embeddings[:split],
-            self.query_ids(),
-            embeddings[split:],
-            self.gallery_ids(),
-            one_percent=self.one_percent,
-            semi_positives=self.semi_positives,
-            positions=positions,
+            embeddings[:split], self.query_ids(), embeddings[split:], self.gallery_ids(), rules=self.rules
         )
 
 
@@ -111,7 +111,9 @@ def spread(place_ids: Sequence[int], count: int) -> list[int]:
     return [row for turn in turns for row in turn if row is not None][:count]
 
 
-def read_evaluation_set(root: Path, max_images: int, dataset: DatasetName = "university1652") -> EvaluationSet:
+def read_evaluation_set(
+    root: Path, max_images: int, dataset: DatasetName = DEFAULT_DATASET, reader: ViewReader = PLAIN_READER
+) -> EvaluationSet:
     """Read the query -> reference test split, cut to `max_images` in the same way every time.
 
     The cut keeps the gallery whole while it takes at most half of the images; a larger gallery loses distractors
@@ -140,7 +142,17 @@ def read_evaluation_set(root: Path, max_images: int, dataset: DatasetName = "uni
     answerable = [row for row, image in enumerate(queries) if image.place_id in places]
     chosen = spread([queries[row].place_id for row in answerable], max_images - len(gallery_rows))
     query_rows = [answerable[number] for number in chosen]
-    return _cut(root, direction, query_rows, gallery_rows)
+    cut = _cut(direction, query_rows, gallery_rows)
+    reader.require_attitudes(drone_photos([cut]))
+    return EvaluationSet(
+        root,
+        tuple(cut.queries),
+        tuple(cut.gallery),
+        cut.query_view,
+        cut.gallery_view,
+        cut.rules,
+        reader,
+    )
 
 
 def _open_direction(root: Path, dataset: DatasetName) -> Direction:
@@ -158,9 +170,9 @@ def _open_direction(root: Path, dataset: DatasetName) -> Direction:
     return directions[0]
 
 
-def _cut(root: Path, direction: Direction, query_rows: list[int], gallery_rows: list[int]) -> EvaluationSet:
+def _cut(direction: Direction, query_rows: list[int], gallery_rows: list[int]) -> Direction:
     """The named rows of a direction, with what its rules say about them."""
-    semi_positives = direction.semi_positives
+    semi_positives, positions = direction.rules.semi_positives, direction.rules.positions
     if semi_positives is not None:
         kept_row = {row: new for new, row in enumerate(gallery_rows)}
         own = {direction.gallery[row].place_id: new for new, row in enumerate(gallery_rows)}
@@ -171,18 +183,15 @@ def _cut(root: Path, direction: Direction, query_rows: list[int], gallery_rows: 
             ],
             dtype=np.int64,
         )
-    query_m, gallery_m = direction.query_positions_m, direction.gallery_positions_m
-    return EvaluationSet(
-        root,
-        tuple(direction.queries[row] for row in query_rows),
-        tuple(direction.gallery[row] for row in gallery_rows),
-        direction.query_view,
-        direction.gallery_view,
-        direction.one_percent,
-        semi_positives,
-        None if query_m is None else query_m[query_rows],
-        None if gallery_m is None else gallery_m[gallery_rows],
-        direction.within_m,
+    if positions is not None:
+        positions = replace(
+            positions, queries_m=positions.queries_m[query_rows], gallery_m=positions.gallery_m[gallery_rows]
+        )
+    return replace(
+        direction,
+        queries=[direction.queries[row] for row in query_rows],
+        gallery=[direction.gallery[row] for row in gallery_rows],
+        rules=Rules(direction.rules.one_percent, semi_positives, positions),
     )
 
 

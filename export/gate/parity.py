@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dphr_infer.engines.onnxruntime import OnnxRuntimeEngine
 from dphr_infer.errors import EngineError, ExportError
 from dphr_infer.files.bundle import Parity, Precision
-from dphr_infer.images.preprocess import Preprocess, read_image
+from dphr_infer.images.preprocess import Preprocess
 from dphr_infer.measure.progress import Progress
 from dphr_train.encoder import Encoder, normalise
 from export.gate.evaluation_set import INT8_RECALL_STEP, EvaluationSet
@@ -185,17 +185,17 @@ def embed_evaluation_set(data: EvaluationSet, preprocess: Preprocess, embed: Emb
     Raises:
         ImageError: an image cannot be read.
     """
-    images = data.images()
+    count = len(data.images())
     parts: list[NDArray[np.float32]] = []
     first: dict[int, NDArray[np.float32]] = {}
-    with Progress(f"parity gate {name}", len(images), "images") as progress:
-        for start in range(0, len(images), MAX_BATCH):
-            chunk = images[start : start + MAX_BATCH]
-            pixels = np.stack([preprocess(read_image(image.path)) for image in chunk])
+    with Progress(f"parity gate {name}", count, "images") as progress:
+        for start in range(0, count, MAX_BATCH):
+            rows = range(start, min(start + MAX_BATCH, count))
+            pixels = np.stack([preprocess(data.read(row)) for row in rows])
             parts.append(embed(pixels))
             if start == 0:
                 first = {batch: embed_in_batches(embed, pixels, batch) for batch in SMALL_BATCHES}
-            progress.advance(len(chunk))
+            progress.advance(len(rows))
     return Embeddings(np.concatenate(parts), first)
 
 

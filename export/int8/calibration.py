@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from dphr_infer.engines.onnxruntime import INPUT_NAME
 from dphr_infer.errors import ExportError
 from dphr_infer.measure.progress import Progress
-from export.int8.recipes import Clip
 from export.request import MIN_CALIBRATION_IMAGES
 
 INT8_MAX = 127
@@ -99,19 +98,19 @@ def to_half_scale(scale: NDArray[np.float64]) -> NDArray[np.float16]:
     return np.where(scale == 0, np.float16(1), up).astype(np.float16)
 
 
-def choose_scale(counts: NDArray[np.int64], clip: Clip) -> np.float16:
+def choose_scale(counts: NDArray[np.int64]) -> np.float16:
     """The scale of a tensor: value = scale * int8.
+
+    The clip of 65 between the largest magnitude and 1/256 of it with the least squared error over all values seen,
+    rounding and cutting together; equal errors go to the larger clip. Against cutting at the largest magnitude it
+    raised the smallest cosine of a trained MobileNetV3 from 0.986 to 0.994; a trained EfficientNet-Lite, whose ReLU6
+    leaves no outliers, reaches 0.990 either way.
 
     Args:
         counts: int64 (32768,) of `count_magnitudes`.
-        clip: "max", or "mse": the clip of 65 between the largest magnitude and 1/256 of it with the least squared
-            error over all values seen, rounding and cutting together; equal errors go to the larger clip.
     """
     seen = np.flatnonzero(counts)
     values = np.arange(_MAGNITUDES, dtype=np.uint16).view(np.float16)[seen].astype(np.float64)
-    if clip == "max":
-        scale: np.float16 = to_half_scale(values[-1:] / INT8_MAX)[0]
-        return scale
     weights = counts[seen].astype(np.float64)
     scales = to_half_scale(values[-1] * _CLIP_RATIOS / INT8_MAX)
     errors = []

@@ -105,7 +105,7 @@ class Quantiser:
         check_images(self._model, calibration)
         tensors = list(dict.fromkeys(layer.activation for layer in self.details if not layer.weights_only))
         counts = count_magnitudes(self._model, tensors, calibration)
-        self._scales = {name: choose_scale(counts[name], recipe.clip) for name in tensors}
+        self._scales = {name: choose_scale(counts[name]) for name in tensors}
         constants = {value.name: value for value in self._model.graph.initializer}
         self._weights = {
             layer.weight: quantise_weight(numpy_helper.to_array(constants[layer.weight]), layer.axis)

@@ -49,14 +49,8 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page in the order of reading: heading, paragraphs, pictures side by side, tables.
+    """A part of the page in the order of reading: pictures side by side, tables."""
 
-    Attributes:
-        heading: may be empty; a table's own title stands below it.
-    """
-
-    heading: str = ""
-    paragraphs: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = ()
 
@@ -111,13 +105,10 @@ def page_to_markdown(page: Page) -> str:
     blocks = [f"# {escape_markdown(page.title)}", escape_markdown(page.lead)]
     blocks += [f"**{escape_markdown(notice.text)}**" for notice in page.notices]
     for section in page.sections:
-        blocks += [f"## {escape_markdown(section.heading)}"] if section.heading else []
-        blocks += map(escape_markdown, section.paragraphs)
-        level = "###" if section.heading else "##"
         for picture in section.pictures:
             if picture.file:
                 title = escape_markdown(picture.title)
-                blocks += [f"{level} {title}", f"![{title}]({picture.file})", escape_markdown(picture.caption)]
+                blocks += [f"## {title}", f"![{title}]({picture.file})", escape_markdown(picture.caption)]
         for table in section.tables:
-            blocks += [f"{level} {escape_markdown(table.title)}", to_markdown(table)]
+            blocks += [f"## {escape_markdown(table.title)}", to_markdown(table)]
     return "\n\n".join(block for block in blocks if block) + "\n"

@@ -21,6 +21,7 @@ from dphr_infer.errors import CheckpointError, StorageError
 from dphr_infer.files.bundle import file_digest
 from dphr_train.checkpoint import Checkpoint, write_checkpoint
 from dphr_train.config import DataConfig, DatasetName, ModelConfig, TrainConfig
+from dphr_train.config_data import DEFAULT_DATASET
 from dphr_train.encoder import Encoder, import_timm, load_exactly, read_state_dict
 from dphr_train.presets.sample4geo import SAMPLE4GEO
 from export.sources.source import IMPORTED, make_encoder
@@ -42,7 +43,7 @@ def import_sample4geo(
     encoder: str,
     image_px: int,
     out: Path,
-    dataset: DatasetName = "university1652",
+    dataset: DatasetName = DEFAULT_DATASET,
     ground_px: tuple[int, int] | None = None,
 ) -> Path:
     """Convert weights in Sample4Geo's layout to a checkpoint that dphr-train evaluates and dphr-export exports.

@@ -18,10 +18,12 @@ import torch
 
 from dphr_infer.errors import ConfigError, ExportError
 from dphr_infer.files.bundle import file_digest
+from dphr_infer.files.manifest import TRAINING_RECTIFY, TRAINING_TILE_M
 from dphr_infer.images.preprocess import Interpolation, Preprocess
 from dphr_train.checkpoint import Checkpoint, last_checkpoint, load_encoder, read_checkpoint
-from dphr_train.config import EMBEDDED_WEIGHTS, ModelConfig, TrainConfig
+from dphr_train.config import EMBEDDED_WEIGHTS, ModelConfig, Pooling, TrainConfig
 from dphr_train.config_json import MAY_DIFFER, config_to_json, differing_settings
+from dphr_train.datasets.reading import PLAIN_READER, ViewReader, reader_of
 from dphr_train.encoder import Encoder, load_pretrained
 from dphr_train.run_record import RECORD_FILE, read_record
 
@@ -42,11 +44,13 @@ class ExportSource:
         encoder: in evaluation mode and float32.
         preprocess: how any image reaches it.
         origin: where it comes from, text fields for the manifest, without paths of this machine.
+        reader: of the images that it is judged on: as in training, but photos without attitude are left as they are.
     """
 
     encoder: Encoder
     preprocess: Preprocess
     origin: dict[str, str]
+    reader: ViewReader = PLAIN_READER
 
 
 def from_checkpoint(path: Path) -> ExportSource:
@@ -64,14 +68,17 @@ def from_checkpoint(path: Path) -> ExportSource:
     _require_one_input(path, checkpoint)
     encoder, preprocess = load_encoder(path)
     origin = {"checkpoint_sha256": file_digest(path), **_origin_of(checkpoint), **_run_facts(path, checkpoint)}
-    return ExportSource(encoder, preprocess, {**origin, **package_versions()})
+    reader = reader_of(checkpoint.config.data)
+    if reader.rectify != "off":
+        reader = dataclasses.replace(reader, rectify="auto")
+    return ExportSource(encoder, preprocess, {**origin, **package_versions()}, reader)
 
 
 def from_timm(
     name: str,
     image_px: int,
     weights: Path | Literal["embedded", "random"] | None,
-    pooling: Literal["average", "gem"] = "average",
+    pooling: Pooling = "average",
 ) -> ExportSource:
     """A timm network as an encoder, without training of ours.
 
@@ -168,12 +175,16 @@ def _origin_of(checkpoint: Checkpoint) -> dict[str, str]:
             "model_config": _plain_model(checkpoint.config.model),
             "training_dataset": checkpoint.config.data.dataset,
         }
+    data = checkpoint.config.data
     origin = {
         "source": "dphr-train",
         "training_config": json.dumps(_plain_config(checkpoint.config), sort_keys=True),
         "training_seed": str(checkpoint.config.seed),
         "training_steps": str(checkpoint.step),
+        TRAINING_RECTIFY: data.rectify,
     }
+    if data.rectify != "off":
+        origin[TRAINING_TILE_M] = f"{data.tile_m:g}"
     if checkpoint.data_sha256:
         origin["training_data_sha256"] = checkpoint.data_sha256
     return origin

@@ -21,7 +21,7 @@ from dphr_infer.images.preprocess import list_images, read_image
 from dphr_infer.locate.localizer import Localizer
 
 QUICK = ["--seconds", "0.02", "--startups", "0"]
-BARE = [*QUICK, "--batches", "1", "--match-rows", "--scenarios"]
+BARE = [*QUICK, "--batches", "1", "--scenarios"]
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ class Done:
 def done(small_ceilings: None, bundle: Bundle, gallery: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """One whole run by its command line, with all of its outputs but the sheet of pictures."""
     folder, out = tmp_path_factory.mktemp("run"), io.StringIO()
-    options = [*QUICK, "--batches", "1", "3", "--match-rows", "500"]
+    options = [*QUICK, "--batches", "1", "3"]
     outputs = [word for kind in ("json", "markdown", "html") for word in (f"--{kind}", str(folder / f"b.{kind}"))]
     with contextlib.redirect_stdout(out):
         code = main(["run", str(bundle.folder), str(gallery), *options, *outputs])
@@ -70,9 +70,7 @@ def test_a_run_prints_the_report_and_writes_json_markdown_and_page(
     assert found["scenarios"][2]["settings"]["batch"] == 3
     assert [entry["batch"] for entry in found["batches"]] == [1, 3]
     assert found["batches"][1]["embed_limit"]["flops"] == 3 * 2 * 3 * 8
-    assert [(entry["rows"], entry["generated"]) for entry in found["matching"]] == [(200, False)] * 2 + [
-        (500, True)
-    ] * 4
+    assert [(entry["rows"], entry["queries"]) for entry in found["matching"]] == [(200, 1), (200, 8)]
     assert found["accuracy"]["selftest_min_cosine"] == pytest.approx(1, abs=1e-5)
     assert (found["valid"], found["subject"]["images_from"]) == (True, "the bundle's self-test")
     assert found["overhead_ns"] > 0 and found["cold_first_ms"] > 0
@@ -92,10 +90,7 @@ def test_a_search_of_headings_embeds_a_photo_in_each_of_its_rotations(
 def test_a_bundle_without_a_gallery_measures_embedding_and_says_so(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], check_schema: Callable[[Any], list[str]]
 ) -> None:
-    assert (
-        main(["run", str(bundle.folder), *QUICK, "--batches", "1", "--match-rows", "--json", str(tmp_path / "b.json")])
-        == 0
-    )
+    assert main(["run", str(bundle.folder), *QUICK, "--batches", "1", "--json", str(tmp_path / "b.json")]) == 0
     assert "no gallery was given: embedding alone is measured" in capsys.readouterr().out
     found = json.loads((tmp_path / "b.json").read_text())
     assert check_schema(found) == []
@@ -141,7 +136,7 @@ def test_an_interrupted_run_keeps_what_was_measured(
         return original(self, *arguments, **named)
 
     monkeypatch.setattr(Localizer, "locate_each", interrupted)
-    options = [*QUICK, "--batches", "1", "--match-rows", "--json", str(tmp_path / "b.json")]
+    options = [*QUICK, "--batches", "1", "--json", str(tmp_path / "b.json")]
     assert main(["run", str(bundle.folder), str(gallery), *options]) == 130
     found = json.loads((tmp_path / "b.json").read_text())
     single, multi = found["scenarios"]
@@ -161,7 +156,7 @@ def test_an_error_late_in_a_run_keeps_what_was_measured_and_is_told(
         raise EngineError("dphr-infer locate ended with exit code 3.")
 
     monkeypatch.setattr(steps, "measure_startup", fail)
-    options = ["--batches", "1", "--match-rows", "--scenarios", "single-stream", "--seconds", "0.01"]
+    options = ["--batches", "1", "--scenarios", "single-stream", "--seconds", "0.01"]
     outputs = ["--json", str(tmp_path / "b.json"), "--png", str(tmp_path / "b.png")]
     assert main(["run", str(bundle.folder), str(gallery), *options, "--startups", "1", *outputs]) == 2
     said = capsys.readouterr()
@@ -195,7 +190,6 @@ def test_a_graph_that_cannot_be_counted_leaves_the_limit_out_with_the_reason(
         (["--near", "0,0", "--within", "5"], "No tile of the gallery lies within 5 m"),
         (["--least-recall", "50%"], "--truth and --least-recall belong together"),
         (["--streams", "0"], "--streams is 0"),
-        (["--match-rows", "5"], "--match-rows is 5, but 10 matches are asked for"),
         (["--checkpoint", "last.safetensors"], "--peers was not given"),
         (["--rate-hz", "0.001", "--scenarios", "camera"], "takes no frame in"),
     ],
@@ -207,13 +201,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_run_beside_itself_changed_by_nothing_and_has_its_history(
-    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_beside_itself_changed_by_nothing(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(done.folder / "b.json")
     assert main(["compare", file, file, "--png", str(tmp_path / "c.png")]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if " %" in line]
     assert len(rows) > 10 and all("+0.0 %" in row for row in rows)
-    assert main(["history", str(done.folder), "--out", str(tmp_path / "h.png")]) == 0
-    for name in ("c.png", "h.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import sweep
 from bench.cases import galleries as generated
 from bench.cases.galleries import CENTRE, STRIDE_M, generated_gallery
 from bench.cli import main
 from bench.peers import cpu as peers
+from bench.sweeps import match
+from bench.sweeps.filter import made_up_frames, made_up_gallery
 from dphr_infer.files.bundle import Bundle
+from dphr_infer.flight.flight import Flight
 from dphr_infer.geo import distance_m
 from dphr_infer.matchers.exact import NumpyExactMatcher
 
@@ -157,7 +159,7 @@ def test_an_interrupt_in_the_middle_of_a_search_ends_the_sweep(tmp_path: Path, m
 
 
 def test_an_interrupted_sweep_keeps_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = sweep.generate_rows, []
+    original, calls = match.generate_rows, []
 
     def interrupted(*arguments: Any, **named: Any) -> Any:
         calls.append(1)
@@ -165,7 +167,7 @@ def test_an_interrupted_sweep_keeps_its_points(tmp_path: Path, monkeypatch: pyte
             raise KeyboardInterrupt
         return original(*arguments, **named)
 
-    monkeypatch.setattr(sweep, "generate_rows", interrupted)
+    monkeypatch.setattr(match, "generate_rows", interrupted)
     words = ["match", "--rows", "100", "--dim", "4", "8", "16", "--k", "5", "--seconds", "0.01"]
     assert run_sweep([*words, "--cache", str(tmp_path)], json=tmp_path / "s.jsonl") == 130
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
@@ -222,3 +224,35 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     assert run_sweep(words) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_sweep_of_the_filter_times_steps_by_cells_and_keeps_a_track(
+    tmp_path: Path, check_schema: Callable[[Any], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {name: tmp_path / f"f.{name}" for name in ("png", "html")}
+    words = ["filter", "--cells", "900", "12e3", "--seconds", "0.05"]
+    assert run_sweep(words, json=tmp_path / "f.jsonl", **files) == 0
+    lines = [json.loads(line) for line in (tmp_path / "f.jsonl").read_text().splitlines()]
+    assert [fault for line in lines for fault in check_schema(line)] == []
+    found = [line["scenarios"][0] for line in lines]
+    assert [(one["settings"]["cells"], one["latency"]["n"] >= 10) for one in found] == [(900, True), (12000, True)]
+    # Every 50 steps the place is another; within a few of them it is found again.
+    assert all(one["extra"]["tracked_share"] > 0.5 for one in found)
+    assert "12,000 cells, 0.25 tiles apart" in capsys.readouterr().out
+    assert "Time of a step by the number of cells." in (tmp_path / "f.html").read_text()
+
+
+def test_made_up_frames_lie_where_their_motion_leads() -> None:
+    flight = Flight(made_up_gallery(2500))
+    lattice, frames = flight.lattice, made_up_frames(flight.lattice, 0.25)
+    middles = []
+    for matches, _ in frames[:40]:
+        cells = lattice.cell_of_row[matches.rows[0]]
+        places = np.stack([lattice.east_m[cells], lattice.north_m[cells]], axis=1)
+        # The third that lies together: those with the most others within a tile.
+        near = (np.hypot(*(places[:, None] - places).transpose(2, 0, 1)) < 160).sum(axis=1)
+        middles.append(np.median(places[near >= np.sort(near)[-6]], axis=0))
+    moved = np.cumsum([[odometry.east_m, odometry.north_m] for _, odometry in frames[:40]], axis=0)
+    away = np.array(middles) - moved
+    assert np.median(np.abs(away - np.median(away, axis=0))) < 40
+    assert all(len(matches.rows[0]) >= 16 for matches, _ in frames)

@@ -13,6 +13,7 @@ from dphr_infer.images.preprocess import Preprocess
 from dphr_train.checkpoint import LAST_CHECKPOINT, Checkpoint, write_checkpoint
 from dphr_train.commands import Evaluate
 from dphr_train.config import DataConfig, ModelConfig, TrainConfig
+from dphr_train.datasets.reading import ViewReader
 from dphr_train.datasets.university1652 import University1652
 from dphr_train.encoder import Encoder
 from dphr_train.evaluate import (
@@ -27,7 +28,7 @@ from dphr_train.evaluate import (
 from dphr_train.failures import draw_failures, worst_queries
 from dphr_train.metrics import report_retrieval
 from dphr_train.rank_model import _device_of_bundle, rank_model
-from dphr_train.types import Direction, PlaceImage
+from dphr_train.types import Direction, GroundPositions, PlaceImage, Rules
 
 
 def unit(*degrees):
@@ -63,7 +64,7 @@ def test_the_picture_of_failures_holds_one_line_a_query(tiny_root, tmp_path):
 
 def test_evaluate_reports_both_directions_and_protocols(tiny_root):
     encoder = Encoder(ModelConfig(name="test_resnet", weights="random"), 32).train()
-    embed = network_embedder(encoder, DataConfig(image_px=32).preprocess, "cpu")
+    embed = network_embedder(encoder, DataConfig(image_px=32), "cpu")
     directions = evaluate(embed, University1652(tiny_root).test_directions())
     sizes = {
         (direction.name, protocol): (report.n_queries, report.n_gallery)
@@ -96,15 +97,17 @@ def ground_direction(**rules):
     """Query 0 (10 degrees) ranks rows 1, 0, 2, 3, 4; query 1 (100 degrees) ranks 2, 3, 4, 1, 0."""
     queries = [PlaceImage(Path("q0"), 0), PlaceImage(Path("q1"), 4)]
     gallery = [PlaceImage(Path(f"g{row}"), row) for row in range(5)]
-    return Direction("ground->satellite", "ground", "satellite", queries, gallery, ("full",), "floor", **rules)
+    return Direction("ground->satellite", "ground", "satellite", queries, gallery, ("full",), Rules("floor", **rules))
 
 
 def test_the_rules_of_a_direction_reach_its_report_table_and_json():
     near_its_match, far_from_all = [0.0, 0.0], [900.0, 0.0]
     direction = ground_direction(
         semi_positives=np.array([[1, 2, 3], [0, 1, 2]]),  # query 1 is also outranked by row 3, a stranger
-        query_positions_m=np.array([near_its_match, far_from_all]),
-        gallery_positions_m=np.array([[0.0, 0.0], [3.0, 4.0], [80.0, 0.0], [90.0, 0.0], [70.0, 0.0]]),
+        positions=GroundPositions(
+            np.array([near_its_match, far_from_all]),
+            np.array([[0.0, 0.0], [3.0, 4.0], [80.0, 0.0], [90.0, 0.0], [70.0, 0.0]]),
+        ),
     )
     (ranked,) = evaluate(embed_by_name, [direction])
     (report,) = ranked.reports.values()
@@ -132,7 +135,7 @@ class SizeEncoder(torch.nn.Module):
 
 def test_every_view_is_embedded_at_its_own_size(tiny_root):
     paths = [image.path for image in University1652(tiny_root).test_images("query", "satellite")]
-    embed = network_embedder(SizeEncoder(), DataConfig("cvusa", image_px=40, ground_px=(30, 40)).preprocess, "cpu")
+    embed = network_embedder(SizeEncoder(), DataConfig("cvusa", image_px=40, ground_px=(30, 40)), "cpu")
     assert embed(paths, "ground", "")[0] == pytest.approx([0.6, 0.8])
     assert embed(paths, "satellite", "")[0] == pytest.approx([0.5**0.5, 0.5**0.5])
 
@@ -149,11 +152,9 @@ def image_and_mirror(tiny_root, tmp_path):
 @pytest.mark.kernels
 def test_flip_adds_the_mirror_image_and_normalises_again(image_and_mirror):
     encoder = Encoder(ModelConfig(name="test_resnet", weights="random"), 32)
-    one_by_one = network_embedder(encoder, DataConfig(image_px=32).preprocess, "cpu")(image_and_mirror, "drone", "")
+    one_by_one = network_embedder(encoder, DataConfig(image_px=32), "cpu")(image_and_mirror, "drone", "")
     added = one_by_one[0] + one_by_one[1]
-    found = network_embedder(encoder, DataConfig(image_px=32).preprocess, "cpu", flip=True)(
-        image_and_mirror, "drone", ""
-    )
+    found = network_embedder(encoder, DataConfig(image_px=32), "cpu", flip=True)(image_and_mirror, "drone", "")
     assert np.abs(one_by_one[0] - one_by_one[1]).max() > 1e-4
     np.testing.assert_allclose(found, np.stack([added, added]) / np.linalg.norm(added), atol=1e-6)
 
@@ -174,7 +175,7 @@ def test_flip_of_a_bundle_mirrors_the_image_before_its_preprocess(tmp_path):
     Image.fromarray(half_white).save(tmp_path / "left.png")
     embedder = Embedder(Preprocess(32, 32, "box"), LeftRightEngine())
     (plain,), (flipped,) = (
-        bundle_embedder(embedder, flip)([tmp_path / "left.png"], "drone", "") for flip in (False, True)
+        bundle_embedder(embedder, ViewReader(), flip)([tmp_path / "left.png"], "drone", "") for flip in (False, True)
     )
     assert plain == pytest.approx([1, 0])
     assert flipped == pytest.approx([0.5**0.5, 0.5**0.5])

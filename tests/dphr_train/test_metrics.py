@@ -13,7 +13,6 @@ from sklearn.metrics import average_precision_score
 
 from dphr_infer.errors import DatasetError
 from dphr_train.metrics import (
-    GroundPositions,
     best_of,
     matching_rows,
     one_percent_rank,
@@ -22,13 +21,14 @@ from dphr_train.metrics import (
     standard_ap,
     trapezoid_ap,
 )
+from dphr_train.types import GroundPositions, Rules
 
 
-def report_on(similarity, query_ids, gallery_ids, **options):
+def report_on(similarity, query_ids, gallery_ids, protocol="full", **rules):
     """Report on a similarity matrix (Q, G) that is given: query i is the i-th unit vector."""
     similarity = np.array(similarity, np.float32)
     queries = np.eye(len(similarity), dtype=np.float32)
-    return report_retrieval(queries, np.array(query_ids), similarity.T, np.array(gallery_ids), **options)
+    return report_retrieval(queries, np.array(query_ids), similarity.T, np.array(gallery_ids), protocol, Rules(**rules))
 
 
 def plain_report(queries, query_ids, gallery, gallery_ids, protocol, one_percent, semi_positives, positions):
@@ -84,9 +84,7 @@ def test_counting_ranks_gives_what_sorting_every_row_gives(data):
             gallery,
             gallery_ids,
             protocol,
-            one_percent=rule,
-            semi_positives=semi_positives,
-            positions=positions,
+            Rules(rule, semi_positives, positions),
         )
     expected = plain_report(queries, query_ids, gallery, gallery_ids, protocol, rule, semi_positives, positions)
     for name, value in asdict(found).items():
@@ -222,7 +220,7 @@ def test_an_embedding_that_is_no_number_is_refused_instead_of_ranked_first():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("rules", "words"),
     [
         ({"semi_positives": np.array([[0, 1, 4]] * 2)}, "gallery row 4; the gallery has 4 rows"),
         ({"semi_positives": np.array([[0, 1, 2]])}, "for 1 queries of 2"),
@@ -230,16 +228,17 @@ def test_an_embedding_that_is_no_number_is_refused_instead_of_ranked_first():
         ({"positions": GroundPositions(np.full((2, 2), np.nan), np.zeros((4, 2)))}, "every metre finite"),
     ],
 )
-def test_what_does_not_fit_the_gallery_is_refused(options, words):
+def test_what_does_not_fit_the_gallery_is_refused(rules, words):
     with pytest.raises(DatasetError, match=words):
-        report_retrieval(QUERIES, np.array([1, 2]), GALLERY, np.array([1, 2, 3, 4]), **options)
+        report_retrieval(QUERIES, np.array([1, 2]), GALLERY, np.array([1, 2, 3, 4]), rules=Rules(**rules))
 
 
 _FULL_SIZE = """
 import json, sys
 import numpy as np
 from dphr_infer.measure.memory import peak_bytes
-from dphr_train.metrics import GroundPositions, report_retrieval
+from dphr_train.metrics import report_retrieval
+from dphr_train.types import GroundPositions, Rules
 n_queries, n_gallery = int(sys.argv[1]), int(sys.argv[2])
 rng = np.random.default_rng(0)
 gallery = rng.standard_normal((n_gallery, 4), dtype=np.float32)
@@ -247,7 +246,8 @@ gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
 places = np.arange(n_queries) % n_gallery
 where = rng.uniform(0, 20_000, (n_gallery, 2))
 report = report_retrieval(
-    gallery[places], places, gallery, np.arange(n_gallery), positions=GroundPositions(where[places], where)
+    gallery[places], places, gallery, np.arange(n_gallery),
+    rules=Rules(positions=GroundPositions(where[places], where)),
 )
 peak_gib = peak_bytes() / 2**30  # of this program alone: getrusage also counts what forked it
 print(json.dumps([report.n_queries, report.n_gallery, report.recall_at[1], peak_gib]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,6 +106,17 @@ def export_once(once: Callable[[str, Callable[[], bytes]], bytes]) -> Iterator[C
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export.build_bundle, "to_onnx", to_onnx_once)
         yield to_onnx_once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_once() -> Iterator[None]:
+    """torch reads onnxscript's source of every operator again for each export, a second each time; here once."""
+    with pytest.MonkeyPatch.context() as patch:
+        with contextlib.suppress(ImportError):  # torch's own, and not in every release
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture

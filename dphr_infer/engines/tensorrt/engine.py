@@ -145,7 +145,7 @@ def open_network(
 class TensorRtEngine:
     """Runs one .onnx file on a GPU through TensorRT. See `Engine` for what it promises.
 
-    Enter and leave it in one thread; a call while another runs is refused. A call with more than `max_batch` images is
+    Enter and leave it in one thread; a call while another runs is refused. A call with more than MAX_BATCH images is
     refused: `Embedder` hands over what fits. The first run on a device builds the plan, which takes minutes on an Orin
     and shows its progress.
 
@@ -153,24 +153,12 @@ class TensorRtEngine:
         model_path: the .onnx file.
         name: engine and device, for reports.
         expected: the sizes that the bundle's manifest names.
-        max_batch: images of one call; memory is taken for so many.
-        cache: where plans lie; None takes the user's own.
     """
 
-    def __init__(
-        self,
-        model_path: Path,
-        name: str,
-        expected: Shape,
-        max_batch: int = MAX_BATCH,
-        cache: EngineCache | None = None,
-    ) -> None:
-        if max_batch < 1:
-            raise EngineError(f"max_batch is {max_batch}; it must be at least 1.")
+    def __init__(self, model_path: Path, name: str, expected: Shape) -> None:
         self.name = name
         self.dim, self.height_px, self.width_px = expected.dim, expected.height_px, expected.width_px
-        self._path, self._expected, self._max_batch = model_path, expected, max_batch
-        self._cache = cache if cache is not None else EngineCache()
+        self._path, self._expected, self._max_batch = model_path, expected, MAX_BATCH
         self._one = OneAtATime(name)
         self._cuda: Cuda | None = None
         self._network: Any = None
@@ -180,7 +168,7 @@ class TensorRtEngine:
             raise EngineError(f"{self.name} is entered twice: open a second one.")
         with ExitStack() as stack:
             cuda = stack.enter_context(open_cuda())
-            network = open_network(cuda, self._path, self._expected, self._max_batch, self._cache)
+            network = open_network(cuda, self._path, self._expected, self._max_batch, EngineCache())
             stack.callback(network.close)
             with cuda.active():
                 self._pixels = cuda.pinned(network.images.n_bytes)

@@ -8,7 +8,7 @@ import pytest
 from bench.cases import galleries
 from bench.cases.batches import BatchCase, embed_limit
 from bench.cases.galleries import generate_rows
-from bench.cases.matching import MatchLimits, time_generated_matching
+from bench.cases.matching import MatchLimits, time_matching
 from bench.machine.roofline import Ceiling
 from bench.sampling import StopRule
 from dphr_infer.errors import ConfigError
@@ -32,8 +32,12 @@ def test_a_gallery_beyond_half_of_the_free_memory_is_refused_with_both_numbers(m
         generate_rows(1_000_000, 1000, "float32", seed=0)
 
 
-def test_generated_matching_states_its_bytes_limit_and_share(machine: Machine) -> None:
-    single, _, half, _ = time_generated_matching(400, 16, 10, SHORT, MatchLimits(machine, 1e9))
+def test_matching_states_its_bytes_limit_and_share(machine: Machine) -> None:
+    queries, against = generate_rows(2, 16, "float32", seed=1), MatchLimits(machine, 1e9)
+    single, half = (
+        time_matching(generate_rows(400, 16, dtype, seed=0), queries, 10, SHORT, against)
+        for dtype in ("float32", "float16")
+    )
     assert (single.read_bytes, half.read_bytes) == (400 * 16 * 4, 400 * 16 * 2)
     assert single.limit_ms == pytest.approx(0.0256)
     assert single.bandwidth_share == pytest.approx(0.0256 / single.latency.p50_ms)

@@ -13,34 +13,32 @@ import pytest
 from bench.cases.camera import camera
 from bench.cases.endurance import WINDOWS, endure, find_drift
 from bench.cases.photo import Raw, multi_stream, offline, single_stream, throttled_samples, to_record
-from bench.cases.rig import STAGES, STAGES_WITH_PRIOR, MeasuredLocalizer, Rig, open_rig
+from bench.cases.rig import STAGES, MeasuredLocalizer, Rig, open_rig
 from bench.machine.power import PowerSample
 from bench.sampling import MIN_CALLS, WARM_UP_CALLS, StopRule, sample_whole
+from dphr_infer.cli.requests import Search
 from dphr_infer.errors import ConfigError
 from dphr_infer.files.bundle import SELFTEST_IMAGES, Bundle
 from dphr_infer.files.gallery import Gallery, open_gallery
 from dphr_infer.images.preprocess import list_images
 from dphr_infer.locate.localizer import Localizer
-from dphr_infer.locate.settings import DeviceSettings, LocateSettings
-from dphr_infer.types import LocationEstimate, Prior
-
-NEAR = Prior(46.01, 8.0, 300.0)
+from dphr_infer.types import LocationEstimate
 
 
-def opened(bundle: Bundle, gallery: Path, prior: Prior | None) -> Iterator[Rig]:
+def opened(bundle: Bundle, gallery: Path, search: Search) -> Iterator[Rig]:
     paths = list_images(bundle.folder / SELFTEST_IMAGES)
-    with open_rig(bundle, open_gallery(gallery), LocateSettings(), DeviceSettings(), paths, prior) as rig:
+    with open_rig(bundle, open_gallery(gallery), search, paths) as rig:
         yield rig
 
 
 @pytest.fixture
 def rig(bundle: Bundle, gallery: Path) -> Iterator[Rig]:
-    yield from opened(bundle, gallery, None)
+    yield from opened(bundle, gallery, Search())
 
 
 @pytest.fixture
 def rig_with_prior(bundle: Bundle, gallery: Path) -> Iterator[Rig]:
-    yield from opened(bundle, gallery, NEAR)
+    yield from opened(bundle, gallery, Search(near="46.01,8.0", within=300.0))
 
 
 def test_stages_and_the_whole_are_timed_equally_often_on_every_photo(rig: Rig) -> None:
@@ -76,7 +74,7 @@ def test_both_ways_of_a_photo_and_locate_itself_give_the_same_estimate(rig: Rig,
         assert one.locate_batch([path])[0] == plain
 
 
-def test_with_a_prior_the_filter_is_a_stage_of_its_own_that_a_photo_pays_once(
+def test_with_a_prior_its_rows_are_a_stage_of_its_own_that_a_photo_pays_once(
     rig_with_prior: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Gallery.rows_within
@@ -88,9 +86,9 @@ def test_with_a_prior_the_filter_is_a_stage_of_its_own_that_a_photo_pays_once(
     monkeypatch.setattr(Gallery, "rows_within", slow)
     rig = rig_with_prior
     first, second = (dict(zip(rig.stages, rig.locate_in_stages(rig.paths[0])[1], strict=True)) for _ in range(2))
-    assert tuple(first) == STAGES_WITH_PRIOR
-    assert first["filter"] >= 20 > first["match"] > 0
-    assert second["filter"] < 20
+    assert tuple(first) == ("decode", "prior", "prepare", "embed", "match", "estimate")
+    assert first["prior"] >= 20 > first["match"] > 0
+    assert second["prior"] < 20
 
 
 def test_an_answer_that_changes_from_call_to_call_is_counted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +228,24 @@ def test_throttled_samples_are_left_out_of_the_windows_and_counted_there() -> No
     found = find_drift(drifting(10), [reading(299.5, False), reading(1000, True)])
     assert found["drift_share"] is None
     assert sum(window["discarded"] for window in found["windows"]) == 300
-    assert found["windows"][-1] == {"t_s": pytest.approx(599.012 * 29.5 / 30), "n": 0, "p50_ms": None, "discarded": 20}
+    assert found["windows"][-1] == {
+        "t_s": pytest.approx(599.012 * 29.5 / 30),
+        "n": 0,
+        "p50_ms": None,
+        "discarded": 20,
+        "resident_bytes": None,
+    }
+
+
+def test_memory_is_told_at_most_of_each_window_and_its_growth_from_the_first_third_to_the_last() -> None:
+    raw = drifting(10)
+    noted = [(1e3 * second, 100 + second // 200) for second in range(600)]
+    found = find_drift(dataclasses.replace(raw, extra={"memory": [*noted, (250e3, 150)]}), [])
+    assert [window["resident_bytes"] for window in found["windows"]] == [100] * 10 + [101, 101, 150] + [101] * 7 + [
+        102
+    ] * 10
+    assert found["memory_growth_share"] == pytest.approx(0.02)
+    assert find_drift(raw, [])["memory_growth_share"] is None
 
 
 def test_endurance_locates_the_photos_in_turn_for_all_of_the_time(rig: Rig) -> None:
@@ -238,3 +253,4 @@ def test_endurance_locates_the_photos_in_turn_for_all_of_the_time(rig: Rig) -> N
     assert raw.start_ms[-1] - raw.start_ms[0] >= 100
     assert raw.stopped == "time"
     assert raw.photos == len(raw.duration_ms)
+    assert raw.extra["memory"][0][1] > 10e6

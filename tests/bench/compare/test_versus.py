@@ -67,7 +67,7 @@ def test_two_real_runs_take_turns_and_give_the_reports_of_a_run(
     went: list[Lane] = []
     plain_go = Lane.go
     monkeypatch.setattr(Lane, "go", lambda lane: (went.append(lane), plain_go(lane))[1])
-    options = ["--seconds", "0.4", "--scenarios", "single-stream", "--batches", "1", "--match-rows", "--startups", "0"]
+    options = ["--seconds", "0.4", "--scenarios", "single-stream", "--batches", "1", "--startups", "0"]
     words = (str(bundle.folder), str(gallery), *options)
     request = VersusRequest(HASTY, HASTY, words, tmp_path)
     lines = versus._run_pair(1, request, tmp_path)

@@ -1,17 +1,25 @@
 import numpy as np
 import pytest
 
-from dphr_infer.files.hilbert import hilbert_distance, hilbert_order
+from dphr_infer.files.hilbert import ORDER, hilbert_distance, hilbert_order
 
 
 def _walk(order: int) -> list[tuple[int, int]]:
+    """The curve's beginning, through the square of 2**order cells a side that it fills first."""
     y, x = (axis.ravel() for axis in np.indices((1 << order, 1 << order)))
-    along = np.argsort(hilbert_distance(x, y, order))
+    distance = hilbert_distance(x, y)
+    along = np.argsort(distance)
+    assert distance[along].tolist() == list(range(4**order))
     return list(zip(x[along].tolist(), y[along].tolist(), strict=True))
 
 
-def test_the_curve_through_four_cells_goes_up_right_down() -> None:
-    assert _walk(1) == [(0, 0), (0, 1), (1, 1), (1, 0)]
+def test_the_curve_through_four_cells_goes_right_up_left() -> None:
+    assert _walk(1) == [(0, 0), (1, 0), (1, 1), (0, 1)]
+
+
+def test_the_whole_curve_ends_at_the_far_corner_of_its_first_row() -> None:
+    most = (1 << ORDER) - 1
+    assert hilbert_distance(np.array([most]), np.array([0])).tolist() == [4**ORDER - 1]
 
 
 def test_the_curve_through_sixteen_cells_is_the_one_drawn_by_hand() -> None:

@@ -1,5 +1,6 @@
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -30,6 +31,12 @@ def exact_units(rng: np.random.Generator, n: int) -> np.ndarray:
     return units
 
 
+def in_blocks(kind: type, gallery: np.ndarray, block_bytes: int, **options: int) -> Any:
+    """A matcher whose blocks take no more than that."""
+    with mock.patch.object(block_scan, "BLOCK_BYTES", block_bytes):
+        return kind(gallery, **options)
+
+
 def random_units(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
     units = rng.standard_normal((n, dim)).astype(np.float32)
     return units / np.linalg.norm(units, axis=1, keepdims=True)
@@ -55,7 +62,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, list[tuple[i
 def test_blocks_of_any_size_give_exactly_what_sorting_everything_gives(problem, block_bytes: int, gather: int) -> None:
     gallery, queries, k, ranges = problem
     with mock.patch.object(numpy_exact, "_GATHER_BYTES", gather):
-        found = NumpyExactMatcher(gallery, block_bytes).match(queries, k, ranges)
+        found = in_blocks(NumpyExactMatcher, gallery, block_bytes).match(queries, k, ranges)
     expected = match_by_sorting(gallery, queries, k, ranges)
     assert found.rows.dtype == np.int32 and found.similarity.dtype == np.float32
     np.testing.assert_array_equal(found.rows, expected.rows)
@@ -64,7 +71,7 @@ def test_blocks_of_any_size_give_exactly_what_sorting_everything_gives(problem, 
 
 def test_match_gives_ties_to_the_lower_row() -> None:
     gallery = np.array([[0, 1], [1, 0], [0, 1], [1, 0], [-1, 0]], np.float32)
-    found = NumpyExactMatcher(gallery, block_bytes=1).match(np.array([[1, 0]], np.float32), 5)
+    found = in_blocks(NumpyExactMatcher, gallery, 1).match(np.array([[1, 0]], np.float32), 5)
     assert found.rows.tolist() == [[1, 3, 0, 2, 4]]
     assert found.similarity.tolist() == [[1.0, 1.0, 0.0, 0.0, -1.0]]
 
@@ -107,7 +114,7 @@ def test_one_query_alone_gives_each_row_one_dot_product_and_a_batch_agrees_to_a_
     kind = NumpyExactMatcher if scan == "rows" else NumpyInt8Matcher
     with (
         mock.patch.object(numpy_exact, "_GATHER_BYTES", gather),
-        kind(gallery, block_bytes=block_bytes, threads=threads) as matcher,
+        in_blocks(kind, gallery, block_bytes, threads=threads) as matcher,
     ):
         alone = [matcher.match(query[None], k, ranges) for query in queries]
         together = matcher.match(queries, k, ranges)
@@ -131,7 +138,7 @@ def test_minus_zero_ties_with_zero() -> None:
 def test_random_rows_give_what_sorting_gives_for_more_queries_than_one_pass_takes(dtype: type) -> None:
     rng = np.random.default_rng(1)
     gallery, queries = random_units(rng, 500, 32).astype(dtype), random_units(rng, 300, 32)
-    found = NumpyExactMatcher(gallery, block_bytes=100_000).match(queries, 7)
+    found = in_blocks(NumpyExactMatcher, gallery, 100_000).match(queries, 7)
     expected = match_by_sorting(gallery, queries, 7)
     np.testing.assert_allclose(found.similarity, expected.similarity, atol=2e-6)
     differ = found.rows != expected.rows  # only where two rows are nearer to each other than the summing is exact
@@ -147,8 +154,11 @@ def test_every_way_to_multiply_gives_what_sorting_gives_with_and_without_threads
     gallery = np.pad(np.tile(exact_units(rng, 100), (30, 1))[:-7].astype(dtype), ((0, 0), (0, zeros)))
     queries = np.pad(exact_units(rng, n_queries), ((0, 0), (0, zeros)))
     expected = match_by_sorting(gallery, queries, 50)
-    alone = NumpyExactMatcher(gallery, block_bytes=40 * 32 * 300).match(queries, 50)
-    with NumpyExactMatcher(gallery, block_bytes=40 * 32 * 300, widen_bytes=0, threads=3) as matcher:
+    alone = in_blocks(NumpyExactMatcher, gallery, 40 * 32 * 300).match(queries, 50)
+    with (
+        mock.patch.object(numpy_exact, "WIDEN_BYTES", 0),
+        in_blocks(NumpyExactMatcher, gallery, 40 * 32 * 300, threads=3) as matcher,
+    ):
         together = [matcher.match(queries, 50) for _ in range(3)]
     for found in (alone, *together):
         np.testing.assert_array_equal(found.rows, expected.rows)
@@ -173,7 +183,7 @@ def test_threads_give_ties_to_the_lower_row_though_its_block_ends_last() -> None
     """Every row ties, so that the answer is the first k rows only if ties are settled by row across blocks."""
     gallery = np.tile(np.array([[0, 1, 0, 0]], np.float32), (20_000, 1))
     queries = np.tile(np.array([[0.5, 0.5, 0.5, 0.5]], np.float32), (4, 1))
-    with NumpyExactMatcher(gallery, block_bytes=40 * 4 * 4 * 500, threads=4) as matcher:
+    with in_blocks(NumpyExactMatcher, gallery, 40 * 4 * 4 * 500, threads=4) as matcher:
         for _ in range(10):
             assert matcher.match(queries, 3, [(700, 20_000)]).rows.tolist() == [[700, 701, 702]] * 4
 
@@ -188,7 +198,7 @@ def test_a_best_row_at_either_side_of_a_range_border_counts_only_inside_it(
     gallery = np.tile(np.array([[0, 1]], np.float32), (1000, 1))
     gallery[[cut - 1, cut, 998, 999]] = [1, 0]
     query = np.array([[1, 0]], np.float32)
-    matcher = NumpyExactMatcher(gallery, block_bytes=40 * block_rows)
+    matcher = in_blocks(NumpyExactMatcher, gallery, 40 * block_rows)
     assert matcher.match(query, 2, [(cut, 999)]).rows.tolist() == [[cut, 998]]
     assert matcher.match(query, 2, [(0, cut), (999, 1000)]).rows.tolist() == [[cut - 1, 999]]
 
@@ -201,7 +211,7 @@ def test_one_value_that_is_not_finite_anywhere_is_refused_from_any_thread(value,
     gallery = random_units(rng, 5000, 8)
     gallery[row, 3] = value
     with (
-        NumpyExactMatcher(gallery, block_bytes=40 * 40 * 2 * 500, threads=2) as matcher,
+        in_blocks(NumpyExactMatcher, gallery, 40 * 40 * 2 * 500, threads=2) as matcher,
         pytest.raises(GalleryError, match="not finite"),
     ):
         matcher.match(random_units(rng, n_queries, 8), 3)
@@ -220,7 +230,7 @@ def test_a_float16_gallery_gives_the_same_matches_widened_once_or_in_every_call(
     rng = np.random.default_rng(3)
     gallery, queries = exact_units(rng, 100).astype(np.float16), exact_units(rng, 5)
     expected = match_by_sorting(gallery, queries, 4)
-    with NumpyExactMatcher(gallery, widen_bytes=widen_bytes) as matcher:
+    with mock.patch.object(numpy_exact, "WIDEN_BYTES", widen_bytes), NumpyExactMatcher(gallery) as matcher:
         found = matcher.match(queries, 4)
     assert np.array_equal(found.rows, expected.rows)
     assert np.array_equal(found.similarity, expected.similarity)
@@ -240,7 +250,7 @@ def test_memory_stays_within_the_block_while_the_full_matrix_would_not_fit() -> 
     rng = np.random.default_rng(3)
     gallery, queries = random_units(rng, 40_000, 8), random_units(rng, 200, 8)  # full matrix: 32 MB
     tracemalloc.start()
-    NumpyExactMatcher(gallery, block_bytes=4 << 20).match(queries, 10)
+    in_blocks(NumpyExactMatcher, gallery, 4 << 20).match(queries, 10)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10 << 20

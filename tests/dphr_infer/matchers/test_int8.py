@@ -10,6 +10,7 @@ from plain_matching import match_by_sorting
 from dphr_infer.errors import ConfigError, EngineError, GalleryError
 from dphr_infer.locate.devices import open_matcher
 from dphr_infer.locate.settings import DeviceSettings
+from dphr_infer.matchers import block_scan
 from dphr_infer.matchers import int8 as numpy_int8
 from dphr_infer.matchers.exact import NumpyExactMatcher
 from dphr_infer.matchers.int8 import NumpyInt8Matcher
@@ -77,17 +78,21 @@ def test_matches_are_exactly_those_of_sorting_everything(problem, block_bytes, c
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(numpy_int8, "_FEWEST_CANDIDATES", candidates[0])
         patch.setattr(numpy_int8, "_MOST_CANDIDATES", candidates[1])
-        with NumpyInt8Matcher(gallery, block_bytes, threads) as matcher:
+        patch.setattr(block_scan, "BLOCK_BYTES", block_bytes)
+        with NumpyInt8Matcher(gallery, threads) as matcher:
             assert_equal(matcher.match(queries, k, ranges), match_by_sorting(gallery, queries, k, ranges))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("n_queries", [1, 2, 32, 33, 300])
-def test_many_blocks_and_every_way_to_multiply_give_what_sorting_gives(n_queries: int, threads: int) -> None:
+def test_many_blocks_and_every_way_to_multiply_give_what_sorting_gives(
+    n_queries: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_scan, "BLOCK_BYTES", 40 * n_queries * 300)
     rng = np.random.default_rng(n_queries)
     gallery = on_grid(random_units(rng, 3007, 64)).astype(np.float16)
     queries, ranges = grid_queries(rng, n_queries, 64), [(5, 1200), (1201, 3001)]
-    with NumpyInt8Matcher(gallery, 40 * n_queries * 300, threads) as matcher:
+    with NumpyInt8Matcher(gallery, threads) as matcher:
         assert_equal(matcher.match(queries, 10, ranges), match_by_sorting(gallery, queries, 10, ranges))
 
 
@@ -136,11 +141,12 @@ def test_the_row_that_rounding_hid_behind_more_rows_than_are_kept_is_found() -> 
         assert matcher.widened == 0
 
 
-def test_memory_stays_at_one_byte_a_value_and_the_blocks() -> None:
+def test_memory_stays_at_one_byte_a_value_and_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_scan, "BLOCK_BYTES", 4 << 20)
     rng = np.random.default_rng(3)
     gallery, queries = random_units(rng, 60_000, 32), random_units(rng, 256, 32)  # all bounds: 61 MB
     tracemalloc.start()
-    with NumpyInt8Matcher(gallery, block_bytes=4 << 20, threads=1) as matcher:
+    with NumpyInt8Matcher(gallery, threads=1) as matcher:
         matcher.match(queries, 10)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dphr_infer.errors import ConfigError, DatasetError, StorageError
 from dphr_infer.geo import distance_m
+from dphr_infer.images.metadata import PhotoMetadata, read_photo_metadata
 from dphr_infer.types import GeoPoint
 from dphr_train.cities import writer
 from dphr_train.cities.config import CitiesConfig
@@ -185,3 +186,17 @@ def test_the_test_city_is_none_of_the_training_cities(university: Path) -> None:
     test = {row["city_seed"] for row in rows if row["split"] != "train"}
     assert (len(train), len(test)) == (2, 1)
     assert not train & test
+
+
+def test_drone_pictures_carry_how_they_were_taken_and_satellite_pictures_nothing(university: Path) -> None:
+    for row in rows_of(university):
+        found = read_photo_metadata(university / row["path"])
+        if row["view"] == "satellite":
+            assert found == PhotoMetadata()
+            continue
+        told = (found.relative_altitude_m, found.yaw_deg, found.pitch_deg, found.roll_deg)
+        assert told == pytest.approx(
+            [*(float(row[name]) for name in ("height_m", "heading_deg", "pitch_deg")), 0.0], abs=0.006
+        )
+        assert found.fov_deg == pytest.approx(float(row["fov_deg"]), abs=1e-3)
+        assert found.camera is not None and distance_m(found.camera, point(row, "camera")) < 0.01

@@ -31,19 +31,23 @@ def test_positions_are_metres_by_sorted_place(cvact):
 
 def test_val_is_tested_by_place_alone(cvact):
     (direction,) = Cvact(cvact, "val").test_directions()
-    assert (direction.name, direction.protocols, direction.one_percent) == ("ground->satellite", ("full",), "floor")
+    assert (direction.name, direction.protocols, direction.rules.one_percent) == (
+        "ground->satellite",
+        ("full",),
+        "floor",
+    )
     assert [image.place_id for image in direction.gallery] == [1]
     assert direction.queries[0].path == cvact / "ANU_data_small/streetview/bbb_grdView.jpg"
-    assert direction.query_positions_m is None and direction.gallery_positions_m is None
+    assert direction.rules.positions is None
 
 
 def test_test_has_the_positions_of_queries_and_gallery_in_their_order(cvact):
     (direction,) = Cvact(cvact, "test").test_directions()
     assert [image.place_id for image in direction.queries] == [5, 3, 1]
     assert direction.gallery[1].path == cvact / "ANU_data_test/satview_polish/ddd_satView_polish.jpg"
-    assert direction.query_positions_m.tolist() == [[50, 500], [30, 300], [10, 100]]
-    assert direction.gallery_positions_m.tolist() == direction.query_positions_m.tolist()
-    assert direction.within_m == 5.0
+    assert direction.rules.positions.queries_m.tolist() == [[50, 500], [30, 300], [10, 100]]
+    assert direction.rules.positions.gallery_m.tolist() == direction.rules.positions.queries_m.tolist()
+    assert direction.rules.positions.within_m == 5.0
     assert [pair.place_id for pair in Cvact(cvact, "test").train_split().pairs] == [4, 0, 2]
 
 

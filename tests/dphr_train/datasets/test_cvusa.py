@@ -65,10 +65,14 @@ def test_damaged_locations_are_refused_by_line(cvusa, text, message):
 
 def test_the_one_direction_is_ground_to_satellite_on_the_validation_list(cvusa):
     (direction,) = Cvusa(cvusa).test_directions()
-    assert (direction.name, direction.protocols, direction.one_percent) == ("ground->satellite", ("full",), "floor")
+    assert (direction.name, direction.protocols, direction.rules.one_percent) == (
+        "ground->satellite",
+        ("full",),
+        "floor",
+    )
     assert [image.place_id for image in direction.queries] == [image.place_id for image in direction.gallery] == [3, 1]
     assert direction.queries[0].path.parent.name == "panos" and direction.gallery[0].path.parent.name == "19"
-    assert direction.semi_positives is None and direction.query_positions_m is None
+    assert direction.rules.semi_positives is None and direction.rules.positions is None
 
 
 def test_without_a_validation_list_there_is_no_direction(cvusa):

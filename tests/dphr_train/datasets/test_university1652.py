@@ -25,7 +25,7 @@ def test_galleries_hold_distractors_and_queries_do_not(university):
     assert (
         {image.place_id for image in forth.gallery} == {image.place_id for image in back.gallery} == set(range(6, 12))
     )
-    assert forth.protocols == back.protocols == ("full", "matched") and forth.one_percent == "round"
+    assert forth.protocols == back.protocols == ("full", "matched") and forth.rules.one_percent == "round"
 
 
 def test_a_folder_without_a_test_split_has_no_directions(university):

@@ -30,7 +30,11 @@ def test_a_place_is_a_satellite_image_numbered_across_the_cities(vigor):
 
 def test_same_area_tests_on_its_own_panoramas_in_all_four_cities(vigor):
     (direction,) = Vigor(vigor, "same").test_directions()
-    assert (direction.name, direction.protocols, direction.one_percent) == ("ground->satellite", ("full",), "floor")
+    assert (direction.name, direction.protocols, direction.rules.one_percent) == (
+        "ground->satellite",
+        ("full",),
+        "floor",
+    )
     assert [query.place_id for query in direction.queries] == [3, 8, 13, 18]
     assert all("_p1," in query.path.name for query in direction.queries)
     assert [image.place_id for image in direction.gallery] == list(range(20))
@@ -39,8 +43,8 @@ def test_same_area_tests_on_its_own_panoramas_in_all_four_cities(vigor):
 
 def test_semi_positives_are_gallery_rows_without_the_positive(vigor):
     (direction,) = Vigor(vigor, "same").test_directions()
-    assert direction.semi_positives.dtype == np.int64
-    assert direction.semi_positives.tolist() == [[4, 2, 1], [9, 7, 6], [14, 12, 11], [19, 17, 16]]
+    assert direction.rules.semi_positives.dtype == np.int64
+    assert direction.rules.semi_positives.tolist() == [[4, 2, 1], [9, 7, 6], [14, 12, 11], [19, 17, 16]]
 
 
 @given(labels=st.lists(st.permutations(range(5)), min_size=1, max_size=4))
@@ -52,7 +56,7 @@ def test_rows_of_any_labels_are_those_of_a_plain_loop(vigor, labels):
     (direction,) = Vigor(vigor, "same").test_directions()
     # Seattle is the fourth city: its tiles are rows 15-19.
     assert [query.place_id for query in direction.queries[3:]] == [15 + row[0] for row in labels]
-    assert direction.semi_positives[3:].tolist() == [[15 + tile for tile in row[1:4]] for row in labels]
+    assert direction.rules.semi_positives[3:].tolist() == [[15 + tile for tile in row[1:4]] for row in labels]
 
 
 def test_cross_area_trains_on_two_cities_and_tests_on_the_other_two(vigor):
@@ -65,7 +69,7 @@ def test_cross_area_trains_on_two_cities_and_tests_on_the_other_two(vigor):
     assert [(query.path.parent.parent.name, query.place_id) for query in direction.queries] == [
         ("Chicago", 1), ("Chicago", 3), ("SanFrancisco", 6), ("SanFrancisco", 8),
     ]  # fmt: skip
-    assert len(direction.gallery) == 10 and direction.semi_positives[3].tolist() == [9, 7, 6]
+    assert len(direction.gallery) == 10 and direction.rules.semi_positives[3].tolist() == [9, 7, 6]
 
 
 def test_positions_are_the_degrees_in_the_names_of_the_positives(vigor):
@@ -83,7 +87,7 @@ def test_both_folder_conventions_give_the_same_places(vigor, area):
     moved, (again,) = after.train_split().pairs, after.test_directions()
     assert [pair.place_id for pair in moved] == [pair.place_id for pair in pairs]
     assert moved[0].query.parts[-3:-1] == ("ground", pairs[0].query.parts[-3])
-    assert again.semi_positives.tolist() == direction.semi_positives.tolist()
+    assert again.rules.semi_positives.tolist() == direction.rules.semi_positives.tolist()
     assert [image.path.name for image in again.gallery] == [image.path.name for image in direction.gallery]
 
 

@@ -153,7 +153,7 @@ def test_sues_200_is_read_at_its_height_with_the_training_places_as_distractors(
 
 def test_cvusa_gives_its_validation_pairs_panoramas_first(tmp_path: Path) -> None:
     data = read_evaluation_set(write_cvusa(tmp_path), 1000, "cvusa")
-    assert (data.query_view, data.gallery_view, data.one_percent) == ("ground", "satellite", "floor")
+    assert (data.query_view, data.gallery_view, data.rules.one_percent) == ("ground", "satellite", "floor")
     assert data.query_ids().tolist() == data.gallery_ids().tolist() == [9, 8, 7, 6, 5, 4, 3, 2, 1]
     assert data.name(data.queries[0]) == "streetview/panos/0000009.jpg"
     assert data.name(data.gallery[0]) == "bingmap/19/0000009.jpg"
@@ -167,8 +167,8 @@ def test_a_set_of_pairs_is_cut_to_pairs(tmp_path: Path) -> None:
 def test_cvact_keeps_the_positions_of_the_rows_that_are_left(tmp_path: Path) -> None:
     data = read_evaluation_set(write_cvact(tmp_path), 16, "cvact-test")
     assert data.query_ids().tolist() == [9, 8, 7, 6, 5, 4, 3, 2]
-    assert data.query_positions_m is not None
-    assert data.query_positions_m[:, 0].tolist() == [90, 80, 70, 60, 50, 40, 30, 20]
+    assert data.rules.positions is not None
+    assert data.rules.positions.queries_m[:, 0].tolist() == [90, 80, 70, 60, 50, 40, 30, 20]
     assert data.report(unit_rows(16, 0)).within_m == 5.0
 
 
@@ -214,9 +214,9 @@ def test_a_cut_vigor_set_keeps_its_semi_positives_where_they_are_and_its_own_row
     assert names[:2] == [f"Chicago/satellite/{tile('Chicago', number)}" for number in (1, 3)]
     assert names[8:] == [f"Chicago/satellite/{tile('Chicago', number)}" for number in (0, 2)]
     queries = [data.name(query) for query in data.queries]
-    assert data.semi_positives is not None
-    assert data.semi_positives[queries.index("Chicago/panorama/Chicago_p3.jpg")].tolist() == [1, 9, 8]
-    assert data.semi_positives[queries.index("Seattle/panorama/Seattle_p1.jpg")].tolist() == [6, 6, 6]
+    assert data.rules.semi_positives is not None
+    assert data.rules.semi_positives[queries.index("Chicago/panorama/Chicago_p3.jpg")].tolist() == [1, 9, 8]
+    assert data.rules.semi_positives[queries.index("Seattle/panorama/Seattle_p1.jpg")].tolist() == [6, 6, 6]
     nearest_itself = data.gallery_ids()[None, :] == data.query_ids()[:, None]
     gallery = np.eye(10, dtype=np.float32)
     report = data.report(np.concatenate([nearest_itself.astype(np.float32), gallery]))

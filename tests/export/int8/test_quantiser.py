@@ -21,7 +21,7 @@ from export.int8.recipes import RECIPES, Recipe, recipe_for
 from export.int8.sensitivity import embed_model
 
 SAMPLES = Path(__file__).parents[3] / "samples"
-PLAIN = Recipe("plain", "^$", ("Conv", "MatMul"), half=(), weights_only=(), clip="max")
+PLAIN = Recipe("plain", "^$", ("Conv", "MatMul"), half=(), weights_only=())
 # Rows are output channels of the convolution, columns those of the linear map.
 CONV = np.array([[127, 1.5, -1.5], [-127, 64, 0]]) / 128
 CONV_BIAS = np.array([254 / 128, 7])

@@ -12,7 +12,7 @@ from export.int8.recipes import Recipe
 from export.int8.search import give_back
 from export.int8.sensitivity import LayerSensitivity
 
-PLAIN = Recipe("plain", "^$", ("Conv",), half=(), weights_only=(), clip="max")
+PLAIN = Recipe("plain", "^$", ("Conv",), half=(), weights_only=())
 NAMES = tuple("abcdefghijk")
 # The later a layer, the worse: the order is k, j, i ...
 TABLE = tuple(LayerSensitivity(name, "Conv", float(index), 9) for index, name in enumerate(NAMES))

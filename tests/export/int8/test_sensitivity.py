@@ -21,7 +21,7 @@ from export.int8.sensitivity import (
     write_table,
 )
 
-PLAIN = Recipe("plain", "^$", ("Conv", "MatMul"), half=(), weights_only=(), clip="mse")
+PLAIN = Recipe("plain", "^$", ("Conv", "MatMul"), half=(), weights_only=())
 TABLE = (
     LayerSensitivity("a", "Conv", 1e-5, 10),
     LayerSensitivity("b", "MatMul", 3e-3, 20),

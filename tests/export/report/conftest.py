@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-KNOWN_TAGS = "html head meta title style body h1 h2 h3 p div figure figcaption b img table tr th td span"
+KNOWN_TAGS = "html head meta title style body h1 h2 p div figure figcaption b img table tr th td span"
 
 
 class Tags(HTMLParser):

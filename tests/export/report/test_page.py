@@ -52,7 +52,7 @@ def test_the_page_shows_all_its_parts_in_order(read_tags: Callable[[str], Any]) 
     page = Page(
         "Report",
         "Of a run.",
-        (Section("Load", ("Two words.",), (picture, inside), (FIGURES,)), Section(tables=(FACTS,))),
+        (Section((picture, inside), (FIGURES,)), Section(tables=(FACTS,))),
         (Notice("INVALID: hot.", grave=True), Notice("NOTE: warm.")),
     )
     html = to_html(page)
@@ -64,11 +64,9 @@ def test_the_page_shows_all_its_parts_in_order(read_tags: Callable[[str], Any]) 
         '<p class="lead">Of a run.',
         '<p class="notice grave">INVALID: hot.',
         '<p class="notice">NOTE: warm.',
-        "<h2>Load</h2>",
-        "<p>Two words.",
         'alt="Bars: a: 1"',
         'alt="Dots"',
-        "<h3>Times</h3>",
+        "<h2>Times</h2>",
         '<th class="words">',
         "<td><span>12.50</span></td>",
         '<p class="note">Note.',
@@ -82,14 +80,12 @@ def test_the_page_shows_all_its_parts_in_order(read_tags: Callable[[str], Any]) 
     words = [
         "# Report",
         "**INVALID: hot.**",
-        "## Load",
-        "Two words.",
-        "### Bars",
+        "## Bars",
         "![Bars](bars.svg)",
-        "### Times",
+        "## Times",
         "## Machine",
     ]
-    assert [markdown.count(f"\n{each}\n") for each in words[1:]] == [1] * 7
+    assert [markdown.count(f"\n{each}\n") for each in words[1:]] == [1] * 5
     assert markdown.startswith("# Report\n\nOf a run.\n\n**INVALID") and "Dots" not in markdown
 
 
@@ -105,6 +101,6 @@ def test_any_text_makes_one_row_of_as_many_cells(read_tags: Callable[[str], Any]
     assert lines[2].replace("\\\\", "").replace("\\|", "").count("|") == 3
     table = Table(left, (), ((left, right),), (right,))
     assert len(to_text(table).split("\n")) == 3
-    page = Page(left, right, (Section(left, (right,), (Picture(left, right, b"\x89PNG"),), (table,)),))
+    page = Page(left, right, (Section((Picture(left, right, b"\x89PNG"),), (table,)),))
     tags = read_tags(to_html(page))
     assert tags.names <= tags.known and tags.attributes <= {"lang", "charset", "name", "content", "class", "src", "alt"}

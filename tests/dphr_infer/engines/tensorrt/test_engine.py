@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 
 from dphr_infer.engines.onnxruntime import Shape
 from dphr_infer.engines.tensorrt import engine as trt
-from dphr_infer.engines.tensorrt.cache import EngineCache
 from dphr_infer.errors import BundleError, EngineError
 
 pytestmark = pytest.mark.kernels
@@ -17,13 +15,13 @@ SHAPE = Shape(32, 32, 48)
 
 
 @pytest.fixture
-def gpu(gpu_stand_in: Any) -> Any:
+def gpu(gpu_stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(trt, "MAX_BATCH", 4)
     return gpu_stand_in(max_batch=4)
 
 
-def engine(bundle: Any, **options: Any) -> trt.TensorRtEngine:
-    path = bundle.model_path("fp32")
-    return trt.TensorRtEngine(path, "tensorrt fp32", **{"expected": SHAPE, "max_batch": 4, **options})
+def engine(bundle: Any, expected: Shape = SHAPE) -> trt.TensorRtEngine:
+    return trt.TensorRtEngine(bundle.model_path("fp32"), "tensorrt fp32", expected)
 
 
 def test_every_batch_size_gives_what_the_model_means_directly_and_by_its_graph(
@@ -87,10 +85,10 @@ def test_a_driver_that_cannot_capture_is_named_and_the_stream_is_not_left_captur
     assert gpu.graphs._held is None
 
 
-def test_too_little_memory_names_both_sizes(gpu: Any, bundle, tmp_path: Path) -> None:
+def test_too_little_memory_names_both_sizes(gpu: Any, bundle) -> None:
     gpu.memory_bytes = 8000
     with pytest.raises(EngineError, match=r"8,000 bytes free, but 12,288 are needed for model.fp32.onnx's images"):
-        engine(bundle, cache=EngineCache(tmp_path)).__enter__()
+        engine(bundle).__enter__()
     assert gpu.retained == 0
 
 

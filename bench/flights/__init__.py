@@ -1,0 +1,1 @@
+"""Flights over known maps, flown as by `dphr-infer flight` and held against the truth."""
