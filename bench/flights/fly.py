@@ -32,14 +32,10 @@ from dphr_infer.locate.localizer import Localizer
 from dphr_infer.locate.stream import OnError
 from dphr_infer.measure.clock import now_ms
 from dphr_infer.types import GeoPoint, LocationEstimate
+from export.calibrate.flights import Kind, told_odometry
 
-Kind = Literal["right", "half", "wrong", "kidnapped"]
 KINDS: tuple[Kind, ...] = ("right", "half", "kidnapped", "wrong")
 MotionSource = Literal["seen", "truth", "file"]
-# Motion of the truth, as an odometer errs: scale and heading once per flight, noise per axis and step, all one σ.
-SCALE_SIGMA, TURN_SIGMA_DEG, NOISE_SHARE = 0.03, 2.0, 0.05
-# And what it says of itself: σ per axis as a share of the step and of the tile side.
-TOLD_SHARE, TOLD_TILES = 0.08, 0.02
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,17 +85,9 @@ class Kept:
 
 
 def told(points: Sequence[GeoPoint], tile_m: float, seed: int) -> list[Odometry]:
-    """Motion of n points as an odometer with the errors above tells it, n - 1 steps."""
-    rng = np.random.default_rng(seed)
+    """Motion of n points as an odometer tells it that errs as a calibration's do, n - 1 steps."""
     steps = np.diff(_metres(points[0], points), axis=1).T
-    turn, scale = math.radians(rng.normal(0, TURN_SIGMA_DEG)), 1 + rng.normal(0, SCALE_SIGMA)
-    turned = steps @ np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]]) * scale
-    length = np.hypot(*steps.T)[:, None]
-    noisy = turned + rng.normal(0, 1, steps.shape) * NOISE_SHARE * length
-    return [
-        Odometry(float(east), float(north), np.eye(2) * (TOLD_SHARE * far + TOLD_TILES * tile_m) ** 2)
-        for (east, north), (far,) in zip(noisy, length, strict=True)
-    ]
+    return list(told_odometry(steps, tile_m, np.random.default_rng(seed)))
 
 
 def motion_of(source: MotionSource, folder: FlightFolder, localizer: MeasuredLocalizer, seed: int) -> Motion:

@@ -16,7 +16,7 @@ from bench.cases.galleries import default_cache
 from bench.cases.photo import Raw, to_record
 from bench.cases.rig import FLIGHT_STAGES, MeasuredLocalizer
 from bench.flights.figures import find_figures, is_false
-from bench.flights.fly import KINDS, Flown, Kept, Kind, fly_over, motion_of
+from bench.flights.fly import KINDS, Flown, Kept, fly_over, motion_of
 from bench.flights.folders import HALVES, FlightFolder, localizer_over, open_folder
 from bench.machine.program import say
 from bench.record import FLIGHT, BenchRecord, ScenarioRecord, Subject
@@ -32,6 +32,7 @@ from dphr_infer.flight.settings import calibrated
 from dphr_infer.images.photo import read_photo
 from dphr_infer.locate.devices import open_engine
 from dphr_infer.measure.memory import peak_bytes, reset_peak
+from export.calibrate.flights import Kind
 
 
 class Flights:
