@@ -180,4 +180,4 @@ def test_watch_verifies_on_the_map_too(bundle, town_site, capsys) -> None:
     assert rows["foreign.jpg"]["reason"].startswith("unverified: ")
     assert main(words) == 0
     (silent,) = (line for line in capsys.readouterr().out.splitlines() if "black.png" in line)
-    assert "none" in silent and ": unverified: " in silent
+    assert "none" in silent and "black.png: blank picture: " in silent

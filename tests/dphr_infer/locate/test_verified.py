@@ -95,20 +95,25 @@ def test_a_yaw_that_is_half_a_turn_off_and_a_wrong_height_do_not_move_the_camera
     assert distance_m(found.camera, offset(town_site.point(*spot), *view.camera_east_north_m())) < 3.0
 
 
-def test_where_the_attitude_or_the_place_is_unknown_there_is_no_camera_and_the_reason(town_site, opened) -> None:
+def test_where_the_attitude_or_the_place_is_unknown_there_is_no_camera_and_the_reason(
+    town_site, opened, calibrated
+) -> None:
     given = photo(town_site, "down.jpg")
     bare = opened("map.tif").locate(given.image)
     assert bare.camera is None and bare.camera_covariance_m2 is None
     assert bare.camera_reason == "attitude unknown: height, pitch, field of view, yaw" or not bare.accepted
-    lacking = dataclasses.replace(given, metadata=dataclasses.replace(given.metadata, fov_deg=None))
-    assert opened(agreeing=1).locate(lacking).camera_reason == "attitude unknown: field of view"
-    radians = dataclasses.replace(given, metadata=dataclasses.replace(given.metadata, pitch_deg=-1.57))
-    reason = opened(agreeing=1).locate(radians).camera_reason
-    assert reason.startswith("attitude not usable: The camera's pitch is -1.57; expected degrees")
     nowhere = opened("map.tif").locate(photo(town_site, "foreign.jpg"))
     assert (nowhere.camera, nowhere.camera_reason) == (None, "no position")
-    # Retrieval alone names a place, and no covariance to build on.
-    plain = opened(agreeing=1).locate(given)
+    lacking, radians = (
+        dataclasses.replace(given, metadata=dataclasses.replace(given.metadata, **told))
+        for told in ({"fov_deg": None}, {"pitch_deg": -1.57})
+    )
+    with open_localizer(calibrated(floor=-1.0, margin=0.0), town_site.folder / "g", threads=1) as easy:
+        assert easy.locate(lacking).camera_reason == "attitude unknown: field of view"
+        reason = easy.locate(radians).camera_reason
+        assert reason.startswith("attitude not usable: The camera's pitch is -1.57; expected degrees")
+        # Retrieval alone names a place, and no covariance to build on.
+        plain = easy.locate(given)
     assert plain.camera is not None and plain.camera_covariance_m2 is None and plain.camera_reason == ""
 
 
