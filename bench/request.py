@@ -15,7 +15,6 @@ from dphr_infer.locate.settings import Scan
 from dphr_infer.types import Precision
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "camera", "flight", "endurance"]
-Device = Literal["cpu", "cuda", "cuda-onnxruntime"]
 MAX_BATCH = 1024
 DEFAULT_BATCHES = (1, 2, 4, 8, 16)
 DEFAULT_NOISE = 0.01
@@ -216,7 +215,7 @@ class EmbedGrid(ThreadedGrid):
 
     bundles: tyro.conf.Positional[tuple[Path, ...]]
     """Folders made by dphr-export; one for each image size that is to be compared."""
-    devices: tuple[Device, ...] = ("cpu",)
+    devices: tuple[str, ...] = ("cpu",)
     """As locate --device."""
     precisions: tuple[Precision, ...] = ()
     """Without one, all that the bundle holds."""

@@ -130,7 +130,7 @@ def _check_view(name: str, value: float, low: float, high: float, unit: str, ope
     if not low <= value <= high or (open_below and value == low):
         raise ConfigError(
             f"The camera's {name} is {value:g}; expected {unit}, {'above' if open_below else 'from'} {low:g} to "
-            f"{high:g}. Check its unit and sign, or locate the photo as it is: `rectify` off."
+            f"{high:g}. Check its unit and sign."
         )
 
 

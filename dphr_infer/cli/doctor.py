@@ -106,7 +106,7 @@ def examine(root: Path = Path("/"), look_for_gpu: Callable[[], Gpu] = find_gpu) 
             "safetensors", _module_version("safetensors", "safetensors"), "galleries", "pip install safetensors", True
         ),
         Finding("onnxruntime", _onnxruntime(), "running models on the CPU", "pip install 'dphr[cpu]'", True),
-        Finding("rasterio", _rasterio(), "indexing maps, drawing pictures", "pip install 'dphr[map]'", False),
+        Finding("rasterio", _rasterio(), "maps: indexing, --map, pictures", "pip install 'dphr[map]'", False),
         _opencv_finding(machine),
         *_machine_findings(machine),
         _gpu_finding(machine, gpu, no_gpu),
@@ -119,7 +119,7 @@ def examine(root: Path = Path("/"), look_for_gpu: Callable[[], Gpu] = find_gpu) 
 
 
 def _opencv_finding(machine: Machine) -> Finding:
-    purpose = "watching films and cameras"
+    purpose = "films, cameras, and --map"
     fix = _JETPACK if machine.is_jetson else "pip install 'dphr[video]'"
     try:
         return Finding("opencv", opencv_version(), purpose, fix, False)

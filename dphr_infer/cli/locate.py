@@ -23,6 +23,7 @@ from dphr_infer.images.photo import PhotoLike, each_photo
 from dphr_infer.images.preprocess import read_image
 from dphr_infer.locate.localizer import Localizer
 from dphr_infer.maps.open_map import check_raster, open_map
+from dphr_infer.maps.pack import is_map_pack
 from dphr_infer.maps.raster import MapRaster
 from dphr_infer.measure.progress import Progress
 from dphr_infer.register.features import FeatureExtractor
@@ -69,6 +70,10 @@ def run(request: Locate) -> None:
     if request.truth is not None:
         check_truths(truths, request.truth, paths, gallery)
     if request.picture is not None and request.search.map is not None:
+        if is_map_pack(request.search.map):
+            raise ConfigError(
+                "--picture needs the raster that the gallery was made from: give it as --map, not a pack."
+            )
         check_raster(request.search.map, gallery)
     if localizer.settings.top_k > len(gallery):
         print(
@@ -80,6 +85,7 @@ def run(request: Locate) -> None:
         photos = list(_locate_each(localizer, paths, truths, prior, request.verbose))
     summary = summarise(photos, gallery.origin.tile_m, len(truths.keys() - {path.name for path in paths}))
     if photos:
+        _say_without_view(photos, request)
         _deliver(photos, summary, request)
     _draw(photos, localizer, request, picture_names(paths))
     if len(photos) < len(paths):
@@ -117,6 +123,21 @@ def _locate_each(
                 print(as_options("\n".join(attitude_lines(path.name, estimate))), file=sys.stderr)
             yield LocatedPhoto(path, photo.metadata, estimate, truth_of(path, photo.metadata, truths))
             progress.advance()
+
+
+def _say_without_view(photos: Sequence[LocatedPhoto], request: Locate) -> None:
+    """That photos were taken as they are although they were to be rectified, in one line."""
+    without = [photo for photo in photos if (attitude := photo.estimate.attitude) is not None and not attitude.known]
+    if without and request.search.camera.rectify == "auto":
+        first = without[0]
+        reason = "" if first.estimate.attitude is None else first.estimate.attitude.reason
+        print(
+            printable(
+                f"{len(without)} of {len(photos)} photos were not rectified, the first {first.path.name}: attitude "
+                f"{as_options(reason)}"
+            ),
+            file=sys.stderr,
+        )
 
 
 def _texts(request: Locate) -> dict[str, Output]:

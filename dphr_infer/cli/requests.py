@@ -41,7 +41,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Search:
-    """What `locate` and `watch` ask alike."""
+    """What `locate`, `flight` and `watch` ask alike."""
 
     settings: LocateSettings = field(default_factory=LocateSettings)
     camera: CameraSettings = field(default_factory=CameraSettings)

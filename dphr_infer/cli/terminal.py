@@ -65,7 +65,7 @@ _SPOKEN = {"radius_m": "within"}
 
 def as_options(text: str) -> str:
     """An error's words for the command line: a parameter `top_k` is the option --top-k."""
-    return re.sub(r"`([a-z][a-z_]*)`", lambda found: "--" + _SPOKEN.get(found[1], found[1]).replace("_", "-"), text)
+    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda found: "--" + _SPOKEN.get(found[1], found[1]).replace("_", "-"), text)
 
 
 def with_homes(request: T) -> T:

@@ -141,7 +141,7 @@ class Flight:
         estimate = self._grid.estimate()
         fix: Fix | NoFix
         if estimate is None or estimate.mass < self.settings.fix_mass:
-            fix = NoFix(self._reason(odometry, first))
+            fix = NoFix(self._reason(odometry, registration, first))
         else:
             fix = self._fix(rows, registration, good, estimate)
         mass = 0.0 if estimate is None else estimate.mass
@@ -245,13 +245,15 @@ class Flight:
         state.registered, state.since_registration = True, np.zeros(2)
         return self._grid.weigh_registration(registration, weight)
 
-    def _reason(self, odometry: Odometry | None, first: bool) -> Reason:
+    def _reason(self, odometry: Odometry | None, registration: RegisteredPoint | None, first: bool) -> Reason:
         state = self._state
         moved = float(np.hypot(*state.from_start)) / self.lattice.tile_m
-        if not first and (odometry is None or (state.ground == 0 and moved < self.settings.least_ground)):
-            return "no-motion"
-        if state.ground < 1:
-            return "starting"
+        if registration is None:
+            still = state.ground == 0 and moved < self.settings.least_ground
+            if not first and (odometry is None or still):
+                return "no-motion"
+            if state.ground < 1:
+                return "starting"
         return "off-map" if self._grid.off >= 0.5 else "ambiguous"
 
     def _fix(

@@ -1,7 +1,7 @@
 """The one table of what a device opens: its engine, its matcher, and the pipeline that does both in one launch.
 
-To add a device, write a class like those below and give it a row in `DEVICES`: the library, the command line, the
-self-test and the benchmark all open what stands there.
+To add a device, write its engine in engines/, here a class like those below, and give that a row in `DEVICES`: the
+library, the command line, the self-test and the benchmark all open what stands there.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Device(ABC):
     """One row of the table. What it returns is not yet entered."""
 
     name: str
+    matches_on_gpu = False
 
     @abstractmethod
     def is_present(self) -> bool:
@@ -84,6 +85,8 @@ class Cpu(Device):
 
 class _FirstGpu(Device):
     """Matches on the first GPU by our own kernels, over float16 rows or int8 codes."""
+
+    matches_on_gpu = True
 
     def open_matcher(self, embeddings: Rows, on: DeviceSettings, max_k: int) -> Matcher:
         return CudaExactMatcher(embeddings, max_k=max_k, scan="int8" if on.scan == "int8" else "fp16")

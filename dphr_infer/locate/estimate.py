@@ -20,6 +20,8 @@ from dphr_infer.types import MAX_HEIGHT_M, Attitude, GeoPoint, LocationEstimate,
 
 # Places of a grid lie a whole stride apart only up to rounding; "within half a tile" must not depend on that.
 _ROUNDING = 1.01
+# What a compass errs by; a yaw that the map corrects by more is said.
+_YAW_ERROR_DEG = 15.0
 # Radius of the circle that holds 95 % of a round normal distribution, in its standard deviations.
 _CIRCLE_95 = math.sqrt(-2 * math.log(0.05))
 
@@ -145,7 +147,7 @@ def with_camera(
     """
     found = dataclasses.replace(found, attitude=attitude)
     if not found.accepted or not attitude.known:
-        reason = f"attitude {attitude.reason}" if found.accepted else "no position"
+        reason = f"attitude {attitude.reason}" if found.accepted else "not accepted"
         return dataclasses.replace(found, camera_reason=reason)
     view = attitude.view
     if registration is not None and found.verdict == "verified":
@@ -153,6 +155,11 @@ def with_camera(
         yaw_deg = (view.yaw_deg + registration.turn_deg) % 360
         view = dataclasses.replace(view, height_m=height_m, yaw_deg=yaw_deg)
         errors = dataclasses.replace(errors, yaw_deg=min(errors.yaw_deg, errors.roll_deg))
+        if abs(registration.turn_deg) > _YAW_ERROR_DEG:
+            yaw = f"{attitude.sources['yaw_deg']}; by the map it is {yaw_deg:.0f}"
+            found = dataclasses.replace(
+                found, attitude=dataclasses.replace(attitude, sources={**attitude.sources, "yaw_deg": yaw})
+            )
     ground_m2 = found.covariance_m2
     return dataclasses.replace(
         found,

@@ -65,7 +65,7 @@ def self_test(bundle: Bundle) -> Iterator[SelfTest]:
         raise BundleError(f"{bundle.folder} holds no model, so there is nothing to test. Export the bundle again.")
     results = []
     devices = present_devices()
-    on_gpu = [device for device in devices if device != "cpu"]
+    on_gpu = [device for device in devices if DEVICES[device].matches_on_gpu]
     if on_gpu:
         results.append(_test_matcher(expected, DeviceSettings(on_gpu[0])))
         yield results[-1]

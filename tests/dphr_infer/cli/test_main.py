@@ -53,7 +53,7 @@ def test_locate_prints_a_line_for_each_photo_and_the_summary(site, locate, capsy
     assert locate(site / "photos", "--truth", site / "truth.csv") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["photo", "15.png", "2.png", "30.png"]
-    assert all(line.endswith("  0.0 m") for line in lines[1:4])
+    assert all("  0.0 m  not calibrated" in line for line in lines[1:4])
     assert lines[4] == "3 photos located; truth of 3 from the file, 0 from metadata, 0 unknown"
     assert lines[5] == "  best match: median error 0.0 m, 100% within 40 m"
 
@@ -121,10 +121,11 @@ def test_a_damaged_photo_among_others_is_named_and_the_others_go_on(site, locate
     captured = capsys.readouterr()
     assert captured.out.splitlines()[1].startswith("b.png")
     lines = [line for line in captured.err.splitlines() if not line.startswith("photos ")]
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "a.png is damaged or cut short" in lines[0]
     assert "c.png is 1x1 px" in lines[1]
-    assert lines[2] == "dphr-infer: 2 of 3 photos could not be located; see above."
+    assert lines[2].startswith("1 of 1 photos were not rectified, the first b.png: attitude unknown")
+    assert lines[3] == "dphr-infer: 2 of 3 photos could not be located; see above."
 
 
 def huge(path: Path) -> Path:

@@ -77,7 +77,7 @@ def test_verbose_says_each_value_of_the_attitude_and_its_source(town_site, locat
     ]
     assert lines[start + 6].startswith("  camera   ") and lines[start + 6].endswith(" m (1 sigma)")
     assert "black.png: attitude unknown: height, pitch, yaw" in lines
-    assert "  roll        0.00 °  taken as 0" in lines and "  camera           -  no position" in lines
+    assert "  roll        0.00 °  taken as 0" in lines and "  camera           -  not accepted" in lines
     row = rows_of(shown.out)["oblique.jpg"]
     assert (row["pitch_deg"], row["pitch_source"]) == ("-50.0", "XMP GimbalPitchDegree")
     assert (row["fov_deg"], row["fov_source"], row["attitude_reason"]) == ("62.0", "given", "")
@@ -88,10 +88,14 @@ def test_verbose_says_each_value_of_the_attitude_and_its_source(town_site, locat
     )
     row = rows_of(shown.out)["black.png"]
     assert (row["pitch_deg"], row["pitch_source"]) == ("", "unknown")
-    assert row["attitude_reason"] == "unknown: height, pitch, yaw" and row["camera_reason"] == "no position"
-    # Without it stderr holds the summary alone.
+    assert row["attitude_reason"] == "unknown: height, pitch, yaw" and row["camera_reason"] == "not accepted"
+    # Without it one line says what was not rectified.
     assert locate(*photos, "--format", "csv") == 0
-    assert "pitch" not in capsys.readouterr().err
+    assert [line for line in capsys.readouterr().err.splitlines() if "attitude" in line] == [
+        "1 of 2 photos were not rectified, the first black.png: attitude unknown: height, pitch, field of view, yaw"
+    ]
+    assert locate(*photos, "--format", "csv", "--rectify", "off") == 0
+    assert "attitude" not in capsys.readouterr().err
 
 
 def test_no_verify_leaves_retrieval_alone(town_site, locate, tmp_path: Path, capsys) -> None:
@@ -130,7 +134,7 @@ def test_a_camera_is_described_by_options(town_site, locate, tmp_path: Path, cap
         (["--map", "other.tif"], "other.tif is not the map of"),
         (["--map", "none.tif"], "none.tif does not exist"),
         (["--map", "photos"], "photos is a folder"),
-        (["--map", "map.pack", "--picture", "p"], "map.pack is not the map of"),
+        (["--map", "map.pack", "--picture", "p"], "--picture needs the raster that the gallery was made from"),
         (["--pitch-deg=60"], "The camera's pitch is 60; expected degrees, -90 straight down"),
         (["--pitch-deg=-1.57"], "The camera's pitch is -1.57"),
         (["--height-m=0"], "The camera's height is 0"),

@@ -34,12 +34,12 @@ def test_a_covariance_s_sigma_is_that_of_its_worst_direction() -> None:
     assert tuple(row) == CAMERA_COLUMNS and row["camera_sigma_m"] == 4.0
     assert (row["camera_covariance_east2_m2"], row["camera_covariance_east_north_m2"]) == (10.0, 6.0)
     assert tuple(covariance_columns(None)) == COVARIANCE_COLUMNS
-    nowhere = camera_columns(None, None, "no position")
-    assert nowhere.pop("camera_reason") == "no position" and set(nowhere.values()) == {None}
+    nowhere = camera_columns(None, None, "not accepted")
+    assert nowhere.pop("camera_reason") == "not accepted" and set(nowhere.values()) == {None}
 
 
 def test_lines_for_people_name_the_option_of_what_was_given() -> None:
-    estimate = LocationEstimate(PLACE, 0.9, "retrieved", 5.0, (), 0.0, attitude=ATTITUDE, camera_reason="no position")
+    estimate = LocationEstimate(PLACE, 0.9, "retrieved", 5.0, (), 0.0, attitude=ATTITUDE, camera_reason="not accepted")
     assert attitude_lines("a\nb.jpg", estimate)[0] == "a\\nb.jpg: attitude unknown: field of view"
     assert attitude_lines("a.jpg", estimate)[1:] == [
         "  height     80.00 m  given by `height_m`",
@@ -47,5 +47,5 @@ def test_lines_for_people_name_the_option_of_what_was_given() -> None:
         "  roll        0.00 °  taken as 0",
         "  yaw         7.00 °  a compass",
         "  fov              -  unknown",
-        "  camera           -  no position",
+        "  camera           -  not accepted",
     ]

@@ -137,6 +137,14 @@ def test_without_odometry_there_is_no_fix_but_that_reason() -> None:
     assert [step.fix for step in steps] == [NoFix("starting")] + [NoFix("no-motion")] * 9
 
 
+def test_a_registration_far_from_the_last_one_is_no_fix_at_once_and_that_is_ambiguous() -> None:
+    flight = Flight(GALLERY)
+    sure = [RegisteredPoint(flight.lattice.point(east_m, 0.0), np.eye(2), 0.001) for east_m in (0.0, 3 * TILE_M)]
+    assert isinstance(flight.step(0.0, None, None, sure[0]).fix, Fix)
+    assert flight.step(1.0, None, None, sure[1]).fix == NoFix("ambiguous")
+    assert flight.step(2.0, None, None, None).fix == NoFix("no-motion")
+
+
 def test_hovering_weighs_nothing_twice() -> None:
     flight, still = Flight(GALLERY), Odometry(0.5, 0.0, np.eye(2) * 0.01)
     back = Odometry(-0.5, 0.0, np.eye(2) * 0.01)

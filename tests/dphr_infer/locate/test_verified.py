@@ -93,6 +93,8 @@ def test_a_yaw_that_is_half_a_turn_off_and_a_wrong_height_do_not_move_the_camera
     found = opened("map.tif").locate(dataclasses.replace(given, metadata=told))
     assert found.verdict == "verified" and found.camera is not None
     assert distance_m(found.camera, offset(town_site.point(*spot), *view.camera_east_north_m())) < 3.0
+    said = found.attitude.sources["yaw_deg"]
+    assert "; by the map it is " in said and abs(float(said.split()[-1]) - view.yaw_deg) < 3
 
 
 def test_where_the_attitude_or_the_place_is_unknown_there_is_no_camera_and_the_reason(
@@ -103,7 +105,7 @@ def test_where_the_attitude_or_the_place_is_unknown_there_is_no_camera_and_the_r
     assert bare.camera is None and bare.camera_covariance_m2 is None
     assert bare.camera_reason == "attitude unknown: height, pitch, field of view, yaw" or not bare.accepted
     nowhere = opened("map.tif").locate(photo(town_site, "foreign.jpg"))
-    assert (nowhere.camera, nowhere.camera_reason) == (None, "no position")
+    assert (nowhere.camera, nowhere.camera_reason) == (None, "not accepted")
     lacking, radians = (
         dataclasses.replace(given, metadata=dataclasses.replace(given.metadata, **told))
         for told in ({"fov_deg": None}, {"pitch_deg": -1.57})
@@ -259,7 +261,7 @@ def test_a_photo_wholly_of_sky_is_not_to_be_used_whatever_its_attitude_says(town
     told = PhotoMetadata(None, 90.0, 40.0, pitch_deg, 0.0, 60.0)
     found = opened("map.pack").locate(Photo(sky(), metadata=told))
     assert found.verdict == "none" and found.reason.startswith("unverified: ")
-    assert (found.camera, found.camera_reason) == (None, "no position")
+    assert (found.camera, found.camera_reason) == (None, "not accepted")
 
 
 @pytest.mark.parametrize("height_m", [0.0, -20.0, 3_000.0, 19_000.0])
