@@ -66,3 +66,8 @@ def sigma_m(covariance_m2: Covariance) -> float:
     """Standard deviation along a covariance's worst direction."""
     east2, both, north2 = covariance_m2
     return math.sqrt((east2 + north2) / 2 + math.hypot((east2 - north2) / 2, both))
+
+
+def circle_95_m(covariance_m2: Covariance) -> float:
+    """Radius of a circle that holds at least 95 % of a normal distribution of that covariance."""
+    return math.sqrt(-2 * math.log(0.05)) * sigma_m(covariance_m2)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dphr_infer.files.calibration import CALIBRATE, Calibration
 from dphr_infer.files.gallery import Gallery
-from dphr_infer.geo import distance_m, east_north_m, offset, sigma_m
+from dphr_infer.geo import circle_95_m, distance_m, east_north_m, offset
 from dphr_infer.images.blank import blank_reason
 from dphr_infer.images.photo import Photo
 from dphr_infer.images.vehicle import ViewErrors, camera_covariance_m2, camera_point
@@ -22,8 +22,6 @@ from dphr_infer.types import MAX_HEIGHT_M, Attitude, GeoPoint, LocationEstimate,
 _ROUNDING = 1.01
 # What a compass errs by; a yaw that the map corrects by more is said.
 _YAW_ERROR_DEG = 15.0
-# Radius of the circle that holds 95 % of a round normal distribution, in its standard deviations.
-_CIRCLE_95 = math.sqrt(-2 * math.log(0.05))
 
 
 def estimate(
@@ -124,7 +122,7 @@ def verified(found: LocationEstimate, registration: Registration | None) -> Loca
         found,
         point=registration.point,
         verdict="verified",
-        radius_m=_CIRCLE_95 * sigma_m(registration.covariance_m2),
+        radius_m=circle_95_m(registration.covariance_m2),
         reason="",
         covariance_m2=registration.covariance_m2,
         matched=registration.matched,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dphr_infer.errors import ImageError
-from dphr_infer.geo import distance_m, offset
+from dphr_infer.geo import circle_95_m, distance_m, offset
 from dphr_infer.images.rectify import GroundPicture, rectify
 from dphr_infer.maps.view import MapPixels
 from dphr_infer.register.false_alarms import log10_false_alarms
@@ -287,9 +287,15 @@ class Registrar:
         point_m2 = found.variance_m2 + (_POINT_PX * search.gsd_m) ** 2
         variance_m2 = point_m2 * _ALIKE * found.lever + (_FLOOR_SHARE * search.side_m) ** 2
         east, north = _leaning_m(search.view, found.turn) if search.known else (0.0, 0.0)
+        covariance_m2 = (variance_m2 + east**2, east * north, variance_m2 + north**2)
+        radius_m, most_m = circle_95_m(covariance_m2), self.settings.max_radius_tiles * self._tile_m
+        if not refused and radius_m > most_m:
+            refused = (
+                f"imprecise: its circle of 95 % has a radius of {radius_m:.0f} m, at most {most_m:.0f} are believed"
+            )
         return Registration(
             offset(place, found.shift.real, found.shift.imag),
-            (variance_m2 + east**2, east * north, variance_m2 + north**2),
+            covariance_m2,
             log10_nfa,
             count,
             len(here),

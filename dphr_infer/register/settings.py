@@ -13,6 +13,8 @@ class RegisterSettings:
 
     max_log10_nfa: float = -8.0
     """Believe a vote where chance gives at most 10 to this power as good ones."""
+    max_radius_tiles: float = 0.1
+    """Believe a position only if the radius of its circle of 95 % is at most this share of a tile's side."""
     candidates: int = 5
     """Places that are looked at."""
     side_tiles: float = 1.5
@@ -29,6 +31,7 @@ class RegisterSettings:
     def __post_init__(self) -> None:
         for name, low, high in (
             ("max_log10_nfa", -300, 0),
+            ("max_radius_tiles", 0.001, 1),
             ("candidates", 1, 1000),
             ("side_tiles", 0.25, 8),
             ("max_side_px", 64, 4096),

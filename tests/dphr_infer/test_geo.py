@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dphr_infer.errors import ConfigError
-from dphr_infer.geo import distance_m, east_north_m, metres_per_degree, offset, sigma_m
+from dphr_infer.geo import circle_95_m, distance_m, east_north_m, metres_per_degree, offset, sigma_m
 from dphr_infer.types import GeoPoint
 
 
@@ -65,5 +65,6 @@ def test_an_offset_beyond_the_tangent_plane_is_refused(latitude_deg: float, east
 
 def test_sigma_is_that_of_the_worst_direction() -> None:
     assert sigma_m((9.0, 0.0, 4.0)) == 3.0
+    assert circle_95_m((9.0, 0.0, 9.0)) == pytest.approx(3 * 2.4477, abs=1e-3)  # of a Rayleigh distribution
     assert sigma_m((10.0, -6.0, 10.0)) == 4.0  # 16 along the falling diagonal
     assert sigma_m((0.0, 0.0, 0.0)) == 0.0

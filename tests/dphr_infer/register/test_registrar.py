@@ -198,13 +198,13 @@ class Kinds:
         return Features(points.astype(np.float32), np.full(len(points), 4.0, np.float32), descriptors)
 
 
-def planted(photo_px: np.ndarray, map_px: np.ndarray) -> Registration | None:
+def planted(photo_px: np.ndarray, map_px: np.ndarray, view: CameraView = DOWN) -> Registration | None:
     """The photo's points and those of the map, in pixels right of and below the middle; each is like its equal."""
     image = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
     for kind, (x, y) in enumerate(map_px, 1):
         image[SIDE_PX // 2 + y, SIDE_PX // 2 + x] = 4 * kind + 2
     one = Registrar(ArrayMap(image, GSD_M, MIDDLE), TILE_M, extractor=Kinds(photo_px + 0.5))
-    return one.register(np.zeros((SIZE[1], SIZE[0], 3), np.uint8), known(DOWN), [MIDDLE])
+    return one.register(np.zeros((SIZE[1], SIZE[0], 3), np.uint8), known(view), [MIDDLE])
 
 
 @pytest.mark.parametrize(
@@ -280,6 +280,17 @@ def test_what_stands_high_by_its_scale_is_uncertain_along_the_view(yaw_deg, east
     assert np.allclose(_leaning_m(dataclasses.replace(view, pitch_deg=-90.0), 0.9 + 0j), 0, atol=1e-9)
     # Where the photo lies turned on the map by 90 degrees (counter-clockwise), its camera looked west.
     assert _leaning_m(CameraView(100.0, -45.0, 60.0, 0.0), 0.9j) == pytest.approx((-7.0, 0.0), abs=1e-9)
+
+
+@pytest.mark.parametrize(("pitch_deg", "scale", "refused"), [(-90, 0.85, False), (-45, 0.98, False), (-45, 0.85, True)])
+def test_what_may_lean_away_by_more_than_a_tenth_of_a_tile_is_not_believed(pitch_deg, scale, refused) -> None:
+    # 12 % of 100 m beyond a good view's error lean by 12 m at 45 degrees, at most 6 m are believed; not straight down.
+    grid = np.stack(np.meshgrid(np.arange(-80, 81, 40), np.arange(-80, 81, 40)), -1).reshape(-1, 2)
+    found = planted(grid, np.rint(grid * scale).astype(int), CameraView(100.0, pitch_deg, 60.0))
+    assert found is not None and found.inliers > 15 and found.scale == pytest.approx(scale, abs=0.01)
+    assert found.verified == (not refused)
+    if refused:
+        assert found.refused == "imprecise: its circle of 95 % has a radius of 29 m, at most 6 are believed"
 
 
 def test_the_many_features_of_one_crossing_are_one_witness() -> None:
@@ -359,6 +370,7 @@ def test_without_opencv_it_says_what_to_install(pixels, monkeypatch) -> None:
     [
         ({"max_log10_nfa": 1.0}, r"`max_log10_nfa` is 1.0; expected a number in \[-300, 0\]"),
         ({"candidates": 0}, "`candidates` is 0"),
+        ({"max_radius_tiles": 0.0}, "`max_radius_tiles` is 0.0"),
         ({"side_tiles": math.nan}, "`side_tiles` is nan"),
         ({"max_side_px": 10}, "`max_side_px` is 10"),
         ({"ratio": 1.5}, "`ratio` is 1.5"),
