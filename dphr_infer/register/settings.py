@@ -13,7 +13,7 @@ class RegisterSettings:
 
     max_log10_nfa: float = -8.0
     """Believe a vote where chance gives at most 10 to this power as good ones."""
-    max_radius_tiles: float = 0.1
+    max_radius_tiles: float = 0.2
     """Believe a position only if the radius of its circle of 95 % is at most this share of a tile's side."""
     candidates: int = 5
     """Places that are looked at."""
