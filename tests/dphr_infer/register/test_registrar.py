@@ -284,7 +284,7 @@ def test_what_stands_high_by_its_scale_is_uncertain_along_the_view(yaw_deg, east
 
 @pytest.mark.parametrize(("pitch_deg", "scale", "refused"), [(-90, 0.85, False), (-45, 0.98, False), (-45, 0.85, True)])
 def test_what_may_lean_away_by_more_than_a_fifth_of_a_tile_is_not_believed(pitch_deg, scale, refused) -> None:
-    # 12 % of 100 m beyond a good view's error lean by 12 m at 45 degrees, a circle of at most 12 m is believed; not straight down.
+    # 12 % of 100 m beyond a good view's error lean by 12 m at 45 degrees; a circle of 12 m is believed.
     grid = np.stack(np.meshgrid(np.arange(-80, 81, 40), np.arange(-80, 81, 40)), -1).reshape(-1, 2)
     found = planted(grid, np.rint(grid * scale).astype(int), CameraView(100.0, pitch_deg, 60.0))
     assert found is not None and found.inliers > 15 and found.scale == pytest.approx(scale, abs=0.01)
